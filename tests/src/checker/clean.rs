@@ -1,0 +1,41 @@
+//! Progress: whatever happened, the world becomes clean when it is left alone.
+
+use super::agent;
+use super::config::Config;
+use super::inside::recall;
+use super::packets::{Outcome, process};
+use super::state::{CellState, Kind, State};
+
+/// Left alone, with an agent that does its work, the world becomes clean: no dirty cell, no LOOKUP, no entry.
+pub fn becomes_clean(config: &Config, from: &State) -> bool {
+    let mut state = *from;
+    let mut outcome = Outcome::default();
+    state.flight = Default::default();
+    let act = std::mem::take(&mut state.sweep);
+    if act.what != 0 {
+        agent::act(config, &mut state, act, &mut outcome);
+    }
+    for mid in std::mem::take(&mut state.mids) {
+        if mid.packet.kind != Kind::None {
+            process(config, &mut state, &mid.packet, recall(&mid), true);
+        }
+    }
+    for _ in 0..6 * config.clock.forever() {
+        state.tick(config);
+        for slot in 0..state.ways.len() {
+            if let Some(pending) = agent::look(config, &state, slot) {
+                agent::act(config, &mut state, pending, &mut outcome);
+            }
+        }
+        for index in 0..usize::from(config.cells) {
+            agent::settle(config, &mut state, index);
+            agent::forget(config, &mut state, index);
+        }
+        let cells = &state.cells[..usize::from(config.cells)];
+        let clean = |cell: &CellState| !cell.cell.dirty() && !cell.cell.lookup();
+        if cells.iter().all(clean) && state.ways.iter().all(|way| way.word.0 == 0) {
+            return true;
+        }
+    }
+    false
+}

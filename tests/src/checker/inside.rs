@@ -1,0 +1,44 @@
+//! Packets inside the program: what they have read, kept until they finish.
+
+use zdd_common::tables::Found;
+
+use super::state::{Kind, Mid, NEVER, Packet, State};
+use super::tables::Read;
+
+/// A packet has read its cell and stays inside.
+pub fn enter(state: &mut State, packet: Packet, seen: Read) {
+    if let Some(mid) = state.mids.iter_mut().find(|mid| mid.packet.kind == Kind::None) {
+        *mid = Mid {
+            packet: Packet { age: 0, ..packet },
+            replay: seen.replay,
+            cell: seen.cell,
+            slot: NEVER,
+            ..Mid::default()
+        };
+    }
+}
+
+/// It has looked its entry up.
+pub fn note_found(mid: &mut Mid, found: Found<u8>) {
+    mid.looked = true;
+    (mid.slot, mid.word, mid.positions) = match found {
+        Found::Live(slot, word, positions) => (slot, word, positions),
+        Found::Dead(slot, word) => (slot, word, Default::default()),
+        _ => (NEVER, Default::default(), Default::default()),
+    };
+}
+
+/// What a packet inside the program has read.
+pub fn recall(mid: &Mid) -> Read {
+    let found = match (mid.slot, mid.word.live()) {
+        (NEVER, _) => Found::None,
+        (slot, true) => Found::Live(slot, mid.word, mid.positions),
+        (slot, false) => Found::Dead(slot, mid.word),
+    };
+    Read {
+        cell: mid.cell,
+        replay: mid.replay,
+        found: mid.looked.then_some((found, mid.clock)),
+        inside: mid.packet.age,
+    }
+}

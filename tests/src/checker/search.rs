@@ -1,0 +1,157 @@
+//! Breadth-first search with a hashed set of visited states, so that the first violation has a shortest trace.
+
+use std::time::{Duration, Instant};
+
+use super::clean::becomes_clean;
+use super::config::Config;
+use super::event::Step;
+use super::packets::Violation;
+use super::state::State;
+use super::step::steps;
+
+/// Bounds of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Most states; a state costs about 30 bytes, one of the frontier about 400.
+    pub states: usize,
+    /// Longest time.
+    pub time: Duration,
+    /// Every how many states "left alone, it becomes clean" is tried.
+    pub clean_every: u64,
+}
+
+/// How a search ended.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Different states.
+    pub states: usize,
+    /// Steps tried.
+    pub transitions: u64,
+    /// Longest shortest path.
+    pub depth: u32,
+    /// How long it took.
+    pub time: Duration,
+    /// Whether every reachable state was visited.
+    pub complete: bool,
+    /// The violation and the shortest way to it.
+    pub violation: Option<(Violation, Vec<Step>)>,
+    /// How often each [`super::packets::Note`] was met.
+    pub notes: [u64; 8],
+}
+
+/// Fingerprints, open addressing, at most three quarters full.
+struct Visited {
+    table: Vec<u64>,
+    count: usize,
+}
+
+impl Visited {
+    fn new() -> Self {
+        Self { table: vec![0; 1 << 12], count: 0 }
+    }
+
+    fn insert(&mut self, fingerprint: u64) -> bool {
+        let fingerprint = fingerprint.max(1);
+        if (self.count + 1) * 4 > self.table.len() * 3 {
+            let old = std::mem::take(&mut self.table);
+            self.table = vec![0; old.len() * 2];
+            for known in old.into_iter().filter(|known| *known != 0) {
+                let place = self.place(known);
+                self.table[place] = known;
+            }
+        }
+        let place = self.place(fingerprint);
+        let new = self.table[place] == 0;
+        self.table[place] = fingerprint;
+        self.count += usize::from(new);
+        new
+    }
+
+    fn place(&self, fingerprint: u64) -> usize {
+        let mask = self.table.len() - 1;
+        let mut place = fingerprint as usize & mask;
+        while self.table[place] != 0 && self.table[place] != fingerprint {
+            place = (place + 1) & mask;
+        }
+        place
+    }
+}
+
+/// Visits every reachable state of a world, up to the first violation.
+pub fn search(config: &Config, bounds: &Bounds) -> Found {
+    let begun = Instant::now();
+    let mut first = State::first(config);
+    first.canonical();
+    let mut visited = Visited::new();
+    visited.insert(first.fingerprint());
+    // Of every state: its predecessor and which of its steps led here.
+    let mut parents: Vec<(u32, u16)> = vec![(0, 0)];
+    let mut frontier = vec![(first, 0u32)];
+    let mut found = Found {
+        states: 1,
+        transitions: 0,
+        depth: 0,
+        time: Duration::ZERO,
+        complete: false,
+        violation: None,
+        notes: [0; 8],
+    };
+    let mut out = Vec::new();
+    'levels: while !frontier.is_empty() {
+        let mut next = Vec::new();
+        for (state, id) in &frontier {
+            steps(config, state, &mut out);
+            for (ordinal, step) in out.iter().enumerate() {
+                found.transitions += 1;
+                for (bit, count) in found.notes.iter_mut().enumerate() {
+                    *count += u64::from(step.outcome.notes >> bit & 1);
+                }
+                let fingerprint = step.state.fingerprint();
+                let new = visited.insert(fingerprint);
+                let mut violation = step.outcome.violation;
+                if new && violation.is_none() && fingerprint % bounds.clean_every == 0 {
+                    violation = (!becomes_clean(config, &step.state)).then_some(Violation::NeverClean);
+                }
+                if let Some(violation) = violation {
+                    let trace = retrace(config, first, &parents, *id, ordinal as u16);
+                    found.depth += 1;
+                    found.violation = Some((violation, trace));
+                    break 'levels;
+                }
+                if new {
+                    let number = parents.len() as u32;
+                    parents.push((*id, ordinal as u16));
+                    next.push((step.state, number));
+                }
+            }
+            if parents.len() > bounds.states || begun.elapsed() > bounds.time {
+                break 'levels;
+            }
+        }
+        found.complete = next.is_empty();
+        found.depth += u32::from(!next.is_empty());
+        frontier = next;
+    }
+    found.states = parents.len();
+    found.time = begun.elapsed();
+    found
+}
+
+/// Walks the shortest way again: steps depend on the state alone.
+fn retrace(config: &Config, first: State, parents: &[(u32, u16)], last: u32, ordinal: u16) -> Vec<Step> {
+    let mut ordinals = vec![ordinal];
+    let mut id = last;
+    while id != 0 {
+        let (parent, ordinal) = parents[id as usize];
+        ordinals.push(ordinal);
+        id = parent;
+    }
+    let (mut state, mut out, mut trace) = (first, Vec::new(), Vec::new());
+    for ordinal in ordinals.into_iter().rev() {
+        steps(config, &state, &mut out);
+        let step = out[usize::from(ordinal)];
+        state = step.state;
+        trace.push(step);
+    }
+    trace
+}

@@ -1,0 +1,392 @@
+//! A state of a world. Times are ages, so that states which differ only by the date are one.
+
+use zdd_common::entries::{Cell, Positions, State as EntryState, Word};
+use zdd_common::hash::fold;
+use zdd_common::time::{TICK_SHIFT, Tick};
+
+use super::config::{Budget, CELLS, Clock, Config, FLIGHT, FLOWS, MARKS, MIDS, SLOTS};
+
+/// The present, in ticks, of every state.
+pub const NOW: u32 = 1000;
+/// An age: it never happened.
+pub const NEVER: u8 = 255;
+
+/// Nanoseconds since boot of something `age` steps ago.
+pub fn at(age: u8) -> u64 {
+    u64::from(NOW - u32::from(age)) << TICK_SHIFT
+}
+
+/// A cell and the agent's clocks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct CellState {
+    /// The cell.
+    pub cell: Cell,
+    /// Age of its dirtiness.
+    pub since: u8,
+    /// Age of the commit that wrote it.
+    pub committed: u8,
+}
+
+/// A way of the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Way {
+    /// Tuple, if the word is not free.
+    pub tuple: u8,
+    /// The word; its seen is [`NOW`] minus its age.
+    pub word: Word,
+    /// The positions.
+    pub positions: Positions,
+}
+
+impl Way {
+    /// Whether packets of `tuple` are steered by it.
+    pub fn is_live_for(&self, tuple: u8) -> bool {
+        self.word.live() && self.tuple == tuple
+    }
+
+    /// Age of its last packet.
+    pub fn age(&self) -> u8 {
+        Tick(NOW).since(self.word.seen()) as u8
+    }
+}
+
+/// How far a connection has come, as its client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Phase {
+    /// Not begun.
+    #[default]
+    Unborn,
+    /// SYN sent.
+    Syn,
+    /// Handshake complete; or a UDP flow.
+    Est,
+    /// FIN sent: only ACKs follow.
+    Fin,
+    /// Over, reset, silent for too long, or released from the promise.
+    Gone,
+}
+
+/// A client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Flow {
+    /// How far it has come.
+    pub phase: Phase,
+    /// Backends that answered its SYN, one bit each.
+    pub answered: u8,
+    /// The backend whose answer its client took.
+    pub uses: u8,
+    /// How often its sequence number moved.
+    pub moves: u8,
+    /// Steps since one of its packets was steered.
+    pub age: u8,
+    /// Whether a packet other than a SYN was steered.
+    pub confirmed: bool,
+}
+
+impl Flow {
+    /// Whether the promise holds for it.
+    pub fn promised(&self) -> bool {
+        matches!(self.phase, Phase::Est | Phase::Fin)
+    }
+}
+
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// No packet: the place is free.
+    #[default]
+    None,
+    /// SYN.
+    Syn,
+    /// ACK, with or without data.
+    Ack,
+    /// FIN.
+    Fin,
+    /// RST.
+    Rst,
+    /// UDP datagram.
+    Udp,
+}
+
+/// A packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct Packet {
+    /// What it is.
+    pub kind: Kind,
+    /// Its connection; [`NEVER`] if it is forged.
+    pub flow: u8,
+    /// Its tuple.
+    pub tuple: u8,
+    /// Its sequence number.
+    pub seq: u32,
+    /// Steps on the wire.
+    pub age: u8,
+}
+
+/// What a packet inside the program has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Mid {
+    /// The packet; none: the place is free. Its age is that of its reading.
+    pub packet: Packet,
+    /// Whether the filter knew it.
+    pub replay: bool,
+    /// Its cell.
+    pub cell: Cell,
+    /// Whether it has looked its entry up.
+    pub looked: bool,
+    /// The way found, or [`NEVER`].
+    pub slot: u8,
+    /// What it found.
+    pub word: Word,
+    /// And the positions.
+    pub positions: Positions,
+    /// Age of the time it took for the present.
+    pub clock: u8,
+}
+
+/// A sweep that has read an entry and will act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Pending {
+    /// 0: none; 1: word; 2: restore; 3: free.
+    pub what: u8,
+    /// The way.
+    pub slot: u8,
+    /// The word that was read.
+    pub old: Word,
+    /// The word to be written.
+    pub new: Word,
+}
+
+/// The whole state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Cells.
+    pub cells: [CellState; CELLS],
+    /// Flow table.
+    pub ways: [Way; SLOTS],
+    /// Ages of the SYNs that the filter knows.
+    pub marks: [u8; MARKS],
+    /// Connections.
+    pub flows: [Flow; FLOWS],
+    /// Wire.
+    pub flight: [Packet; FLIGHT],
+    /// Packets inside the program.
+    pub mids: [Mid; MIDS],
+    /// The sweep.
+    pub sweep: Pending,
+    /// Ages of last_fail, udp_fail and last_wipe.
+    pub facts: [u8; 3],
+    /// What may still happen.
+    pub left: Budget,
+    /// Backends removed, one bit each.
+    pub removed: u8,
+}
+
+/// Index in [`State::facts`].
+pub const FAIL: usize = 0;
+/// Index in [`State::facts`].
+pub const UDP_FAIL: usize = 1;
+/// Index in [`State::facts`].
+pub const WIPE: usize = 2;
+
+impl State {
+    /// Everything settled on backend 1.
+    pub fn first(config: &Config) -> Self {
+        let forever = config.clock.forever();
+        let cell = CellState { cell: Cell::settled(1), since: forever, committed: forever };
+        Self {
+            cells: [cell; CELLS],
+            ways: [Way::default(); SLOTS],
+            marks: [NEVER; MARKS],
+            flows: [Flow::default(); FLOWS],
+            flight: [Packet::default(); FLIGHT],
+            mids: [Mid::default(); MIDS],
+            sweep: Pending::default(),
+            facts: [forever; 3],
+            left: config.budget,
+            removed: 0,
+        }
+    }
+
+    /// The live entry of a tuple.
+    pub fn entry(&self, tuple: u8) -> Option<&Way> {
+        self.ways.iter().find(|way| way.is_live_for(tuple))
+    }
+
+    /// Entries per class, dead ones included.
+    pub fn used(&self) -> [u8; 3] {
+        let mut used = [0; 3];
+        for way in self.ways.iter().filter(|way| !way.word.is(EntryState::Free)) {
+            used[way.word.class_bits()] += 1;
+        }
+        used
+    }
+
+    /// Brings states together that nothing can tell apart.
+    pub fn canonical(&mut self) {
+        for way in &mut self.ways {
+            if way.word.is(EntryState::Free) {
+                *way = Way::default();
+            } else if !way.word.live() {
+                way.positions = Positions::default();
+            } else if !way.word.alt_seen() {
+                way.positions = Positions::new(way.positions.backend(), 0);
+            }
+        }
+        for mid in &mut self.mids {
+            if mid.packet.kind == Kind::None {
+                *mid = Mid::default();
+            }
+        }
+        if self.mids[0].packet.kind == Kind::None {
+            self.mids.swap(0, 1);
+        }
+        for flow in &mut self.flows {
+            if flow.phase == Phase::Gone {
+                *flow = Flow { phase: Phase::Gone, ..Flow::default() };
+            }
+        }
+        for packet in &mut self.flight {
+            if packet.kind == Kind::None {
+                *packet = Packet::default();
+            }
+        }
+        self.flight.sort_unstable();
+        if self.sweep.what == 0 {
+            self.sweep = Pending::default();
+        }
+    }
+
+    /// One step of time: everything ages, what is too old vanishes. False if packets inside the program cannot wait.
+    /// Returns how many connections were given up for their silence.
+    pub fn tick(&mut self, config: &Config) -> Option<u32> {
+        let clock: &Clock = &config.clock;
+        let waits = |mid: &Mid| mid.packet.kind == Kind::None || mid.packet.age < clock.inside;
+        if self.sweep.what != 0 || !self.mids.iter().all(waits) {
+            return None;
+        }
+        let forever = clock.forever();
+        let older = |age: u8| (age + 1).min(forever);
+        for cell in &mut self.cells {
+            cell.since = older(cell.since);
+            cell.committed = older(cell.committed);
+        }
+        for way in self.ways.iter_mut().filter(|way| !way.word.is(EntryState::Free)) {
+            way.word = way.word.with_seen(Tick(NOW - u32::from(older(way.age()))));
+        }
+        for mark in self.marks.iter_mut().filter(|mark| **mark != NEVER) {
+            *mark = if *mark >= clock.filter_max { NEVER } else { *mark + 1 };
+        }
+        let mut silent = 0;
+        for flow in &mut self.flows {
+            if matches!(flow.phase, Phase::Unborn | Phase::Gone) || flow.age == NEVER {
+                continue;
+            }
+            flow.age = older(flow.age);
+            let bound = match (config.udp, flow.confirmed) {
+                (true, _) => clock.udp_idle,
+                (false, true) => clock.idle,
+                (false, false) => clock.handshake,
+            };
+            if flow.age > bound {
+                flow.phase = Phase::Gone;
+                silent += 1;
+            }
+        }
+        for packet in self.flight.iter_mut().filter(|packet| packet.kind != Kind::None) {
+            packet.age += 1;
+            if packet.age > clock.flight {
+                *packet = Packet::default();
+            }
+        }
+        for mid in self.mids.iter_mut().filter(|mid| mid.packet.kind != Kind::None) {
+            mid.packet.age += 1;
+            mid.clock += u8::from(mid.looked);
+            // What it read was written with the old present.
+            if mid.looked && mid.slot != NEVER {
+                let age = older(Tick(NOW).since(mid.word.seen()) as u8);
+                mid.word = mid.word.with_seen(Tick(NOW - u32::from(age)));
+            }
+        }
+        for fact in &mut self.facts {
+            *fact = older(*fact);
+        }
+        Some(silent)
+    }
+
+    /// A fingerprint of 64 bits. Two of ten million states share one with a chance of 3 in a million.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = 0;
+        let mut add = |word: u64| hash = fold(hash, word);
+        for cell in &self.cells {
+            add(cell.cell.0 ^ u64::from(cell.since) << 40 ^ u64::from(cell.committed) << 48);
+        }
+        for way in &self.ways {
+            add(way.word.0);
+            add(way.positions.0);
+        }
+        add(u64::from(u32::from_le_bytes(self.marks))
+            | u64::from(self.ways[0].tuple) << 32
+            | u64::from(self.ways[1].tuple) << 36);
+        for flow in &self.flows {
+            add(u64::from_le_bytes([
+                flow.phase as u8,
+                flow.answered,
+                flow.uses,
+                flow.moves,
+                flow.age,
+                u8::from(flow.confirmed),
+                self.removed,
+                0,
+            ]));
+        }
+        let packet = |p: &Packet| {
+            let [a, b, c, d] = p.seq.to_le_bytes();
+            u64::from_le_bytes([p.kind as u8, p.flow, p.tuple, p.age, a, b, c, d])
+        };
+        for flying in &self.flight {
+            add(packet(flying));
+        }
+        for mid in &self.mids {
+            if mid.packet.kind == Kind::None {
+                add(0);
+                continue;
+            }
+            add(packet(&mid.packet));
+            let bits = u64::from_le_bytes([
+                1,
+                u8::from(mid.replay),
+                u8::from(mid.looked),
+                mid.slot,
+                mid.clock,
+                0,
+                0,
+                0,
+            ]);
+            add(bits);
+            add(mid.cell.0);
+            add(mid.word.0);
+            add(mid.positions.0);
+        }
+        if self.sweep.what != 0 {
+            add(u64::from(self.sweep.what) | u64::from(self.sweep.slot) << 8);
+            add(self.sweep.old.0);
+            add(self.sweep.new.0);
+        }
+        let left = &self.left;
+        add(u64::from_le_bytes([
+            left.changes,
+            left.forged,
+            left.restarts,
+            left.wipes,
+            left.removals,
+            left.lies,
+            left.copies,
+            left.again,
+        ]));
+        add(u64::from(self.facts[0]) | u64::from(self.facts[1]) << 8 | u64::from(self.facts[2]) << 16);
+        hash
+    }
+}

@@ -1,0 +1,228 @@
+//! The backends' side: TCP lines, UDP echo, and a health page that can be made to fail.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::protocol::{Lines, Member};
+use crate::rig::{Error, Result, Rig};
+
+/// One backend.
+#[derive(Clone, Debug)]
+pub struct ServerSpec {
+    /// Role of its namespace.
+    pub role: String,
+    /// What it says of itself.
+    pub member: Member,
+    /// Where it listens for TCP.
+    pub tcp: SocketAddr,
+    /// Where it echoes UDP.
+    pub udp: SocketAddr,
+    /// Where it answers `GET /health`.
+    pub health: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Backend {
+    spec: ServerSpec,
+    healthy: AtomicBool,
+    accepted: AtomicU64,
+    probes: AtomicU64,
+    sources: Mutex<BTreeSet<IpAddr>>,
+}
+
+/// All backends, on one thread. Dropping it closes every socket.
+#[derive(Debug)]
+pub struct Servers {
+    backends: Vec<Arc<Backend>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Sockets = (std::net::TcpListener, std::net::UdpSocket, std::net::TcpListener);
+
+impl Servers {
+    /// Opens every socket inside its namespace; when this returns, all of them listen.
+    pub fn start(rig: &Rig, specs: &[ServerSpec]) -> Result<Self> {
+        let mut all = Vec::new();
+        for spec in specs {
+            let sockets = rig.in_ns(&spec.role, || open(spec))?.map_err(Error::io(format!(
+                "listen on {}, {}/udp, {} in {}",
+                spec.tcp, spec.udp, spec.health, spec.role
+            )))?;
+            let backend = Backend {
+                spec: spec.clone(),
+                healthy: AtomicBool::new(true),
+                accepted: AtomicU64::new(0),
+                probes: AtomicU64::new(0),
+                sources: Mutex::default(),
+            };
+            all.push((Arc::new(backend), sockets));
+        }
+        let backends = all.iter().map(|(b, _)| Arc::clone(b)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::io("start the servers' runtime"))?;
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("zdd-servers".into())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    for (backend, sockets) in all {
+                        if let Err(e) = serve(backend, sockets) {
+                            eprintln!("a server cannot use its sockets: {e}");
+                        }
+                    }
+                    // Dropped or told: either way it ends.
+                    drop(stopped.await);
+                });
+            })
+            .map_err(Error::io("start the servers' thread"))?;
+        Ok(Self { backends, stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn backend(&self, name: &str) -> &Backend {
+        match self.backends.iter().find(|b| b.spec.member.backend == name) {
+            Some(backend) => backend,
+            None => panic!("there is no backend {name:?}"),
+        }
+    }
+
+    /// From now on `/health` of backend `name` answers 200 (true) or 503 (false); everything else goes on.
+    pub fn set_healthy(&self, name: &str, healthy: bool) {
+        self.backend(name).healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// TCP connections that backend `name` accepted.
+    pub fn accepted(&self, name: &str) -> u64 {
+        self.backend(name).accepted.load(Ordering::Relaxed)
+    }
+
+    /// Requests that its health page answered.
+    pub fn probes(&self, name: &str) -> u64 {
+        self.backend(name).probes.load(Ordering::Relaxed)
+    }
+
+    /// Addresses from which it accepted TCP connections.
+    pub fn sources(&self, name: &str) -> BTreeSet<IpAddr> {
+        self.backend(name).sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+fn open(spec: &ServerSpec) -> std::io::Result<Sockets> {
+    let tcp = std::net::TcpListener::bind(spec.tcp)?;
+    let udp = std::net::UdpSocket::bind(spec.udp)?;
+    let health = std::net::TcpListener::bind(spec.health)?;
+    tcp.set_nonblocking(true)?;
+    udp.set_nonblocking(true)?;
+    health.set_nonblocking(true)?;
+    Ok((tcp, udp, health))
+}
+
+/// Starts the tasks of one backend; called within the runtime.
+fn serve(backend: Arc<Backend>, (tcp, udp, health): Sockets) -> std::io::Result<()> {
+    let tcp = TcpListener::from_std(tcp)?;
+    let udp = UdpSocket::from_std(udp)?;
+    let health = TcpListener::from_std(health)?;
+    tokio::spawn(accept_all(tcp, Arc::clone(&backend)));
+    tokio::spawn(echo(udp, Arc::clone(&backend)));
+    tokio::spawn(answer_probes(health, backend));
+    Ok(())
+}
+
+async fn accept_all(listener: TcpListener, backend: Arc<Backend>) {
+    let Member { version, backend: name } = &backend.spec.member;
+    let identity: Arc<str> = format!("{version} {name}").into();
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors, or the peer gave up: neither is cured by spinning.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            continue;
+        };
+        backend.accepted.fetch_add(1, Ordering::Relaxed);
+        backend.sources.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.ip());
+        // A client that goes away is the client's to report.
+        let identity = Arc::clone(&identity);
+        tokio::spawn(async move { drop(talk(stream, peer, &identity).await) });
+    }
+}
+
+async fn talk(mut stream: TcpStream, peer: SocketAddr, identity: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    stream.set_nodelay(true)?;
+    let mut answer = Vec::with_capacity(64);
+    writeln!(answer, "HELLO {identity} {peer}")?;
+    stream.write_all(&answer).await?;
+    let mut lines = Lines::default();
+    while let Some(line) = lines.next(&mut stream).await? {
+        answer.clear();
+        if line == b"Q" {
+            writeln!(answer, "{identity}")?;
+            stream.write_all(&answer).await?;
+            return stream.shutdown().await;
+        }
+        answer.extend_from_slice(line);
+        writeln!(answer, " {identity}")?;
+        stream.write_all(&answer).await?;
+    }
+    stream.shutdown().await
+}
+
+async fn echo(socket: UdpSocket, backend: Arc<Backend>) {
+    let Member { version, backend: name } = &backend.spec.member;
+    let suffix = format!(" {version} {name}");
+    let mut buffer = [0u8; 128];
+    loop {
+        // Leaves room for the suffix; errors here are ICMP answers to earlier echoes.
+        let Ok((n, peer)) = socket.recv_from(&mut buffer[..64]).await else { continue };
+        let mut answer = buffer[..n].to_vec();
+        answer.extend_from_slice(suffix.as_bytes());
+        drop(socket.send_to(&answer, peer).await);
+    }
+}
+
+async fn answer_probes(listener: TcpListener, backend: Arc<Backend>) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            continue;
+        };
+        let backend = Arc::clone(&backend);
+        tokio::spawn(async move {
+            let mut request = Vec::new();
+            let mut chunk = [0u8; 512];
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") && request.len() < 8192 {
+                match stream.read(&mut chunk).await {
+                    // A TCP probe connects and says nothing.
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => request.extend_from_slice(&chunk[..n]),
+                }
+            }
+            backend.probes.fetch_add(1, Ordering::Relaxed);
+            let known = request.starts_with(b"GET /health ");
+            let status = match (known, backend.healthy.load(Ordering::Relaxed)) {
+                (false, _) => "404 Not Found",
+                (true, true) => "200 OK",
+                (true, false) => "503 Service Unavailable",
+            };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            drop(stream.write_all(answer.as_bytes()).await);
+            drop(stream.shutdown().await);
+        });
+    }
+}

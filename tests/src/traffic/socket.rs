@@ -1,0 +1,28 @@
+//! Client sockets with a chosen source address.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Connects from `source` and a port that the kernel picks for this peer alone (otherwise 60,000 ports would have to do for all).
+pub async fn connect(source: Ipv4Addr, target: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, the option value is a live int of the given size.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            libc::socklen_t::try_from(size_of_val(&on)).expect("4 fits"),
+        )
+    };
+    if set != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    socket.bind(SocketAddr::V4(SocketAddrV4::new(source, 0)))?;
+    socket.set_nodelay(true)?;
+    socket.connect(target).await
+}

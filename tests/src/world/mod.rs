@@ -1,0 +1,389 @@
+//! Everything together: namespaces, servers, an agent and its command line, and traffic that must not notice what a test does.
+
+mod dial;
+mod setup;
+pub mod status;
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::rig::{self, Agent, Error, Forward, Result, Rig, RigSpec, VIP, Zdd, v4, wait_for};
+use crate::traffic::{Counts, Fleet, Ledger, Load, LoadSpec, Member, ServerSpec, Servers, Target};
+
+pub use dial::{Met, ask_from, curl, talk};
+pub use setup::{ECHO_PORT, HEALTH_PORT, Setup, WEB_PORT};
+
+/// How long something that should happen soon may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+pub const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a command said when it was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Exit status.
+    pub code: i32,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Refusal {
+    /// Panics unless the command ended with `code` and its message holds all of `words`.
+    pub fn says(&self, code: i32, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is missing in {:?}", self.stderr);
+        }
+        assert_eq!(self.code, code, "{}", self.stderr);
+        self
+    }
+}
+
+/// A rig with servers and, once started, an agent.
+#[derive(Debug)]
+pub struct World {
+    // Dropped in this order.
+    agent: Option<Agent>,
+    servers: Option<Servers>,
+    /// What it was made from. Changing it changes what [`World::write_config`] writes.
+    pub setup: Setup,
+    /// The namespaces.
+    pub rig: Rig,
+    fleet: Fleet,
+    binary: PathBuf,
+}
+
+impl World {
+    /// Namespaces, the usual servers and the configuration file. No agent yet.
+    ///
+    /// # Panics
+    /// When `zdd` was not built: tests of the whole workspace build it.
+    pub fn new(setup: Setup) -> Result<Self> {
+        let mut world = Self::without_servers(setup)?;
+        let servers = world.server_specs();
+        world.servers = Some(Servers::start(&world.rig, &servers)?);
+        Ok(world)
+    }
+
+    /// The same for a test that brings its own servers.
+    ///
+    /// # Panics
+    /// When `zdd` was not built.
+    pub fn without_servers(setup: Setup) -> Result<Self> {
+        let Some(binary) = rig::built("zdd") else {
+            panic!("zdd is not built: run `cargo build -p zdd-agent` first, or test the whole workspace")
+        };
+        let rig = Rig::new(RigSpec {
+            forward: setup.forward,
+            backends: setup.backends,
+            clients: 100,
+            vips: vec![VIP],
+        })?;
+        let mut world = Self { agent: None, servers: None, setup, rig, fleet: Fleet::new(vec![]), binary };
+        world.fleet = Fleet::new(world.server_specs().into_iter().map(|s| s.member).collect());
+        world.write_config()?;
+        Ok(world)
+    }
+
+    /// With a running agent, all backends healthy.
+    ///
+    /// # Panics
+    /// When `zdd` was not built.
+    pub fn running(setup: Setup) -> Result<Self> {
+        let mut world = Self::new(setup)?;
+        world.start_agent()?;
+        world.wait_healthy()?;
+        Ok(world)
+    }
+
+    fn server_specs(&self) -> Vec<ServerSpec> {
+        let any = std::net::Ipv4Addr::UNSPECIFIED;
+        let spec = |i: u8| {
+            // Backends that the file does not name are meant for v2.
+            let version = if self.setup.v1.contains(&i) { "v1" } else { "v2" };
+            // A UDP reply leaves from the address that the socket is bound to.
+            let udp = if self.setup.forward == Forward::L2 { VIP } else { rig::backend_address(i) };
+            ServerSpec {
+                role: format!("b{i}"),
+                member: Member { version: version.to_owned(), backend: format!("b{i}") },
+                tcp: v4(any, self.setup.backend_port()),
+                udp: v4(udp, ECHO_PORT),
+                health: v4(any, HEALTH_PORT),
+            }
+        };
+        (1..=self.setup.backends).map(spec).collect()
+    }
+
+    /// The usual servers.
+    ///
+    /// # Panics
+    /// In a world without them.
+    pub fn servers(&self) -> &Servers {
+        self.servers.as_ref().expect("this world was made with servers")
+    }
+
+    /// Who may answer.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The VIP for TCP.
+    pub fn web(&self) -> std::net::SocketAddr {
+        v4(VIP, WEB_PORT)
+    }
+
+    /// Where a backend's own TCP server listens, as the configuration spells it.
+    pub fn address(&self, backend: u8) -> String {
+        format!("{}:{}", rig::backend_address(backend), self.setup.backend_port())
+    }
+
+    /// The agent's configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.rig.scratch().path("zdd.toml")
+    }
+
+    /// Where the agent's maps are.
+    pub fn pin_dir(&self) -> PathBuf {
+        self.rig.scratch().dir().join(&self.setup.pin_dir)
+    }
+
+    /// Writes what `setup` says.
+    pub fn write_config(&self) -> Result<()> {
+        self.write("zdd.toml", &self.setup.toml(self.rig.scratch().dir())).map(drop)
+    }
+
+    /// Writes a file into the rig's directory and returns its path.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.rig.scratch().path(name);
+        std::fs::write(&path, text).map_err(Error::io(format!("write {}", path.display())))?;
+        Ok(path)
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub fn start_agent(&mut self) -> Result<()> {
+        self.agent = Some(Agent::start(&self.rig, &self.binary, &self.config(), PATIENCE)?);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.kill();
+        }
+    }
+
+    /// SIGTERM; the agent must end well.
+    pub fn stop_agent(&mut self) -> Result<()> {
+        if let Some(agent) = self.agent.take() {
+            let status = agent.terminate(PATIENCE)?;
+            assert!(status.success(), "the agent ended with {status} when asked to end");
+        }
+        Ok(())
+    }
+
+    /// Waits until the agent has ended by itself.
+    pub fn agent_ends(&mut self) -> Result<()> {
+        let Some(mut agent) = self.agent.take() else { return Ok(()) };
+        wait_for("the agent to end", PATIENCE, LOOK_EVERY, || Ok(agent.must_run().is_err().then_some(())))
+    }
+
+    /// Starts an agent that must refuse: what it said on its way out. One that is still there after a while is an error.
+    pub fn refused_start(&self, config: &std::path::Path) -> Result<Refusal> {
+        let mut command = self.zdd().command(&["agent", "--config"]);
+        command.arg(config);
+        self.refused_command(command)
+    }
+
+    /// Runs `command` in the balancer's namespace; it must end by itself.
+    pub fn refused_command(&self, command: std::process::Command) -> Result<Refusal> {
+        let log = self.rig.scratch().path("refused.log");
+        drop(std::fs::remove_file(&log));
+        let mut proc = self.rig.ns("lb").spawn_logged(command, &log)?;
+        let ended = proc.wait(PATIENCE);
+        let stderr = std::fs::read_to_string(&log).unwrap_or_default();
+        match ended {
+            Ok(status) => Ok(Refusal { code: status.code().unwrap_or(-1), stderr }),
+            Err(e) => panic!("{e}; it said: {stderr}"),
+        }
+    }
+
+    /// The command line.
+    pub fn zdd(&self) -> Zdd {
+        Zdd::new(&self.binary, self.rig.scratch())
+    }
+
+    /// The binary.
+    pub fn binary(&self) -> &std::path::Path {
+        &self.binary
+    }
+
+    /// A command that must not be done.
+    ///
+    /// # Panics
+    /// When it is done.
+    pub fn refused(&self, args: &[&str]) -> Result<Refusal> {
+        let Output { status, stdout, stderr } = self.zdd().output(args)?;
+        assert!(!status.success(), "`zdd {}` was done: {}", args.join(" "), String::from_utf8_lossy(&stdout));
+        Ok(Refusal {
+            code: status.code().unwrap_or(-1),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        })
+    }
+
+    /// `zdd status --json`.
+    pub fn status(&self) -> Result<Value> {
+        self.zdd().status()
+    }
+
+    /// Waits until `enough` finds what it looks for in the status; the error shows the last one.
+    pub fn wait_status<T>(&mut self, what: &str, enough: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        let zdd = self.zdd();
+        let agent = &mut self.agent;
+        let mut last = Value::Null;
+        let found = wait_for(what, PATIENCE, LOOK_EVERY, || {
+            if let Some(agent) = agent {
+                agent.must_run()?;
+            }
+            last = zdd.status()?;
+            Ok(enough(&last))
+        });
+        found.map_err(|e| match e {
+            Error::Timeout { what, waited_ms, .. } => {
+                Error::Timeout { what, waited_ms, detail: format!("; last: {last}") }
+            }
+            other => other,
+        })
+    }
+
+    /// Waits until every backend of every service is healthy.
+    pub fn wait_healthy(&mut self) -> Result<()> {
+        self.wait_health(&[])
+    }
+
+    /// Waits until the backends `sick` are unhealthy and all others healthy, in every service.
+    pub fn wait_health(&mut self, sick: &[u8]) -> Result<()> {
+        let sick: Vec<String> = sick.iter().map(|i| format!("{}:", rig::backend_address(*i))).collect();
+        self.wait_status(&format!("only {sick:?} to be unhealthy"), |status| {
+            let services = status["services"].as_array()?;
+            let versions = services.iter().filter_map(|s| s["versions"].as_array()).flatten();
+            let mut backends = versions.filter_map(|v| v["backends"].as_array()).flatten();
+            backends
+                .all(|b| {
+                    let ill = sick.iter().any(|s| b["address"].as_str().is_some_and(|a| a.starts_with(s)));
+                    b["health"] == if ill { "unhealthy" } else { "healthy" }
+                })
+                .then_some(())
+        })
+    }
+
+    /// Makes the health pages of `backends` fail (or not), and waits until the agent has noticed.
+    pub fn set_health(&mut self, backends: &[u8], healthy: bool) -> Result<()> {
+        for i in backends {
+            self.servers().set_healthy(&format!("b{i}"), healthy);
+        }
+        self.wait_health(if healthy { &[] } else { backends })
+    }
+
+    /// Short connections that began at `from_us` or later and were answered by backend `b<i>`.
+    pub fn begun_on(&self, load: &Load, backend: u8, from_us: u64) -> usize {
+        let name = format!("b{backend}");
+        let members = self.fleet.members();
+        let ledger = load.ledger();
+        ledger
+            .begun(from_us, u64::MAX)
+            .filter(|r| members[usize::from(r.place.backend)].backend == name)
+            .count()
+    }
+
+    /// Waits until short connections that began after this call come to backend `b<i>`.
+    pub fn comes_to(&self, load: &Load, backend: u8) -> Result<()> {
+        let from = load.now_us();
+        wait_for(&format!("new connections to come to b{backend}"), PATIENCE, LOOK_EVERY, || {
+            Ok((self.begun_on(load, backend, from) > 0).then_some(()))
+        })
+    }
+
+    /// Lets the traffic go on; none of the short connections that begin from now on may come to `backends`.
+    pub fn avoids(&self, load: &Load, backends: &[u8]) -> Result<()> {
+        let from = load.now_us();
+        goes_on(load)?;
+        for i in backends {
+            assert_eq!(self.begun_on(load, *i, from), 0, "new connections came to b{i}");
+        }
+        Ok(())
+    }
+
+    /// What `zdd explain` says of a new connection from each of `clients` addresses: version and backend.
+    pub fn explained(&self, service: &str, clients: usize) -> Result<Vec<String>> {
+        let zdd = self.zdd();
+        let ask = |i| {
+            // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
+            let said = zdd.json(&["explain", service, "--from", &format!("{}:9", rig::client_address(i))])?;
+            Ok(format!("{} {}", said["version"], said["backend"]))
+        };
+        (0..clients).map(ask).collect()
+    }
+
+    /// Waits until every cell of `service` has settled.
+    pub fn wait_settled(&mut self, service: &str) -> Result<()> {
+        self.wait_status(&format!("{service} to settle"), |s| {
+            (status::service(s, service)["dirty_cells"] == 0).then_some(())
+        })
+    }
+
+    /// Traffic through the VIP: `long` long-lived connections with a line every 20 ms, 100 short ones per second, 10 UDP flows.
+    pub fn load(&self, long: usize) -> Result<Load> {
+        let load = self.idle_load()?;
+        load.set_rate(100);
+        load.open_long(long);
+        load.open_udp(10);
+        let counts = load.ledger().counts;
+        assert_eq!(
+            (counts.long_opened, counts.long_broken, counts.udp_answered),
+            (long as u64, 0, 10),
+            "{:?}",
+            load.ledger().incidents
+        );
+        Ok(load)
+    }
+
+    /// The same without any traffic yet.
+    pub fn idle_load(&self) -> Result<Load> {
+        let spec = LoadSpec {
+            tcp: Target::Vip(self.web()),
+            udp: Target::Vip(v4(VIP, ECHO_PORT)),
+            fleet: self.fleet.clone(),
+            clients: 100,
+            short_per_second: 0,
+            echo_every: Duration::from_millis(20),
+        };
+        Load::start(&self.rig, spec)
+    }
+}
+
+/// Waits until, from now on, every long-lived connection has exchanged several lines on average, and 50 short ones have ended.
+pub fn goes_on(load: &Load) -> Result<()> {
+    let before = load.ledger().counts;
+    let lines = 10 * u64::from(load.ledger().live_long.iter().sum::<u32>());
+    wait_for("the traffic to go on", PATIENCE, LOOK_EVERY, || {
+        let more = load.ledger().counts.since(&before);
+        Ok((more.long_lines >= lines && more.short_total >= 50).then_some(()))
+    })
+}
+
+/// Panics when anything was broken, moved, failed, lost or seen from a wrong address.
+pub fn unharmed(ledger: &Ledger) {
+    let Counts { short_failed, udp_lost, wrong_source, .. } = ledger.counts;
+    let harm = ledger.counts.broken() + short_failed + udp_lost + wrong_source;
+    assert_eq!(harm, 0, "{:?}\n{:#?}", ledger.counts, ledger.incidents);
+}
+
+/// The traffic goes on, and nothing has been harmed so far.
+pub fn as_before(load: &Load) -> Result<()> {
+    goes_on(load)?;
+    unharmed(&load.ledger());
+    Ok(())
+}

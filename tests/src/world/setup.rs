@@ -1,0 +1,166 @@
+//! What a test wants to be different from the usual world, and the configuration file that follows from it.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::rig::{Forward, LB_INTERFACES, VIP, backend_address};
+
+/// Port of the VIP for TCP.
+pub const WEB_PORT: u16 = 80;
+/// Port of the VIP for UDP, and of the backends that echo.
+pub const ECHO_PORT: u16 = 5353;
+/// Port on which backends answer `GET /health`.
+pub const HEALTH_PORT: u16 = 8081;
+
+/// Two services over the same backends: `web` (TCP) and `echo` (UDP), each with v1 at 100 % and v2 at 0 %.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Forwarding mode of both services.
+    pub forward: Forward,
+    /// Affinity of both services, as the file spells it.
+    pub affinity: &'static str,
+    /// Cells of each service.
+    pub cells: u32,
+    /// Backends in the rig; the file names only those in `v1` and `v2`.
+    pub backends: u8,
+    /// Numbers of v1's backends.
+    pub v1: Vec<u8>,
+    /// Numbers of v2's backends.
+    pub v2: Vec<u8>,
+    /// Weight of v2 in percent; v1 has the rest.
+    pub v2_percent: u8,
+    /// `idle_timeout` in milliseconds: how long a flow may be silent, and a drain takes at the least.
+    pub idle_ms: u32,
+    /// The health check of `web`, as the file spells it; `None`: no check.
+    pub health: Option<String>,
+    /// The same for `echo`.
+    pub echo_health: Option<String>,
+    /// Where the agent attaches.
+    pub interfaces: String,
+    /// Directory for maps, below the rig's directory unless absolute.
+    pub pin_dir: String,
+    /// Directory for the state, below the rig's.
+    pub state_dir: &'static str,
+    /// The agent's socket, below the rig's directory.
+    pub socket: &'static str,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let health = format!(
+            "{{ http = \"/health\", port = {HEALTH_PORT}, interval = \"150ms\", timeout = \"1s\", rise = 2, fall = 2 }}"
+        );
+        Self {
+            forward: Forward::Nat,
+            affinity: "client",
+            cells: 4096,
+            backends: 4,
+            v1: vec![1, 2],
+            v2: vec![3, 4],
+            v2_percent: 0,
+            idle_ms: 3000,
+            health: Some(health.clone()),
+            echo_health: Some(health),
+            interfaces: LB_INTERFACES.to_owned(),
+            pin_dir: "bpf/zdd".to_owned(),
+            state_dir: "state",
+            socket: "zdd.sock",
+        }
+    }
+}
+
+impl Setup {
+    /// Port on which backends serve TCP: under `l2` ports are not rewritten.
+    pub fn backend_port(&self) -> u16 {
+        match self.forward {
+            Forward::Nat => 8080,
+            Forward::L2 => WEB_PORT,
+        }
+    }
+
+    /// The `[agent]` section for an agent whose things lie below `dir`. A SYN is remembered for a second, so that a change settles soon.
+    pub fn agent(&self, dir: &Path) -> String {
+        let shown = dir.display();
+        let pin_dir = dir.join(&self.pin_dir);
+        format!(
+            "[agent]\n\
+             interfaces = [\"{}\"]\n\
+             pin_dir = \"{}\"\n\
+             state_dir = \"{shown}/{}\"\n\
+             socket = \"{shown}/{}\"\n\
+             metrics = \"127.0.0.1:9177\"\n\
+             syn_memory = \"1s\"\n\
+             [agent.limits]\n\
+             services = 8\n\
+             backends = 64\n\
+             cells = 131072\n\
+             flows = 16384\n\
+             syn_filter = 1048576\n",
+            self.interfaces,
+            pin_dir.display(),
+            self.state_dir,
+            self.socket
+        )
+    }
+
+    /// The whole file.
+    pub fn toml(&self, dir: &Path) -> String {
+        self.agent(dir)
+            + &self.service("web", &format!("{VIP}:{WEB_PORT}/tcp"), self.backend_port())
+            + &self.service("echo", &format!("{VIP}:{ECHO_PORT}/udp"), ECHO_PORT)
+    }
+
+    /// One `[[service]]`.
+    pub fn service(&self, name: &str, vip: &str, port: u16) -> String {
+        let mut text = format!(
+            "\n[[service]]\n\
+             name = \"{name}\"\n\
+             vip = \"{vip}\"\n\
+             affinity = \"{}\"\n\
+             forward = \"{}\"\n\
+             cells = {}\n\
+             idle_timeout = \"{}ms\"\n\
+             udp_idle_timeout = \"{}ms\"\n",
+            self.affinity,
+            self.forward.name(),
+            self.cells,
+            self.idle_ms,
+            self.idle_ms,
+        );
+        // Writing to a String cannot fail.
+        if let Some(health) = if name == "echo" { &self.echo_health } else { &self.health } {
+            let _ = writeln!(text, "health = {health}");
+        }
+        for (version, weight, members) in
+            [("v1", 100 - self.v2_percent, &self.v1), ("v2", self.v2_percent, &self.v2)]
+        {
+            let backends: Vec<String> =
+                members.iter().map(|i| format!("\"{}:{port}\"", backend_address(*i))).collect();
+            let _ = write!(
+                text,
+                "[[service.version]]\nname = \"{version}\"\nweight = {weight}\nbackends = [{}]\n",
+                backends.join(", ")
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absolute_pin_directory_stays_as_it_is() {
+        let at = |pin_dir: &str| Setup { pin_dir: pin_dir.into(), ..Setup::default() }.agent(Path::new("/d"));
+        assert!(at("bpf/zdd").contains("pin_dir = \"/d/bpf/zdd\"\n"));
+        assert!(at("/elsewhere").contains("pin_dir = \"/elsewhere\"\n"));
+    }
+
+    #[test]
+    fn each_service_names_its_backends() {
+        let text = Setup { v2: vec![3], v2_percent: 10, ..Setup::default() }.toml(Path::new("/d"));
+        assert!(text.contains("backends = [\"10.81.1.2:8080\", \"10.81.2.2:8080\"]"), "{text}");
+        assert!(text.contains("weight = 10\nbackends = [\"10.81.3.2:5353\"]"), "{text}");
+    }
+}

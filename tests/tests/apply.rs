@@ -1,0 +1,138 @@
+//! A configuration file applied to a running service. Needs root.
+
+use zdd_tests::rig::Result;
+use zdd_tests::traffic::Load;
+use zdd_tests::world::status::{Kept, backend, number, version};
+use zdd_tests::world::{Setup, World, as_before, unharmed};
+
+fn begin() -> Result<(World, Load)> {
+    let world = World::running(Setup { v2: vec![3], v2_percent: 10, ..Setup::default() })?;
+    let load = world.load(20)?;
+    Ok((world, load))
+}
+
+fn edited(world: &World, change: impl Fn(&mut Setup)) -> Result<String> {
+    let mut setup = world.setup.clone();
+    change(&mut setup);
+    let path = world.write("edited.toml", &setup.toml(world.rig.scratch().dir()))?;
+    Ok(path.display().to_string())
+}
+
+#[test]
+fn a_dry_run_shows_the_difference_and_changes_nothing() -> Result<()> {
+    let (world, load) = begin()?;
+    let before = Kept::of(&world.status()?).intent;
+    let file = edited(&world, |s| (s.v2_percent, s.v2) = (25, vec![3, 4]))?;
+    let text = world.zdd().run(&["apply", &file, "--dry-run"])?;
+    for word in ["web/v2 weight", "10% -> 25%", "+ web/v2 backend 10.81.4.2:8080", "nothing was changed"] {
+        assert!(text.contains(word), "{word:?} is missing in {text}");
+    }
+    assert_eq!(Kept::of(&world.status()?).intent, before);
+    world.avoids(&load, &[4])?;
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn apply_does_what_the_dry_run_showed() -> Result<()> {
+    let (mut world, load) = begin()?;
+    let file = edited(&world, |s| (s.v2_percent, s.v2) = (50, vec![3, 4]))?;
+    let shown = world.zdd().json(&["apply", &file, "--dry-run"])?;
+    let done = world.zdd().json(&["apply", &file])?;
+    assert_eq!((&shown["changes"], &shown["applied"]), (&done["changes"], &false.into()));
+    assert_eq!(done["applied"], true, "{done}");
+    world.wait_healthy()?;
+    let status = world.status()?;
+    assert!((number(version(&status, "web", "v2"), "share") - 0.5).abs() < 0.001, "{status}");
+    assert_eq!(backend(&status, "web", &world.address(4))["state"], "active");
+    world.comes_to(&load, 4)?;
+    assert!(world.zdd().run(&["apply", &file])?.contains("nothing differs"));
+    // And back: what the file no longer names drains.
+    let file = edited(&world, |_| ())?;
+    world.zdd().run(&["apply", &file])?;
+    world.avoids(&load, &[4])?;
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn affinity_and_cells_cannot_change_under_traffic() -> Result<()> {
+    let (world, load) = begin()?;
+    let before = Kept::of(&world.status()?).intent;
+    let file = edited(&world, |s| s.affinity = "flow")?;
+    world.refused(&["apply", &file])?.says(1, &["affinity", "web", "help: "]);
+    let file = edited(&world, |s| s.cells = 8192)?;
+    world.refused(&["apply", &file])?.says(1, &["cells", "web", "help: "]);
+    assert_eq!(Kept::of(&world.status()?).intent, before);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn a_restart_does_not_smuggle_an_affinity_in() -> Result<()> {
+    let (mut world, load) = begin()?;
+    let explained = world.explained("web", 20)?;
+    world.kill_agent();
+    world.setup.affinity = "flow";
+    world.write_config()?;
+    // Refused, or started with the old one and told: in no case are live connections remapped.
+    match world.start_agent() {
+        Ok(()) => {
+            let status = world.status()?;
+            let web = zdd_tests::world::status::service(&status, "web");
+            assert_eq!(web["affinity"], "client", "{web}");
+            assert!(zdd_tests::world::status::told(web).contains("affinity"), "{web}");
+            assert_eq!(world.explained("web", 20)?, explained);
+        }
+        Err(e) => assert!(e.to_string().contains("affinity"), "{e}"),
+    }
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn a_file_with_mistakes_is_refused_as_a_whole() -> Result<()> {
+    let (world, load) = begin()?;
+    let before = Kept::of(&world.status()?).intent;
+    let right = world.setup.toml(world.rig.scratch().dir());
+    let cases: [(&str, &str, &[&str]); 6] = [
+        (
+            "weight = 10\n",
+            "weight = 20\n",
+            &["the weights of service `web` sum to 110%", "help: make them sum to 100%"],
+        ),
+        ("weight = 90\n", "wieght = 90\n", &["wieght"]),
+        ("name = \"echo\"", "name = \"web\"", &["service `web` is there already, in line"]),
+        ("10.81.3.2:8080", "[2001:db8::3]:8080", &["is IPv6, the VIP", "is IPv4"]),
+        (":5353/udp", ":80/tcp", &["belongs to service `web` already"]),
+        ("cells = 131072", "cells = 4096", &["agent.limits.cells = 4096", "help: raise agent.limits.cells"]),
+    ];
+    for (from, to, words) in cases {
+        assert!(right.contains(from), "{from:?} is not in {right}");
+        let file = world.write("wrong.toml", &right.replace(from, to))?.display().to_string();
+        world.refused(&["apply", &file])?.says(1, words).says(1, &["wrong.toml:"]);
+        world.refused(&["check", &file])?.says(1, words);
+    }
+    assert_eq!(Kept::of(&world.status()?).intent, before);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn one_backend_in_two_services_is_refused_under_nat() -> Result<()> {
+    let (world, load) = begin()?;
+    let other = world.setup.service("other", "10.80.255.10:81/tcp", 8080);
+    let text = world.setup.toml(world.rig.scratch().dir()) + &other;
+    let file = world.write("shared.toml", &text)?.display().to_string();
+    world
+        .refused(&["apply", &file])?
+        .says(1, &["backend 10.81.1.2:8080", "is in service `web` already", "help: nat finds the VIP"]);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! What the program costs the verifier.
+
+use crate::rig;
+
+/// The verifier gives up at a million; other kernels count a little differently.
+const BUDGET: u32 = 900_000;
+
+#[test]
+fn the_verifier_has_room_left() {
+    let (verified, jitted) = rig::with(|rig| rig.size());
+    println!("verified instructions: {verified} of {BUDGET}; machine code: {jitted} bytes");
+    assert!(verified <= BUDGET, "{verified} verified instructions, {BUDGET} are allowed");
+}

@@ -1,0 +1,59 @@
+//! The host's model decides like the kernel: the same frames, the same changes, and everything compared to the last bit.
+
+mod random;
+mod traffic;
+mod twin;
+mod world;
+
+use random::Random;
+use twin::Twin;
+use world::World;
+use zdd_common::reason::REASONS;
+
+use crate::rig;
+
+/// Frames of a normal run; the environment variable ZDD_FRAMES says how many instead.
+const FRAMES: u64 = 120_000;
+/// The environment variable ZDD_SEED begins elsewhere.
+const SEED: u64 = 1;
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    let Ok(text) = std::env::var(name) else { return otherwise };
+    text.parse().unwrap_or_else(|error| panic!("{name} = {text:?}: {error}"))
+}
+
+#[test]
+fn kernel_and_model_agree_on_random_frames() {
+    let (frames, seed) = (setting("ZDD_FRAMES", FRAMES), setting("ZDD_SEED", SEED));
+    let started = std::time::Instant::now();
+    rig::with(|rig| {
+        let mut random = Random(seed);
+        let mut twin = Twin::new(rig);
+        let mut world = World::build(&mut twin, &mut random);
+        for number in 0..frames {
+            if random.chance(5) {
+                world.change(&mut twin, &mut random);
+            }
+            let (link, frame) = traffic::frame(&mut random);
+            twin.run(link, &frame, || format!("seed {seed}, frame {number}, by {link:?}: {frame:02x?}"));
+            if number % 1000 == 0 {
+                twin.compare_all();
+            }
+        }
+        twin.compare_all();
+        let told = &twin.told;
+        println!(
+            "{} frames, seed {seed}, {:.1} s; the clock stepped during {}, {} of them read both times",
+            told.frames,
+            started.elapsed().as_secs_f32(),
+            told.stepped,
+            told.synced
+        );
+        for reason in REASONS {
+            println!("{:>20} {}", reason.name(), told.reasons.get(reason).copied().unwrap_or_default());
+        }
+        // Agreement about what never came is worth nothing.
+        let never: Vec<_> = REASONS.iter().filter(|reason| !told.reasons.contains_key(reason)).collect();
+        assert!(frames < FRAMES || never.is_empty(), "no frame ended in {never:?}");
+    });
+}

@@ -1,0 +1,389 @@
+//! Kernel and model side by side: every change of a table is made in both, every frame goes through both.
+
+use std::collections::HashMap;
+
+use zdd_common::atomic::{Atomics as _, Host};
+use zdd_common::entries::{
+    Backend, BackendId, Cell, Commit, EndEntry, Facts, FlowKey, NextHop, Port, Positions, Service, Word,
+};
+use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::limits::WAYS;
+use zdd_common::maps::Counters;
+use zdd_common::model::Model;
+use zdd_common::net::{Addr, End};
+use zdd_common::process::{Verdict, process};
+use zdd_common::reason::{REASONS, Reason};
+use zdd_common::rules::Sweep;
+use zdd_common::tables::Route;
+use zdd_common::time::{Tick, ticks};
+
+use crate::frames::assert_sums_kept;
+use crate::rig::{
+    BACKENDS, BUCKETS, CELLS, FAR, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SYN_MEMORY,
+    neighbour_mac, neighbour4, neighbour6,
+};
+
+/// What the frames did, for whoever reads the output.
+#[derive(Default)]
+pub struct Told {
+    /// Frames.
+    pub frames: u64,
+    /// Frames during which the clock stepped.
+    pub stepped: u64,
+    /// Of these: the program had read both times, and the model was set to what the kernel had.
+    pub synced: u64,
+    /// Frames by reason.
+    pub reasons: HashMap<Reason, u64>,
+}
+
+/// Both.
+pub struct Twin<'a> {
+    pub rig: &'a mut Rig,
+    pub model: Model,
+    pub told: Told,
+    /// Counters of the kernel at the start; they cannot be set to 0.
+    first: (Vec<u64>, Vec<Counters>, Vec<Counters>),
+}
+
+/// The clock of `bpf_ktime_get_coarse_ns`.
+pub fn coarse_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid buffer.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl<'a> Twin<'a> {
+    /// Empty tables.
+    pub fn new(rig: &'a mut Rig) -> Self {
+        rig.reset();
+        let mut model = Model::new(BUCKETS * WAYS, 0);
+        model.filter = vec![Default::default(); LINES];
+        model.epoch_shift = zdd_common::syn_filter::epoch_shift(ticks(SYN_MEMORY.as_nanos() as u64));
+        model.cells = vec![Cell::default(); CELLS];
+        model.backends = (0..BACKENDS as u16).map(|id| (id, Backend::default())).collect();
+        model.services = (0..SERVICES as u16).map(|id| (id, Service::default())).collect();
+        // The map has more slots than anybody names; they are all 0.
+        model.ports = (0..4096).map(|index| (index, Port::default())).collect();
+        model.routes = routes(rig);
+        let mut twin = Self { rig, model, told: Told::default(), first: Default::default() };
+        twin.first = twin.counters();
+        twin
+    }
+
+    fn counters(&self) -> (Vec<u64>, Vec<Counters>, Vec<Counters>) {
+        let plane = &self.rig.plane;
+        (
+            self.rig.reasons(),
+            (0..SERVICES as u16).map(|id| plane.service_counters(id)).collect(),
+            (0..BACKENDS as u16).map(|id| plane.backend_counters(id)).collect(),
+        )
+    }
+
+    // --- tables -------------------------------------------------------------------------------------------------------
+
+    pub fn set_end(&mut self, end: End, entry: EndEntry) {
+        self.rig.plane.set_end(end, entry, "an end").expect("room");
+        self.model.ends.insert(end, entry);
+    }
+
+    pub fn remove_end(&mut self, end: End) {
+        self.rig.plane.remove_end(end);
+        self.model.ends.remove(&end);
+    }
+
+    pub fn write_service(&mut self, id: u16, service: Service) {
+        self.rig.plane.write_service(id, &service);
+        self.model.services.insert(id, service);
+    }
+
+    pub fn commit(&mut self, id: u16, commit: Commit) {
+        self.rig.plane.commit(id, commit);
+        self.model.services.get_mut(&id).expect("a service").commit = commit.0;
+    }
+
+    pub fn write_row(&mut self, row: u32, cells: &[Cell]) {
+        self.rig.plane.write_row(row, cells);
+        self.model.cells[row as usize..][..cells.len()].copy_from_slice(cells);
+    }
+
+    pub fn write_backend(&mut self, id: BackendId, backend: Backend) {
+        self.rig.plane.write_backend(id, &backend);
+        self.model.backends.insert(id, backend);
+    }
+
+    pub fn set_next_hop(&mut self, id: BackendId, hop: NextHop) {
+        self.rig.plane.set_next_hop(id, hop);
+        self.model.backends.get_mut(&id).expect("a backend").next_hop = hop.0;
+    }
+
+    pub fn set_port(&mut self, index: u16, port: Port) {
+        self.rig.plane.set_port(index, port).expect("a slot");
+        self.model.ports.insert(index, port);
+    }
+
+    pub fn set_locals(&mut self, addrs: &[std::net::IpAddr]) {
+        self.rig.plane.set_locals(addrs).expect("room");
+        self.model.locals = addrs.iter().map(|addr| Addr::from(*addr)).collect();
+    }
+
+    pub fn limit_quotas(&mut self, limit: [u64; 3]) {
+        self.rig.limit_quotas(limit);
+        self.model.quota = limit;
+    }
+
+    /// The flow table is lost.
+    pub fn wipe(&mut self) {
+        self.rig.flows.clear();
+        self.model.buckets.fill(Bucket::default());
+        // SAFETY: a mapped value; no thread runs the program.
+        unsafe { (*self.rig.quotas.at(0)).used = [0; 3] };
+        self.model.used = [0; 3];
+    }
+
+    /// The agent's sweep over the kernel's table, and the same rule over the model's.
+    pub fn sweep(&mut self, mut rule: impl FnMut(&FlowKey, Word) -> Sweep) {
+        self.rig.plane.sweep(|scan| rule(&scan.key, scan.word));
+        for bucket in 0..self.model.buckets.len() {
+            for way in 0..WAYS {
+                self.sweep_model(bucket, way, &mut rule);
+            }
+        }
+    }
+
+    fn sweep_model(&mut self, bucket: usize, way: usize, rule: &mut impl FnMut(&FlowKey, Word) -> Sweep) {
+        let word = Word(self.model.buckets[bucket].words[way]);
+        if word.0 & 7 == 0 {
+            return;
+        }
+        let bucket = &raw mut self.model.buckets[bucket];
+        // SAFETY: a reference's memory; nobody else has it.
+        let (key, slot) = unsafe { (flows::key_at::<Host>(bucket, way), Slot::of(bucket, way)) };
+        let class = word.class_bits();
+        match rule(&key, word) {
+            Sweep::Keep => {}
+            // SAFETY: as above.
+            Sweep::Word(new) => assert!(unsafe { flows::update::<Host>(slot, word, new) }),
+            Sweep::Restore(new) => {
+                // SAFETY: as above.
+                let alt = Positions(unsafe { Host::load(&raw const (*bucket).positions[way]) }).alt();
+                // SAFETY: as above.
+                assert!(unsafe { flows::replace::<Host>(slot, word, new, Positions::new(alt, alt)) });
+                self.model.used[class] -= 1;
+                self.model.used[new.class_bits()] += 1;
+            }
+            Sweep::Free => {
+                // SAFETY: as above.
+                assert!(unsafe { flows::update::<Host>(slot, word, Word::default()) });
+                self.model.used[class] -= 1;
+            }
+        }
+    }
+
+    // --- frames -------------------------------------------------------------------------------------------------------
+
+    /// Sends a frame through both and compares everything that it can have touched but counters.
+    pub fn run(&mut self, link: Link, frame: &[u8], what: impl Fn() -> String) {
+        self.told.frames += 1;
+        self.model.ingress = self.rig.ifindex(link);
+        let before = coarse_now();
+        let ran = self.rig.run(link, frame);
+        let after = coarse_now();
+        *self.told.reasons.entry(ran.reason).or_default() += 1;
+        if ran.action != DROP {
+            assert_sums_kept(frame, &ran.frame, &what());
+        }
+        if before == after {
+            let (verdict, out) = decide(&mut self.model, before, frame);
+            self.assert_same(verdict, &out, &ran, &what);
+            assert!(self.state_same(), "{}: {verdict:?}\n{}", what(), self.difference());
+            return;
+        }
+        // The clock stepped: the program read the old time or the new one, and which of them does not matter.
+        self.told.stepped += 1;
+        let start = self.model.clone();
+        for now in [before, after] {
+            self.model = start.clone();
+            let (verdict, out) = decide(&mut self.model, now, frame);
+            let same =
+                self.action(verdict) == ran.action && verdict.reason() == ran.reason && out == ran.frame;
+            if same && self.state_same() {
+                return;
+            }
+        }
+        // Or it read both. Such a packet may go either way; what it wrote is taken over.
+        self.told.synced += 1;
+        let mut both = [before, after].map(|now| {
+            let mut model = start.clone();
+            let (verdict, out) = decide(&mut model, now, frame);
+            (verdict, out, model)
+        });
+        let [old, new] = &mut both;
+        let is_old = self.action(old.0) == ran.action && old.0.reason() == ran.reason && old.1 == ran.frame;
+        let taken = if is_old { old } else { new };
+        self.assert_same(taken.0, &taken.1, &ran, &what);
+        self.model = std::mem::take(&mut taken.2);
+        self.take_over(before, after, &what);
+    }
+
+    fn action(&self, verdict: Verdict) -> u32 {
+        match verdict {
+            Verdict::Pass(_) => PASS,
+            Verdict::Drop(_) => DROP,
+            Verdict::Transmit(_) => TX,
+            Verdict::Redirect(to, _) if to == self.rig.a || to == self.rig.b => REDIRECT,
+            // Not in the map of interfaces that take redirects.
+            Verdict::Redirect(..) => ABORTED,
+        }
+    }
+
+    fn assert_same(&self, verdict: Verdict, out: &[u8], ran: &crate::rig::Ran, what: &dyn Fn() -> String) {
+        assert_eq!(ran.reason, verdict.reason(), "{}: kernel's and model's reason", what());
+        assert_eq!(ran.action, self.action(verdict), "{}: {verdict:?}", what());
+        assert!(ran.frame == out, "{}:\nkernel {:02x?}\nmodel  {out:02x?}", what(), ran.frame);
+    }
+
+    /// Whether flow table, filter, quotas and facts are the same, to the last bit.
+    fn state_same(&self) -> bool {
+        self.rig.flows.is(&self.model.buckets)
+            && self.rig.filter.is(&self.model.filter)
+            && self.rig.plane.quotas().used == self.model.used
+            && self.facts_same(|a, b| a == b)
+    }
+
+    fn facts_same(&self, same: impl Fn(&Facts, &Facts) -> bool) -> bool {
+        let facts = self.rig.facts.all();
+        (0u16..).zip(&facts).all(|(id, facts)| match self.model.facts.get(&id) {
+            Some(model) => same(facts, model),
+            None => *facts == Facts::default(),
+        })
+    }
+
+    fn difference(&self) -> String {
+        let mut text = String::new();
+        for (index, (a, b)) in self.rig.flows.all().iter().zip(&self.model.buckets).enumerate() {
+            if a != b {
+                text += &format!("bucket {index}:\nkernel {a:x?}\nmodel  {b:x?}\n");
+            }
+        }
+        for (index, (a, b)) in self.rig.filter.all().iter().zip(&self.model.filter).enumerate() {
+            if a != b {
+                text += &format!("filter line {index}:\nkernel {a:x?}\nmodel  {b:x?}\n");
+            }
+        }
+        let facts: Vec<_> = (self.rig.facts.all().into_iter().enumerate())
+            .filter(|(_, facts)| *facts != Facts::default())
+            .collect();
+        text + &format!(
+            "quotas: kernel {:?} model {:?}\nfacts:\nkernel {facts:?}\nmodel  {:?}",
+            self.rig.plane.quotas().used,
+            self.model.used,
+            self.model.facts
+        )
+    }
+
+    /// Takes the kernel's state into the model, after seeing that they differ in times only.
+    fn take_over(&mut self, before: u64, after: u64, what: &dyn Fn() -> String) {
+        let timeless = |buckets: &[Bucket]| {
+            let mut buckets = buckets.to_vec();
+            for word in buckets.iter_mut().flat_map(|bucket| &mut bucket.words) {
+                *word = Word(*word).with_seen(Tick(0)).0;
+            }
+            buckets
+        };
+        let kernel = self.rig.flows.all();
+        assert!(timeless(&kernel) == timeless(&self.model.buckets), "{}\n{}", what(), self.difference());
+        let near = |a: u64, b: u64| a == b || (a >= before && a <= after && b >= before && b <= after);
+        let facts = self.facts_same(|a, b| {
+            a.fails == b.fails && near(a.last_fail, b.last_fail) && near(a.udp_fail, b.udp_fail)
+        });
+        assert!(facts, "{}\n{}", what(), self.difference());
+        assert_eq!(self.rig.plane.quotas().used, self.model.used, "{}", what());
+        self.model.buckets = kernel;
+        self.model.filter = self.rig.filter.all();
+        for (id, facts) in (0u16..).zip(self.rig.facts.all()) {
+            if facts != Facts::default() {
+                self.model.facts.insert(id, facts);
+            }
+        }
+    }
+
+    /// Compares counters, cells, services, and the remembered conversations: what takes longer.
+    pub fn compare_all(&self) {
+        let (reasons, services, backends) = self.counters();
+        for (index, reason) in REASONS.iter().enumerate() {
+            let model = self.model.reasons.get(reason).copied().unwrap_or_default();
+            assert_eq!(reasons[index] - self.first.0[index], model, "{reason:?} counted");
+        }
+        for (id, (now, first)) in services.iter().zip(&self.first.1).enumerate() {
+            let model = self.model.by_service.get(&(id as u16)).copied().unwrap_or_default();
+            assert_eq!(plus(*first, model), *now, "counters of service {id}");
+        }
+        for (id, (now, first)) in backends.iter().zip(&self.first.2).enumerate() {
+            let model = self.model.by_backend.get(&(id as u16)).copied().unwrap_or_default();
+            assert_eq!(plus(*first, model), *now, "counters of backend {id}");
+        }
+        let cells: Vec<u64> = self.model.cells.iter().map(|cell| cell.0).collect();
+        assert!(self.rig.cells.is(&cells), "cells");
+        for (id, service) in (0u16..).zip(self.rig.services.all()) {
+            assert_eq!(service, self.model.services[&id], "service {id}");
+        }
+        let direct = self.rig.direct();
+        assert_eq!(direct.len(), self.model.direct.len(), "direct conversations");
+        for key in &self.model.direct {
+            let mut bytes = key.backend.addr.octets().to_vec();
+            bytes.extend(key.backend.port.to_ne_bytes());
+            bytes.push(key.backend.proto);
+            bytes.extend([0; 5]);
+            bytes.extend(key.peer.octets());
+            bytes.extend(key.peer_port.to_ne_bytes());
+            bytes.extend([0; 6]);
+            assert!(direct.iter().any(|known| known[..] == bytes[..]), "{key:?}");
+        }
+        assert!(self.state_same(), "{}", self.difference());
+        self.assert_quotas_add_up();
+    }
+
+    /// What is counted is what is there: every way that is not free counts against its class.
+    fn assert_quotas_add_up(&self) {
+        let mut there = [0; 3];
+        for word in self.model.buckets.iter().flat_map(|bucket| bucket.words).filter(|word| *word != 0) {
+            there[Word(word).class_bits()] += 1;
+        }
+        assert_eq!(self.model.used, there, "quotas against entries");
+    }
+}
+
+fn plus(a: Counters, b: Counters) -> Counters {
+    Counters::sum([a, b])
+}
+
+fn decide(model: &mut Model, now: u64, frame: &[u8]) -> (Verdict, Vec<u8>) {
+    let mut out = frame.to_vec();
+    model.now_ns = now;
+    let verdict = process(&mut out[..], model);
+    model.count(verdict.reason());
+    (verdict, out)
+}
+
+/// What the namespace's routing tables say.
+fn routes(rig: &Rig) -> HashMap<Addr, Route> {
+    let mut routes = HashMap::new();
+    for (link, src_mac) in [(Link::A, MAC_A), (Link::B, MAC_B)] {
+        for host in NEIGHBOURS {
+            let route = Route { ifindex: rig.ifindex(link), src_mac, dst_mac: neighbour_mac(link, host) };
+            routes.insert(neighbour4(link, host).into(), route);
+            routes.insert(neighbour6(link, host).into(), route);
+        }
+    }
+    let router = routes[&Addr::from(neighbour4(Link::A, 17))];
+    routes.insert(Addr::from(std::net::IpAddr::from(FAR)), router);
+    routes.insert(Addr::from(std::net::IpAddr::from(FAR6)), router);
+    routes
+}
+
+const ABORTED: u32 = 0;
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+const TX: u32 = 3;
+const REDIRECT: u32 = 4;

@@ -1,0 +1,326 @@
+//! A small world: few services, cells, clients and ways of the flow table, so that everything meets everything.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use zdd_common::entries::{
+    Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service, Word,
+};
+use zdd_common::hash::HashKey;
+use zdd_common::net::{Addr, End, TCP, UDP};
+use zdd_common::rules::{self, Facts, Sweep, Timeouts};
+use zdd_common::steer::place;
+
+use super::random::Random;
+use super::twin::{Twin, coarse_now};
+use crate::rig::{CELLS, Link, MAC_A, MAC_B, neighbour_mac, neighbour4, neighbour6};
+
+/// Services 1 to 8.
+pub const SERVICES: u16 = 8;
+/// A VIP whose service was never committed, and one beyond the map.
+pub const LOST: [u16; 2] = [9, 64];
+/// Backends of a service.
+const PER_SERVICE: u16 = 4;
+const ROWS: u32 = 4;
+const MS: u64 = 1_000_000;
+
+/// Short, so that everything expires within the test.
+const TIMES: Timeouts = Timeouts {
+    idle: 900 * MS,
+    udp_idle: 500 * MS,
+    half_life: 400 * MS,
+    grace: 140 * MS,
+    fin_linger: 200 * MS,
+};
+
+/// What the agent would know of a service.
+struct Known {
+    cells: Vec<Cell>,
+    since: Vec<u64>,
+    generation: u32,
+    alive: bool,
+    last_wipe: u64,
+}
+
+/// The agent's side.
+pub struct World {
+    known: Vec<Known>,
+}
+
+/// Whether a service's VIP is IPv6; the numbers alternate.
+pub fn is_v6(id: u16) -> bool {
+    id.is_multiple_of(2)
+}
+
+/// Whether it is UDP.
+pub fn is_udp(id: u16) -> bool {
+    matches!(id, 3 | 4)
+}
+
+/// Whether its backends are behind `nat`; service 7 has both kinds.
+fn is_nat(id: u16, backend: u16) -> bool {
+    matches!(id, 1 | 3 | 4 | 6) || (id == 7 && backend.is_multiple_of(2))
+}
+
+/// A service's VIP.
+pub fn vip(id: u16) -> (IpAddr, u16) {
+    let port = if is_udp(id) { 53 } else { 80 };
+    if is_v6(id) {
+        (Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, id).into(), port)
+    } else {
+        (Ipv4Addr::new(10, 9, 0, id as u8).into(), port)
+    }
+}
+
+/// The ids of a service's backends.
+pub fn backends(id: u16) -> std::ops::Range<u16> {
+    1 + (id - 1) * PER_SERVICE..1 + id * PER_SERVICE
+}
+
+/// A backend's own end: hosts are shared, ports tell backends apart.
+pub fn backend(id: u16, backend: u16) -> (IpAddr, u16) {
+    let host = 10 + (backend % 8) as u8;
+    (if is_v6(id) { neighbour6(Link::B, host) } else { neighbour4(Link::B, host) }, 8000 + backend)
+}
+
+fn proto(id: u16) -> u8 {
+    if is_udp(id) { UDP } else { TCP }
+}
+
+fn end((addr, port): (IpAddr, u16), id: u16) -> End {
+    End::new(addr.into(), port.to_be(), proto(id))
+}
+
+fn row(id: u16, generation: u32) -> u32 {
+    u32::from(id) * 64 + generation % ROWS * 16
+}
+
+impl World {
+    /// Fills both.
+    pub fn build(twin: &mut Twin<'_>, random: &mut Random) -> Self {
+        let (a, b) = (twin.rig.a, twin.rig.b);
+        for (index, ifindex, flags, mac) in [
+            (1, b, 0, MAC_B),
+            (2, a, Port::TX, MAC_A),
+            (3, b, Port::STACK, MAC_B),
+            (4, 9999, 0, MAC_B),
+            (5, a, 0, MAC_A),
+        ] {
+            twin.set_port(index, Port { ifindex, flags, mac, reserved: 0 });
+        }
+        twin.limit_quotas([24, 24, 24]);
+        let mut world = Self { known: vec![] };
+        for id in 1..=SERVICES {
+            let per_group = 1 + u32::from(id % 3);
+            twin.write_service(
+                id,
+                Service {
+                    commit: 0,
+                    key: HashKey { k0: random.bits(), k1: random.bits() },
+                    groups: 4,
+                    per_group,
+                    affinity: random.of(&[Affinity::Flow, Affinity::Client, Affinity::ClientVersion]) as u32,
+                    udp_idle: zdd_common::time::ticks(TIMES.udp_idle),
+                    reserved: [0; 3],
+                },
+            );
+            for number in backends(id) {
+                let (addr, port) = backend(id, number);
+                let mode = if is_nat(id, number) { Mode::Nat } else { Mode::L2 };
+                twin.write_backend(
+                    number,
+                    Backend {
+                        addr: addr.into(),
+                        next_hop: 0,
+                        port: port.to_be(),
+                        mode: mode as u16,
+                        service: id.into(),
+                        reserved: [0; 4],
+                    },
+                );
+                hop(twin, random, number);
+            }
+            let cells = vec![Cell::settled(backends(id).start); 4 * per_group as usize];
+            let since = vec![0; cells.len()];
+            world.known.push(Known { cells, since, generation: 0, alive: false, last_wipe: 0 });
+            world.add(twin, id);
+        }
+        for id in LOST {
+            let entry = EndEntry { kind: EndKind::Vip as u16, service: id, id: 99, ..EndEntry::default() };
+            twin.set_end(end(vip(id), id), entry);
+        }
+        world
+    }
+
+    fn add(&mut self, twin: &mut Twin<'_>, id: u16) {
+        self.publish(twin, id);
+        let entry = EndEntry { kind: EndKind::Vip as u16, service: id, id: 100 + id, ..EndEntry::default() };
+        twin.set_end(end(vip(id), id), entry);
+        for number in backends(id).filter(|number| is_nat(id, *number)) {
+            let (addr, port) = vip(id);
+            let entry = EndEntry {
+                kind: EndKind::NatBackend as u16,
+                service: id,
+                id: number,
+                vip_port: port.to_be(),
+                vip: Addr::from(addr),
+            };
+            twin.set_end(end(backend(id, number), id), entry);
+        }
+        self.known[usize::from(id) - 1].alive = true;
+    }
+
+    fn remove(&mut self, twin: &mut Twin<'_>, random: &mut Random, id: u16) {
+        // VIP and commit go one by one: a packet may see either state.
+        if random.chance(70) {
+            twin.remove_end(end(vip(id), id));
+            for number in backends(id) {
+                twin.remove_end(end(backend(id, number), id));
+            }
+        }
+        twin.commit(id, Commit(0));
+        self.known[usize::from(id) - 1].alive = false;
+    }
+
+    fn publish(&mut self, twin: &mut Twin<'_>, id: u16) {
+        let known = &mut self.known[usize::from(id) - 1];
+        known.generation += 1;
+        let row = row(id, known.generation);
+        assert!(row as usize + known.cells.len() <= CELLS);
+        twin.write_row(row, &known.cells);
+        twin.commit(id, Commit::new(row, known.generation));
+    }
+
+    /// One change of the tables, as the agent (or chance) makes them.
+    pub fn change(&mut self, twin: &mut Twin<'_>, random: &mut Random) {
+        let id = 1 + random.below(SERVICES.into()) as u16;
+        let now = coarse_now();
+        match random.below(16) {
+            0..4 => self.shift(twin, random, id, now),
+            4..6 => self.settle(twin, id, now),
+            6 => self.each_cell(twin, id, rules::forget),
+            7 => {
+                let removed = random.of(&backends(id).collect::<Vec<_>>());
+                self.each_cell(twin, id, |cell| rules::remove(cell, removed));
+                sweep(twin, |_, word| rules::purge(word, removed, now).unwrap_or(Sweep::Keep));
+            }
+            8..11 => {
+                // Sometimes as if much time had passed, so that every age is met.
+                let later = now + random.of(&[0, 0, 400, 1000, 3000]) * MS;
+                self.sweep(twin, random.chance(30), later);
+                // What died then is free a grace period later.
+                self.sweep(twin, false, later + 2 * TIMES.grace);
+            }
+            11 => {
+                let number = random.of(&backends(id).collect::<Vec<_>>());
+                hop(twin, random, number);
+            }
+            12 if random.chance(40) => {
+                self.remove(twin, random, id);
+            }
+            12 => self.arbitrary(twin, random, id),
+            13 => {
+                let limit = [0; 3].map(|_| random.of(&[0u64, 3, 16, 24, 24, 32, 32, 32, 32, 32]));
+                twin.limit_quotas(limit);
+            }
+            14 if random.chance(20) => {
+                twin.wipe();
+                for known in &mut self.known {
+                    known.last_wipe = now;
+                }
+                for id in 1..=SERVICES {
+                    self.each_cell(twin, id, rules::wiped);
+                }
+            }
+            14 => {
+                let locals = [neighbour4(Link::A, 12), neighbour6(Link::A, 12)];
+                twin.set_locals(if random.chance(50) { &locals } else { &[] });
+            }
+            _ => {
+                for id in 1..=SERVICES {
+                    if !self.known[usize::from(id) - 1].alive {
+                        self.add(twin, id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn shift(&mut self, twin: &mut Twin<'_>, random: &mut Random, id: u16, now: u64) {
+        let to = random.of(&backends(id).collect::<Vec<_>>());
+        let known = &mut self.known[usize::from(id) - 1];
+        for (cell, since) in known.cells.iter_mut().zip(&mut known.since) {
+            if random.chance(50) {
+                let (changed, starts) = rules::change(*cell, to);
+                *cell = changed;
+                if starts {
+                    *since = now;
+                }
+            }
+        }
+        if known.alive {
+            self.publish(twin, id);
+        }
+    }
+
+    fn settle(&mut self, twin: &mut Twin<'_>, id: u16, now: u64) {
+        let facts = twin.rig.plane.facts(id);
+        let known = &mut self.known[usize::from(id) - 1];
+        let facts =
+            Facts { last_fail: facts.last_fail, udp_fail: facts.udp_fail, last_wipe: known.last_wipe };
+        for (cell, since) in known.cells.iter_mut().zip(&known.since) {
+            *cell = rules::settle(*cell, *since, facts, &TIMES, now);
+        }
+        if known.alive {
+            self.publish(twin, id);
+        }
+    }
+
+    fn each_cell(&mut self, twin: &mut Twin<'_>, id: u16, rule: impl Fn(Cell) -> Cell) {
+        let known = &mut self.known[usize::from(id) - 1];
+        for cell in &mut known.cells {
+            *cell = rule(*cell);
+        }
+        if known.alive {
+            self.publish(twin, id);
+        }
+    }
+
+    /// Cells that no agent would make: both sides must still agree.
+    fn arbitrary(&mut self, twin: &mut Twin<'_>, random: &mut Random, id: u16) {
+        let known = &mut self.known[usize::from(id) - 1];
+        for cell in &mut known.cells {
+            let mut pick = || {
+                if random.chance(5) {
+                    random.of(&[0, 63, 64])
+                } else {
+                    random.of(&backends(id).collect::<Vec<_>>())
+                }
+            };
+            let (base, current) = (pick(), pick());
+            *cell = Cell::new(base, current, (random.bits() & 7) << 32);
+        }
+        if known.alive {
+            self.publish(twin, id);
+        }
+    }
+
+    fn sweep(&self, twin: &mut Twin<'_>, pressure: bool, now: u64) {
+        let views: Vec<_> = (1..=SERVICES).map(|id| twin.model.services[&id].view()).collect();
+        sweep(twin, |key, word| {
+            let id = key.vip().wrapping_sub(100);
+            let Some(known) = self.known.get(usize::from(id).wrapping_sub(1)) else { return Sweep::Keep };
+            let cell = place(&views[usize::from(id) - 1], key).cell;
+            rules::sweep(word, known.cells[cell as usize], is_udp(id), pressure, &TIMES, now)
+        });
+    }
+}
+
+fn sweep(twin: &mut Twin<'_>, rule: impl Fn(&zdd_common::entries::FlowKey, Word) -> Sweep) {
+    twin.sweep(rule);
+}
+
+fn hop(twin: &mut Twin<'_>, random: &mut Random, number: u16) {
+    let mac = neighbour_mac(Link::B, 10 + (number % 8) as u8);
+    let port = random.of(&[0, 1, 1, 1, 2, 2, 3, 4, 5, 77, 5000]);
+    twin.set_next_hop(number, if port == 0 { NextHop(0) } else { NextHop::new(mac, port) });
+}

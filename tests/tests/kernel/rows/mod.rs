@@ -1,0 +1,188 @@
+//! Packet rows: what comes in, what the tables know, what must come out, and why. Expected frames are built whole by
+//! etherparse, from addresses written down here; nothing of `zdd_common::forward` is asked.
+
+mod l2;
+mod nat;
+mod parse;
+mod reply;
+mod scene;
+mod steer;
+
+use std::collections::HashSet;
+
+use actions::*;
+use zdd_common::maps::Counters;
+use zdd_common::reason::{REASONS, Reason};
+
+use crate::frames::assert_sums_kept;
+use crate::rig::{self, BACKENDS, Link, Rig, SERVICES};
+
+/// XDP actions (include/uapi/linux/bpf.h).
+mod actions {
+    pub const ABORTED: u32 = 0;
+    pub const DROP: u32 = 1;
+    pub const PASS: u32 = 2;
+    pub const TX: u32 = 3;
+    pub const REDIRECT: u32 = 4;
+}
+
+/// Changes the scene before the row.
+type Set = Box<dyn Fn(&mut Rig)>;
+
+/// One row.
+struct Row {
+    name: String,
+    link: Link,
+    set: Vec<Set>,
+    /// Frames that come in before.
+    first: Vec<(Link, Vec<u8>)>,
+    frame: Vec<u8>,
+    action: u32,
+    /// `None`: unchanged.
+    out: Option<Vec<u8>>,
+    reason: Reason,
+    /// Service and backend whose counters move, and whether a flow begins.
+    counted: Option<(u16, u16, bool)>,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, frame: Vec<u8>) -> Self {
+        Self {
+            name: name.into(),
+            link: Link::A,
+            set: vec![],
+            first: vec![],
+            frame,
+            action: PASS,
+            out: None,
+            reason: Reason::PassNotIp,
+            counted: None,
+        }
+    }
+
+    fn from(self, link: Link) -> Self {
+        Self { link, ..self }
+    }
+
+    fn with(mut self, set: impl Fn(&mut Rig) + 'static) -> Self {
+        self.set.push(Box::new(set));
+        self
+    }
+
+    fn after(mut self, link: Link, frame: Vec<u8>) -> Self {
+        self.first.push((link, frame));
+        self
+    }
+
+    fn pass(self, reason: Reason) -> Self {
+        Self { action: PASS, reason, ..self }
+    }
+
+    fn drop(self, reason: Reason) -> Self {
+        Self { action: DROP, reason, ..self }
+    }
+
+    fn out(self, action: u32, frame: Vec<u8>, reason: Reason) -> Self {
+        Self { action, out: Some(frame), reason, ..self }
+    }
+
+    fn counts(self, service: u16, backend: u16, new_flow: bool) -> Self {
+        Self { counted: Some((service, backend, new_flow)), ..self }
+    }
+
+    fn check(&self, rig: &mut Rig) {
+        let name = &self.name;
+        rig.reset();
+        scene::build(rig);
+        for set in &self.set {
+            set(rig);
+        }
+        for (link, frame) in &self.first {
+            rig.run(*link, frame);
+        }
+        let before = counters(rig);
+        let ran = rig.run(self.link, &self.frame);
+        assert_eq!(ran.reason, self.reason, "{name}");
+        assert_eq!(ran.action, self.action, "{name}: XDP action");
+        let out = self.out.as_ref().unwrap_or(&self.frame);
+        assert!(
+            ran.frame == *out,
+            "{name}:\n in {:02x?}\nout {:02x?}\nnot {out:02x?}",
+            self.frame,
+            ran.frame
+        );
+        // A verdict to drop may leave anything behind.
+        if ran.action != DROP {
+            assert_sums_kept(&self.frame, &ran.frame, name);
+        }
+        let want = self.counted.map_or_else(Vec::new, |(service, backend, new_flow)| {
+            let mut counters = Counters::default();
+            counters.add(self.frame.len() as u32, self.reason_of_steering(), new_flow);
+            vec![(0, service, counters), (1, backend, counters)]
+        });
+        let moved: Vec<_> =
+            counters(rig).into_iter().zip(before).filter_map(|(a, b)| difference(a, b)).collect();
+        assert_eq!(moved, want, "{name}: counters of services (0) and backends (1)");
+    }
+
+    /// A packet for the stack keeps its own reason; in counters it is what steering said, here always a settled flow.
+    fn reason_of_steering(&self) -> Reason {
+        if self.reason == Reason::StackRouted { Reason::Settled } else { self.reason }
+    }
+}
+
+type Count = (u8, u16, Counters);
+
+fn counters(rig: &Rig) -> Vec<Count> {
+    let services = (0..SERVICES as u16).map(|id| (0, id, rig.plane.service_counters(id)));
+    services.chain((0..BACKENDS as u16).map(|id| (1, id, rig.plane.backend_counters(id)))).collect()
+}
+
+fn difference((kind, id, a): Count, (.., b): Count) -> Option<Count> {
+    let moved = Counters {
+        packets: a.packets - b.packets,
+        bytes: a.bytes - b.bytes,
+        new_flows: a.new_flows - b.new_flows,
+        learned: a.learned - b.learned,
+        fallback: a.fallback - b.fallback,
+        alt: a.alt - b.alt,
+    };
+    (moved != Counters::default()).then_some((kind, id, moved))
+}
+
+/// Overwrites bytes of a frame.
+fn patch(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+/// Cuts a frame short.
+fn cut(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
+    assert!(length < frame.len());
+    frame.truncate(length);
+    frame
+}
+
+#[test]
+fn every_row_holds() {
+    let mut rows = parse::rows();
+    rows.extend(l2::rows());
+    rows.extend(nat::rows());
+    rows.extend(reply::rows());
+    rows.extend(steer::rows());
+    let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
+    assert_eq!(names.len(), rows.len(), "every row has a name of its own");
+    let failed = rig::with(|rig| {
+        let check = |row: &Row| {
+            let row = std::panic::AssertUnwindSafe(|| row.check(rig));
+            std::panic::catch_unwind(row).is_err()
+        };
+        let mut check = check;
+        rows.iter().filter(|row| check(row)).map(|row| &row.name).collect::<Vec<_>>()
+    });
+    println!("{} rows", rows.len());
+    assert!(failed.is_empty(), "{} of {} rows failed, see above: {failed:#?}", failed.len(), rows.len());
+    let seen: HashSet<_> = rows.iter().map(|row| row.reason).collect();
+    let missing: Vec<_> = REASONS.iter().filter(|reason| !seen.contains(reason)).collect();
+    assert!(missing.is_empty(), "no row ends in {missing:?}");
+}

@@ -1,0 +1,137 @@
+//! The agent dies and comes back, under traffic that must not notice. Needs root.
+
+use zdd_tests::rig::{Forward, Result};
+use zdd_tests::traffic::Load;
+use zdd_tests::world::status::{Kept, number, service, told, version};
+use zdd_tests::world::{Setup, World, as_before, unharmed};
+
+/// 40 long-lived connections, a shift in progress, a backend that drains.
+fn in_the_middle() -> Result<(World, Load)> {
+    in_the_middle_of(Forward::Nat)
+}
+
+fn in_the_middle_of(forward: Forward) -> Result<(World, Load)> {
+    let world = World::running(Setup { forward, ..Setup::default() })?;
+    let load = world.load(40)?;
+    let zdd = world.zdd();
+    zdd.run(&["shift", "web", "v2=30%"])?;
+    zdd.run(&["shift", "echo", "v2=25%"])?;
+    zdd.run(&["drain", &format!("web/{}", world.address(4))])?;
+    as_before(&load)?;
+    Ok((world, load))
+}
+
+#[test]
+fn a_killed_agent_is_not_missed_and_comes_back_as_it_was() -> Result<()> {
+    killed_and_restarted(Forward::Nat)
+}
+
+#[test]
+fn a_killed_agent_is_not_missed_under_l2_either() -> Result<()> {
+    killed_and_restarted(Forward::L2)
+}
+
+fn killed_and_restarted(forward: Forward) -> Result<()> {
+    let (mut world, load) = in_the_middle_of(forward)?;
+    let explained = world.explained("web", 50)?;
+    let before = Kept::of(&world.status()?);
+    world.kill_agent();
+    world.refused(&["status"])?.says(4, &["error: no agent answers on", "help: start one with `zdd agent"]);
+    as_before(&load)?;
+    world.start_agent()?;
+    let after = Kept::of(&world.status()?);
+    assert_eq!(before.intent, after.intent, "generation, weights and drains are kept");
+    for (was, is) in before.counters.iter().zip(&after.counters) {
+        assert!(was <= is, "a counter went back: {:?} to {:?}", before.counters, after.counters);
+    }
+    assert_eq!(world.explained("web", 50)?, explained);
+    world.wait_healthy()?;
+    as_before(&load)?;
+    assert_eq!(world.explained("web", 50)?, explained, "the first probes move nobody");
+    let ledger = load.finish();
+    unharmed(&ledger);
+    assert_eq!(ledger.counts.short_slow, 0, "not even a SYN was lost");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_ends_in_order_is_not_missed_either() -> Result<()> {
+    let (mut world, load) = in_the_middle()?;
+    let before = Kept::of(&world.status()?);
+    world.stop_agent()?;
+    assert!(!world.zdd().socket().exists(), "the socket goes with the agent");
+    as_before(&load)?;
+    world.start_agent()?;
+    assert_eq!(before.intent, Kept::of(&world.status()?).intent);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn a_file_that_was_edited_meanwhile_is_held_against_the_intent_and_told() -> Result<()> {
+    let (mut world, load) = in_the_middle()?;
+    world.kill_agent();
+    world.setup.v2_percent = 10;
+    world.write_config()?;
+    world.start_agent()?;
+    let status = world.status()?;
+    let asked = number(version(&status, "web", "v2"), "asked");
+    let notes = told(service(&status, "web"));
+    // Whichever of the two won, the other one must be named.
+    let lost = if (asked - 0.3).abs() < 1e-9 {
+        "10"
+    } else {
+        assert!((asked - 0.1).abs() < 1e-9, "neither the intent nor the file: {asked}");
+        "30"
+    };
+    assert!(notes.contains("v2") && notes.contains(lost), "what differs is not told: {notes:?}");
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn an_unchanged_file_does_not_undo_what_was_asked_by_command() -> Result<()> {
+    let (mut world, load) = in_the_middle()?;
+    world.kill_agent();
+    world.start_agent()?;
+    let status = world.status()?;
+    assert!((number(version(&status, "web", "v2"), "asked") - 0.3).abs() < 1e-9, "{status}");
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn a_truncated_state_is_refused_and_its_backup_heals() -> Result<()> {
+    let (mut world, load) = in_the_middle()?;
+    world.kill_agent();
+    let state = world.rig.scratch().path("state").join("state.json");
+    let whole = std::fs::read(&state).expect("the agent has saved its state");
+    std::fs::write(&state, &whole[..whole.len() / 2]).expect("truncated");
+    let said = world.refused_start(&world.config())?;
+    let shown = state.display().to_string();
+    said.says(1, &["error: ", &shown, "cannot be used", "help: restore the state before it with `cp"]);
+    as_before(&load)?;
+    // The way out that the message names.
+    std::fs::copy(state.with_extension("json.bak"), &state).expect("there is a backup");
+    world.start_agent()?;
+    world.wait_healthy()?;
+    as_before(&load)?;
+    world.zdd().run(&["shift", "web", "v2=50%"])?;
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn a_state_that_has_vanished_beside_live_maps_is_no_fresh_start() -> Result<()> {
+    let (mut world, load) = in_the_middle()?;
+    world.kill_agent();
+    std::fs::remove_dir_all(world.rig.scratch().path("state")).expect("removed");
+    let said = world.refused_start(&world.config())?;
+    said.says(1, &["error: ", "help: "]);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! Developer commands. They start the project's binaries and import none of its crates.
+
+mod demo;
+mod model_check;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of zdd
+#[derive(Debug, Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything in release mode and play the demo (needs root)
+    Demo(demo::Arguments),
+    /// Check the steering rules over small worlds, state by state, and show each rule to be needed
+    ModelCheck(model_check::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::ModelCheck(arguments) => model_check::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

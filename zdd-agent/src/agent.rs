@@ -1,0 +1,145 @@
+//! The agent's life from start to end.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+
+use crate::api::server::{Socket, serve};
+use crate::config::Warning;
+use crate::control::{self, Handle};
+use crate::desired::Desired;
+use crate::metrics::{self, MetricsServer, MetricsSnapshot};
+use crate::reconcile::{self, Ended};
+use crate::report::{Health, Status};
+use crate::shutdown::Shutdown;
+
+/// Runs the agent until it is told to end. Traffic goes on after it, except after `zdd detach`.
+///
+/// # Errors
+/// When the agent cannot start, or fails while it runs. Traffic goes on as it was.
+pub fn run(desired: Desired, warnings: Vec<Warning>) -> anyhow::Result<()> {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(live(desired))
+}
+
+async fn live(desired: Desired) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signals()?;
+    let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
+    // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
+    let socket = Socket::bind(&socket_path)?;
+    let reconciler = reconcile::start(desired).await?;
+    let (handle, requests) = control::channel(64);
+    if let Some(address) = metrics_at {
+        serve_metrics(address, handle.clone(), shutdown.clone()).await?;
+    }
+    let (stop, stopping) = Shutdown::new();
+    let stop_api = shutdown.clone();
+    let api = tokio::spawn(serve(socket, handle, async move {
+        tokio::select! {
+            () = stop_api.wait() => {}
+            () = stopping.wait() => {}
+        }
+    }));
+    tracing::info!(socket = %socket_path.display(), "ready");
+    let ended = reconciler.run(requests, shutdown).await?;
+    // Lets answers that are under way reach their callers.
+    stop.start();
+    api.await.context("the API ended in a panic")??;
+    match ended {
+        Ended::Stopped => tracing::info!("stopped: traffic goes on with the last committed generation"),
+        Ended::Detached => tracing::info!("detached: nothing of zdd is left in the kernel"),
+    }
+    Ok(())
+}
+
+/// Prints sampled events of the XDP program to the log as they come.
+pub(crate) fn log_events(logger: crate::dataplane::EventLogger) {
+    // SAFETY: the logger owns its descriptor, keeps it for life and is moved into the registration.
+    let registered =
+        unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
+    let Ok(mut readable) = registered else {
+        tracing::warn!("sampled events are not readable");
+        return;
+    };
+    tokio::spawn(async move {
+        while let Ok(mut guard) = readable.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+}
+
+async fn serve_metrics(address: SocketAddr, handle: Handle, shutdown: Shutdown) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    let source = move || {
+        let status = runtime.block_on(handle.status()).map_err(|refused| refused.to_string())?;
+        Ok(snapshot(&status))
+    };
+    let server = MetricsServer::bind(address, source).await?;
+    tokio::spawn(server.serve(shutdown));
+    Ok(())
+}
+
+/// The same numbers as in `zdd status`.
+fn snapshot(status: &Status) -> MetricsSnapshot {
+    let services = status.services.iter().map(|service| metrics::ServiceMetrics {
+        service: service.name.clone(),
+        packets: service.counters.packets,
+        bytes: service.counters.bytes,
+        new_flows: service.counters.new_flows,
+        learned_flows: service.counters.learned,
+        insert_failures: service.counters.insert_failed,
+        dirty_cells: service.dirty_cells.into(),
+        versions: service
+            .versions
+            .iter()
+            .map(|version| metrics::VersionMetrics {
+                version: version.name.clone(),
+                asked: version.asked,
+                share: version.share,
+                backends: version
+                    .backends
+                    .iter()
+                    .map(|backend| metrics::BackendMetrics {
+                        backend: backend.address.to_string(),
+                        healthy: backend.health != Health::Unhealthy,
+                        packets: backend.packets,
+                        bytes: backend.bytes,
+                        new_flows: backend.new_flows,
+                    })
+                    .collect(),
+            })
+            .collect(),
+    });
+    let flows = &status.flow_table;
+    MetricsSnapshot {
+        build: status.build.clone(),
+        services: services.collect(),
+        flows: metrics::FlowMetrics {
+            capacity: flows.capacity,
+            entries: vec![
+                ("half_open".to_owned(), flows.half),
+                ("established".to_owned(), flows.established),
+                ("dead".to_owned(), flows.dead),
+            ],
+        },
+        syn_filter_fill: status.syn_filter.fill,
+        packets: status
+            .reasons
+            .iter()
+            .map(|(reason, packets)| metrics::ReasonMetrics { reason: reason.clone(), packets: *packets })
+            .collect(),
+        interfaces: status
+            .interfaces
+            .iter()
+            .map(|interface| metrics::InterfaceMetrics {
+                interface: interface.name.clone(),
+                mode: format!("{:?}", interface.mode).to_lowercase(),
+                attached: interface.attached,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,209 @@
+//! The calling side, for the command line and for tests: reports out, no message in sight.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use super::pb;
+use super::pb::control_client::ControlClient;
+pub use super::wire::Malformed;
+use super::wire::Wire;
+use crate::control::{Refused, RefusedCode, Target};
+use crate::desired::BasisPoints;
+use crate::report::{ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket.
+    #[error("no agent answers on {}: {source}", .path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The agent said no; nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The connection broke before the answer: whether it was done is not known.
+    #[error("the agent went away before it answered ({0})\nhelp: look at `zdd status` whether it was done")]
+    Lost(String),
+    /// The answer makes no sense to this build.
+    #[error(
+        "the agent's answer cannot be read: {0}\nhelp: agent and command are of different builds; use the agent's"
+    )]
+    Malformed(#[from] Malformed),
+}
+
+fn failed(status: tonic::Status) -> ClientError {
+    let code = match status.code() {
+        Code::NotFound => RefusedCode::NotFound,
+        Code::FailedPrecondition => RefusedCode::Refused,
+        Code::InvalidArgument => RefusedCode::Invalid,
+        Code::AlreadyExists => RefusedCode::Conflict,
+        Code::Internal => RefusedCode::Internal,
+        Code::Unimplemented => {
+            let message = "the agent does not know this command\nhelp: agent and command are of different builds; use the agent's";
+            return Refused::invalid(message).into();
+        }
+        _ => return ClientError::Lost(status.message().to_owned()),
+    };
+    // A broken connection is told as an internal error by the transport; only the agent's own have no source.
+    if code == RefusedCode::Internal && std::error::Error::source(&status).is_some() {
+        return ClientError::Lost(status.message().to_owned());
+    }
+    Refused::new(code, status.message()).into()
+}
+
+fn report<T: Wire>(answer: Result<tonic::Response<T::Pb>, tonic::Status>) -> Result<T, ClientError> {
+    Ok(T::from_pb(answer.map_err(failed)?.into_inner(), "answer")?)
+}
+
+fn reports<T: Wire>(
+    answer: Result<tonic::Response<tonic::Streaming<T::Pb>>, tonic::Status>,
+) -> Result<impl Stream<Item = Result<T, ClientError>> + Unpin + use<T>, ClientError> {
+    Ok(answer.map_err(failed)?.into_inner().map(|item| Ok(T::from_pb(item.map_err(failed)?, "answer")?)))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A connection to one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: ControlClient<Channel>,
+}
+
+impl Client {
+    /// Connects to the agent's socket.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when nobody answers there.
+    pub async fn connect(path: &Path) -> Result<Client, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { path: path.to_owned(), source };
+        // Connected by hand first, so that the reason is the system's own word and not wrapped by the transport.
+        let mut first = Some(UnixStream::connect(path).await.map_err(unreachable)?);
+        let path = path.to_owned();
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let (ready, path) = (first.take(), path.clone());
+            async move {
+                match ready {
+                    Some(stream) => Ok(TokioIo::new(stream)),
+                    None => UnixStream::connect(path).await.map(TokioIo::new),
+                }
+            }
+        });
+        // The address is never dialled; HTTP/2 wants an authority.
+        let channel = Endpoint::from_static("http://zdd.local").connect_with_connector_lazy(connector);
+        Ok(Client { inner: ControlClient::new(channel) })
+    }
+
+    /// See [`Handle::status`](crate::control::Handle::status).
+    pub async fn status(&mut self) -> Result<Status, ClientError> {
+        report(self.inner.get_status(pb::GetStatusRequest {}).await)
+    }
+
+    /// The status now and at every interval, until the stream is dropped.
+    pub async fn watch_status(
+        &mut self,
+        interval: Duration,
+    ) -> Result<impl Stream<Item = Result<Status, ClientError>> + Unpin + use<>, ClientError> {
+        let interval_ms = u32::try_from(millis(interval)).unwrap_or(u32::MAX);
+        reports(self.inner.watch_status(pb::WatchStatusRequest { interval_ms }).await)
+    }
+
+    /// See [`Handle::shift`](crate::control::Handle::shift).
+    pub async fn shift(
+        &mut self,
+        service: &str,
+        weights: &[(String, BasisPoints)],
+        force: bool,
+    ) -> Result<ShiftReport, ClientError> {
+        let weights = weights
+            .iter()
+            .map(|(version, points)| pb::Weight { version: version.clone(), points: *points })
+            .collect();
+        report(self.inner.shift(pb::ShiftRequest { service: service.to_owned(), weights, force }).await)
+    }
+
+    /// See [`Handle::rollback`](crate::control::Handle::rollback).
+    pub async fn rollback(&mut self, service: &str, force: bool) -> Result<ShiftReport, ClientError> {
+        report(self.inner.rollback(pb::RollbackRequest { service: service.to_owned(), force }).await)
+    }
+
+    /// See [`Handle::backend_add`](crate::control::Handle::backend_add).
+    pub async fn backend_add(
+        &mut self,
+        service: &str,
+        version: &str,
+        address: SocketAddr,
+        weight: u32,
+    ) -> Result<ChangeReport, ClientError> {
+        let (service, version, address) = (service.to_owned(), version.to_owned(), address.to_string());
+        report(self.inner.add_backend(pb::AddBackendRequest { service, version, address, weight }).await)
+    }
+
+    /// See [`Handle::backend_remove`](crate::control::Handle::backend_remove).
+    pub async fn backend_remove(
+        &mut self,
+        service: &str,
+        address: SocketAddr,
+        deadline: Option<Duration>,
+    ) -> Result<ChangeReport, ClientError> {
+        let (service, address, deadline_ms) = (service.to_owned(), address.to_string(), deadline.map(millis));
+        report(self.inner.remove_backend(pb::RemoveBackendRequest { service, address, deadline_ms }).await)
+    }
+
+    /// See [`Handle::drain`](crate::control::Handle::drain).
+    pub async fn drain(
+        &mut self,
+        target: &Target,
+        deadline: Option<Duration>,
+    ) -> Result<DrainReport, ClientError> {
+        let request = pb::DrainRequest { target: target.to_string(), deadline_ms: deadline.map(millis) };
+        report(self.inner.drain(request).await)
+    }
+
+    /// See [`Handle::undrain`](crate::control::Handle::undrain).
+    pub async fn undrain(&mut self, target: &Target) -> Result<ChangeReport, ClientError> {
+        report(self.inner.undrain(pb::UndrainRequest { target: target.to_string() }).await)
+    }
+
+    /// See [`Handle::drained_watch`](crate::control::Handle::drained_watch).
+    pub async fn wait_drained(
+        &mut self,
+        target: &Target,
+    ) -> Result<impl Stream<Item = Result<DrainReport, ClientError>> + Unpin + use<>, ClientError> {
+        reports(self.inner.wait_drained(pb::WaitDrainedRequest { target: target.to_string() }).await)
+    }
+
+    /// Sends the text of a configuration file; `name` is how errors name it.
+    pub async fn apply(
+        &mut self,
+        config: String,
+        name: String,
+        dry_run: bool,
+    ) -> Result<ApplyReport, ClientError> {
+        report(self.inner.apply(pb::ApplyRequest { config, name, dry_run }).await)
+    }
+
+    /// See [`Handle::explain`](crate::control::Handle::explain).
+    pub async fn explain(&mut self, service: &str, from: SocketAddr) -> Result<Explain, ClientError> {
+        let request = pb::ExplainRequest { service: service.to_owned(), from: from.to_string() };
+        report(self.inner.explain(request).await)
+    }
+
+    /// See [`Handle::detach`](crate::control::Handle::detach).
+    pub async fn detach(&mut self) -> Result<DetachReport, ClientError> {
+        report(self.inner.detach(pb::DetachRequest {}).await)
+    }
+}

@@ -1,0 +1,198 @@
+//! The unix socket: who may take its path, and who may talk.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as Probe;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+
+/// Why the socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error(
+        "another agent answers on {}\nhelp: stop it first, or give this one a socket, pin_dir and state_dir of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    /// The path is something else.
+    #[error("{} is there and is not a socket\nhelp: move it away, or set agent.socket to another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The file system refused.
+    #[error("cannot {what} {}: {source}\nhelp: check agent.socket and the permissions of its directory", .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A listening socket that only its owner can reach. Its file goes when this is dropped, unless somebody else took the path.
+#[derive(Debug)]
+pub struct Socket {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode, to know our own file again.
+    identity: (u64, u64),
+}
+
+impl Socket {
+    /// Listens on `path` with mode 0600. Its directory is created (0755); a socket on which nobody answers is replaced. Needs a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When somebody answers there, something else is there, or the file system refuses.
+    pub fn bind(path: &Path) -> Result<Socket, BindError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| BindError::Io { what, path, source }
+        };
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(dir);
+            made.map_err(failed("create the directory", dir))?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(BindError::NotASocket(path.to_owned()));
+            }
+            Ok(_) => match Probe::connect(path) {
+                Ok(_) => return Err(BindError::InUse(path.to_owned())),
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {}
+                Err(error) => return Err(failed("ask who listens on", path)(error)),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("look at", path)(error)),
+        }
+        // Under another name until its mode is right: at no instant could somebody else connect.
+        let mut hidden = path.as_os_str().to_owned();
+        hidden.push(format!(".{}", std::process::id()));
+        let hidden = PathBuf::from(hidden);
+        match fs::remove_file(&hidden) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", &hidden)(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&hidden).map_err(failed("listen on", &hidden))?;
+        let ready = fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
+            .and_then(|()| fs::symlink_metadata(&hidden))
+            .and_then(|there| fs::rename(&hidden, path).map(|()| (there.dev(), there.ino())));
+        match ready {
+            Ok(identity) => Ok(Socket { listener, path: path.to_owned(), identity }),
+            Err(error) => {
+                drop(fs::remove_file(&hidden));
+                Err(failed("put the socket at", path)(error))
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next connection of somebody who may talk to us; others are closed and logged.
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        // SAFETY: getuid has no preconditions and cannot fail.
+        let own = unsafe { libc::getuid() };
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            match stream.peer_cred() {
+                Ok(peer) if may_talk(peer.uid(), own) => return Ok(stream),
+                Ok(peer) => tracing::warn!(
+                    uid = peer.uid(),
+                    "refused a connection: neither root nor the agent's user"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "refused a connection: the kernel does not say whose it is")
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.identity);
+        if ours {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// The mode of the socket keeps others out already; this also does when somebody has changed it.
+fn may_talk(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("zdd-socket-{name}-{}", std::process::id()));
+        drop(fs::remove_dir_all(&dir));
+        dir
+    }
+
+    #[test]
+    fn only_root_and_the_agents_user_may_talk() {
+        assert!(may_talk(0, 1000) && may_talk(1000, 1000) && may_talk(0, 0));
+        assert!(!may_talk(1000, 0) && !may_talk(1001, 1000));
+    }
+
+    #[tokio::test]
+    async fn only_the_owner_can_reach_it_and_it_goes_with_the_agent() {
+        let dir = dir("mode");
+        let path = dir.join("zdd.sock");
+        let socket = Socket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        drop(socket);
+        assert!(!path.exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_answers_is_left_alone_and_a_stale_one_is_replaced() {
+        let dir = dir("stale");
+        let path = dir.join("zdd.sock");
+        let first = Socket::bind(&path).unwrap();
+        assert!(matches!(Socket::bind(&path), Err(BindError::InUse(_))));
+        // What a SIGKILL leaves: the file without a listener.
+        fs::rename(&path, dir.join("kept")).unwrap();
+        drop(first);
+        fs::rename(dir.join("kept"), &path).unwrap();
+        let second = Socket::bind(&path).unwrap();
+        Probe::connect(second.path()).unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn something_else_at_the_path_is_never_replaced() {
+        let dir = dir("else");
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("zdd.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Socket::bind(&path), Err(BindError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_successors_socket_survives_our_end() {
+        let dir = dir("successor");
+        let path = dir.join("zdd.sock");
+        let first = Socket::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = Socket::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,166 @@
+//! The grammar of the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::control::Target;
+use crate::desired::BasisPoints;
+use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
+
+/// Shifts live traffic between versions in the kernel, and breaks no connection.
+#[derive(Debug, Parser)]
+#[command(name = "zdd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Args {
+    /// Unix socket of the agent.
+    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = "/run/zdd/zdd.sock")]
+    pub socket: PathBuf,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent.
+    Agent {
+        /// Configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Validate a configuration file; touches nothing.
+    Check {
+        /// Configuration file (TOML).
+        file: PathBuf,
+    },
+    /// Show services, versions, backends and the flow table.
+    Status {
+        /// Show it again and again, until interrupted.
+        #[arg(long)]
+        watch: bool,
+        /// How often.
+        #[arg(long, value_name = "D", default_value = "1s", value_parser = parse_duration, requires = "watch")]
+        interval: Duration,
+    },
+    /// Change the versions' shares of new flows; the remainder goes to versions not named, in proportion.
+    Shift {
+        /// Service.
+        service: String,
+        /// Shares in percent, with up to two decimals: v2=10% or v2=0.25%.
+        #[arg(required = true, value_name = "VERSION=WEIGHT%", value_parser = parse_weight)]
+        weights: Vec<(String, BasisPoints)>,
+        /// Also to a version that has no healthy backend.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give all new flows to the stable version.
+    Rollback {
+        /// Service.
+        service: String,
+        /// Also when the stable version has no healthy backend.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Add, remove and list backends.
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Give a version or a backend no new flows, and leave it those it has.
+    Drain {
+        /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
+        #[arg(value_name = "BACKEND|VERSION")]
+        target: Target,
+        /// Give up what is left after this time.
+        #[arg(long, value_name = "D", value_parser = parse_duration)]
+        deadline: Option<Duration>,
+        /// Return when drained (0) or when the deadline has passed with flows left (3).
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a version or a backend take new flows again.
+    Undrain {
+        /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
+        #[arg(value_name = "BACKEND|VERSION")]
+        target: Target,
+    },
+    /// Go from what is to what a configuration file says; shows the changes.
+    Apply {
+        /// Configuration file (TOML).
+        file: PathBuf,
+        /// Only show what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say which version and backend a client gets now, and why.
+    Explain {
+        /// Service.
+        service: String,
+        /// The client's address and port.
+        #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
+        from: SocketAddr,
+    },
+    /// Detach the XDP program and remove everything that is pinned. Flows break.
+    Detach {
+        /// Where maps and links are pinned, if no agent runs.
+        #[arg(long, value_name = "DIR", conflicts_with = "config")]
+        pin_dir: Option<PathBuf>,
+        /// The configuration that names the pin directory, if no agent runs.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What to do with backends.
+#[derive(Debug, Subcommand)]
+pub enum BackendCommand {
+    /// Add a backend to a version.
+    Add {
+        /// Service.
+        service: String,
+        /// Version.
+        version: String,
+        /// Address and port.
+        #[arg(value_name = "ADDR:PORT", value_parser = parse_socket)]
+        address: SocketAddr,
+        /// Weight relative to the version's other backends.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        weight: u32,
+    },
+    /// Drain a backend and remove it when drained or at the deadline.
+    Remove {
+        /// Service.
+        service: String,
+        /// Address and port.
+        #[arg(value_name = "ADDR:PORT", value_parser = parse_socket)]
+        address: SocketAddr,
+        /// Remove it after this time even if flows are left.
+        #[arg(long, value_name = "D", value_parser = parse_duration)]
+        deadline: Option<Duration>,
+    },
+    /// List backends.
+    List {
+        /// Only of this service.
+        service: Option<String>,
+    },
+}
+
+fn parse_weight(text: &str) -> Result<(String, BasisPoints), Unreadable> {
+    let (version, weight) = text
+        .rsplit_once('=')
+        .filter(|(version, _)| !version.is_empty())
+        .ok_or_else(|| Unreadable(format!("`{text}` is not VERSION=WEIGHT%; write v2=10%")))?;
+    Ok((version.to_owned(), parse_percent(weight)?))
+}

@@ -1,0 +1,203 @@
+//! The commands: one question to the agent each, and its answer printed.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+
+use super::Outcome;
+use super::args::{Args, BackendCommand, Command};
+use super::output::{Output, remark};
+use super::table;
+use crate::api::client::{Client, ClientError};
+use crate::config::{Config, ConfigError, Warning};
+use crate::control::Refused;
+use crate::report::{BackendStatus, DrainReport, ServiceStatus};
+
+/// Runs the agent in the foreground. Its log goes to stderr; `ZDD_LOG` chooses what (default `info`).
+pub fn agent(config: &Path) -> anyhow::Result<Outcome> {
+    let (desired, warnings) = Config::load(config)?;
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("ZDD_LOG")
+        .from_env()
+        .context("ZDD_LOG cannot be read\nhelp: write a level as info, or info,zdd_agent=debug")?;
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    crate::agent::run(desired, warnings)?;
+    Ok(Outcome::Done)
+}
+
+/// Prints a completion script.
+pub fn completions(shell: clap_complete::Shell, out: &mut Output) -> anyhow::Result<Outcome> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "zdd", &mut script);
+    out.write(&script)?;
+    Ok(Outcome::Done)
+}
+
+/// `zdd check --json`.
+#[derive(Debug, Serialize)]
+struct CheckReport {
+    valid: bool,
+    services: usize,
+    versions: usize,
+    backends: usize,
+    errors: Vec<ConfigError>,
+    warnings: Vec<Warning>,
+}
+
+/// Validates a file.
+pub fn check(file: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
+    let mut report = CheckReport {
+        valid: false,
+        services: 0,
+        versions: 0,
+        backends: 0,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
+    match Config::load(file) {
+        Ok((desired, warnings)) => {
+            let versions = || desired.services.iter().flat_map(|service| &service.versions);
+            report.valid = true;
+            report.services = desired.services.len();
+            report.versions = versions().count();
+            report.backends = versions().map(|version| version.backends.len()).sum();
+            report.warnings = warnings;
+        }
+        Err(errors) if !out.is_json() => return Err(errors.into()),
+        Err(errors) => report.errors = errors.errors,
+    }
+    if !out.is_json() {
+        report.warnings.iter().for_each(|warning| remark("warning", &warning.to_string()));
+    }
+    out.print(&report, |report| {
+        let CheckReport { services, versions, backends, .. } = report;
+        format!("{}: valid: services {services}, versions {versions}, backends {backends}\n", file.display())
+    })?;
+    Ok(if report.valid { Outcome::Done } else { Outcome::Failed })
+}
+
+/// Everything that needs an agent.
+pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyhow::Result<Outcome> {
+    let colours = out.colours();
+    match command {
+        Command::Agent { .. } | Command::Check { .. } | Command::Completions { .. } => {
+            unreachable!("these need no agent and were done before")
+        }
+        Command::Status { watch: false, .. } => {
+            out.print(&client.status().await?, |status| table::status(status, colours))?;
+        }
+        Command::Status { watch: true, interval } => {
+            let mut reports = client.watch_status(interval).await?;
+            loop {
+                let report = tokio::select! {
+                    report = reports.next() => report,
+                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                };
+                let report = report.ok_or_else(|| ClientError::Lost("it stops".to_owned()))?;
+                out.redraw(&report?, |status| table::status(status, colours))?;
+            }
+        }
+        Command::Shift { service, weights, force } => {
+            out.print(&client.shift(&service, &weights, force).await?, table::shift)?;
+        }
+        Command::Rollback { service, force } => {
+            out.print(&client.rollback(&service, force).await?, table::shift)?;
+        }
+        Command::Backend(BackendCommand::Add { service, version, address, weight }) => {
+            let report = client.backend_add(&service, &version, address, weight).await?;
+            out.print(&report, |report| table::changed(report, &format!("{address} added to {version}")))?;
+        }
+        Command::Backend(BackendCommand::Remove { service, address, deadline }) => {
+            let report = client.backend_remove(&service, address, deadline).await?;
+            out.print(&report, |report| {
+                table::changed(report, &format!("{address} drains and is then removed"))
+            })?;
+        }
+        Command::Backend(BackendCommand::List { service }) => {
+            let backends = list(client.status().await?.services, service.as_deref())?;
+            out.print(&backends, |backends| table::backends(backends, colours))?;
+        }
+        Command::Drain { target, deadline, wait } => {
+            let report = client.drain(&target, deadline).await?;
+            if wait && !report.drained {
+                return wait_drained(client.wait_drained(&target).await?, &target.to_string(), out).await;
+            }
+            out.print(&report, |report| table::drain(report, &target.to_string()))?;
+        }
+        Command::Undrain { target } => {
+            let report = client.undrain(&target).await?;
+            out.print(&report, |report| table::changed(report, &format!("{target} takes new flows again")))?;
+        }
+        Command::Apply { file, dry_run } => {
+            let name = file.display().to_string();
+            // The agent validates what it gets by its own rules, and its mistakes come back as this build's would.
+            let text = Config::read(&file)?;
+            Config::parse(&text, &name)?;
+            let report = client.apply(text, name, dry_run).await?;
+            if !out.is_json() {
+                report.warnings.iter().for_each(|warning| remark("warning", warning));
+            }
+            out.print(&report, |report| table::plan(report, colours))?;
+        }
+        Command::Explain { service, from } => {
+            out.print(&client.explain(&service, from).await?, table::explain)?;
+        }
+        Command::Detach { .. } => out.print(&client.detach().await?, table::detached)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// Waits until the drain ends, and says how.
+async fn wait_drained(
+    mut reports: impl Stream<Item = Result<DrainReport, ClientError>> + Unpin,
+    target: &str,
+    out: &mut Output,
+) -> anyhow::Result<Outcome> {
+    while let Some(report) = reports.next().await {
+        let report = report?;
+        if report.drained || report.deadline_passed {
+            out.print(&report, |report| table::drain(report, target))?;
+            return Ok(if report.drained { Outcome::Done } else { Outcome::DeadlinePassed });
+        }
+    }
+    anyhow::bail!(
+        "the drain of {target} was undone, or the agent stops\nhelp: look at `zdd status`, then drain again"
+    )
+}
+
+/// One backend with where it belongs: `zdd backend list --json`.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    /// Service.
+    pub service: String,
+    /// Version.
+    pub version: String,
+    /// The backend as in `zdd status`.
+    #[serde(flatten)]
+    pub backend: BackendStatus,
+}
+
+fn list(services: Vec<ServiceStatus>, only: Option<&str>) -> Result<Vec<Listed>, Refused> {
+    if let Some(only) = only.filter(|only| services.iter().all(|service| service.name != **only)) {
+        let known: Vec<_> = services.iter().map(|service| service.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return Err(Refused::not_found(format!("there is no service `{only}`\nhelp: the agent has {known}")));
+    }
+    let mut backends = Vec::new();
+    for service in services.into_iter().filter(|service| only.is_none_or(|only| service.name == only)) {
+        for version in service.versions {
+            backends.extend(version.backends.into_iter().map(|backend| Listed {
+                service: service.name.clone(),
+                version: version.name.clone(),
+                backend,
+            }));
+        }
+    }
+    Ok(backends)
+}

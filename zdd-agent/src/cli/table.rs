@@ -1,0 +1,340 @@
+//! Reports as text: aligned columns, and colours only where somebody looks.
+
+use std::fmt::Write;
+
+use super::commands::Listed;
+use crate::report::{
+    ApplyReport, BackendState, BackendStatus, ChangeReport, DetachReport, DrainReport, Explain, Health, Op,
+    Quota, Role, ServiceStatus, ShiftReport, Status,
+};
+
+/// The colours that mean something here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Colour {
+    None,
+    Red,
+    Green,
+    Yellow,
+    Bold,
+}
+
+fn paint(text: &str, colour: Colour, colours: bool) -> String {
+    let code = match colour {
+        Colour::None => return text.to_owned(),
+        Colour::Red => 31,
+        Colour::Green => 32,
+        Colour::Yellow => 33,
+        Colour::Bold => 1,
+    };
+    if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// One cell; numbers are aligned to the right.
+#[derive(Clone)]
+struct Field {
+    text: String,
+    colour: Colour,
+    right: bool,
+}
+
+fn word(text: impl Into<String>) -> Field {
+    Field { text: text.into(), colour: Colour::None, right: false }
+}
+
+fn coloured(text: impl Into<String>, colour: Colour) -> Field {
+    Field { text: text.into(), colour, right: false }
+}
+
+fn number(text: impl ToString) -> Field {
+    Field { text: text.to_string(), colour: Colour::None, right: true }
+}
+
+/// Aligns rows below their heads, two blanks between columns, `indent` before.
+fn grid(heads: &[&str], rows: Vec<Vec<Field>>, indent: &str, colours: bool) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|field| field.text.chars().count());
+        cells.chain([heads[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let right = |column: usize| rows.first().and_then(|row| row.get(column)).is_some_and(|field| field.right);
+    let head = heads.iter().enumerate().map(|(column, head)| Field {
+        text: (*head).to_owned(),
+        colour: Colour::Bold,
+        right: right(column),
+    });
+    let mut out = String::new();
+    for row in std::iter::once(head.collect::<Vec<_>>()).chain(rows) {
+        let mut line = indent.to_owned();
+        for (column, field) in row.iter().enumerate() {
+            let fill = " ".repeat(widths[column] - field.text.chars().count());
+            let text = paint(&field.text, field.colour, colours);
+            let gap = if column + 1 < row.len() { "  " } else { "" };
+            let cell = if field.right { format!("{fill}{text}{gap}") } else { format!("{text}{fill}{gap}") };
+            line.push_str(&cell);
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// A fraction as a percentage with two decimals.
+fn share(fraction: f64) -> String {
+    format!("{:.2}%", fraction * 100.0)
+}
+
+/// Bytes with a binary unit.
+fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} PiB")
+}
+
+fn duration(ms: u64) -> String {
+    if ms < 1000 { format!("{ms} ms") } else { format!("{}.{} s", ms / 1000, ms % 1000 / 100) }
+}
+
+fn lines(kind: &str, items: &[String]) -> String {
+    items.iter().map(|item| format!("  {kind}: {item}\n")).collect()
+}
+
+/// `zdd status`.
+pub fn status(status: &Status, colours: bool) -> String {
+    let mut out = format!("zdd {}, pid {}\n", status.build, status.pid);
+    for each in &status.services {
+        out.push('\n');
+        out.push_str(&service(each, colours));
+    }
+    let table = &status.flow_table;
+    let quota = |quota: Quota| format!("{}/{}", quota.used, quota.limit);
+    let _ = write!(
+        out,
+        "\nflow table: {} of {} entries ({} half-open, {} established, {} dead); quotas: half {}, learned {}, promoted {}\n",
+        table.entries,
+        table.capacity,
+        table.half,
+        table.established,
+        table.dead,
+        quota(table.quotas.half),
+        quota(table.quotas.learned),
+        quota(table.quotas.promoted)
+    );
+    let filter = status.syn_filter;
+    let _ = writeln!(out, "syn filter: {}, {} full", bytes(filter.bytes), share(filter.fill));
+    if !status.reasons.is_empty() {
+        let reasons: Vec<_> =
+            status.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let _ = writeln!(out, "packets: {}", reasons.join(", "));
+    }
+    for interface in &status.interfaces {
+        let mode = format!("{:?}", interface.mode).to_lowercase();
+        let attached = match interface.attached {
+            true => paint("attached", Colour::Green, colours),
+            false => paint("not attached", Colour::Red, colours),
+        };
+        let note = interface.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+        let _ = writeln!(out, "interface {} ({}): {attached}, {mode}{note}", interface.name, interface.index);
+    }
+    out
+}
+
+fn service(service: &ServiceStatus, colours: bool) -> String {
+    let settled = match service.dirty_cells {
+        0 => "settled".to_owned(),
+        dirty => format!("{dirty} not settled"),
+    };
+    let mut out = format!(
+        "{}  {}  {}  {}  generation {}  {} cells in {} groups, {settled}\n",
+        paint(&service.name, Colour::Bold, colours),
+        service.vip,
+        service.affinity,
+        service.forward,
+        service.generation,
+        service.cells,
+        service.groups
+    );
+    if let Some(alarm) = &service.alarm {
+        let _ = writeln!(out, "  {}: {alarm}", paint("ALARM", Colour::Red, colours));
+    }
+    out.push_str(&lines("note", &service.notes));
+    let counters = &service.counters;
+    let _ = writeln!(
+        out,
+        "  {} packets, {}; {} new flows, {} learned, {} not remembered",
+        counters.packets,
+        bytes(counters.bytes),
+        counters.new_flows,
+        counters.learned,
+        counters.insert_failed
+    );
+    let versions = service.versions.iter().map(|version| {
+        let role = match (version.draining, version.role) {
+            (true, _) => coloured("draining", Colour::Yellow),
+            (false, Role::Stable) => word("stable"),
+            (false, Role::Candidate) => word("candidate"),
+        };
+        vec![
+            word(&version.name),
+            role,
+            number(share(version.asked)),
+            number(share(version.share)),
+            number(version.flows),
+            number(version.new_flows),
+            number(version.packets),
+            number(bytes(version.bytes)),
+        ]
+    });
+    let heads = ["VERSION", "ROLE", "ASKED", "SHARE", "FLOWS", "NEW", "PACKETS", "BYTES"];
+    out.push_str(&grid(&heads, versions.collect(), "  ", colours));
+    let backends = service.versions.iter().flat_map(|version| {
+        version.backends.iter().map(|backend| [vec![word(&version.name)], backend_fields(backend)].concat())
+    });
+    let backends: Vec<_> = backends.collect();
+    if !backends.is_empty() {
+        out.push_str(&grid(&[&["VERSION"], &BACKEND_HEADS[..]].concat(), backends, "  ", colours));
+    }
+    out
+}
+
+const BACKEND_HEADS: [&str; 8] =
+    ["BACKEND", "WEIGHT", "HEALTH", "STATE", "FLOWS", "NEW", "PACKETS", "NEXT HOP"];
+
+fn backend_fields(backend: &BackendStatus) -> Vec<Field> {
+    let (health, colour) = match backend.health {
+        Health::Healthy => ("healthy", Colour::Green),
+        Health::Unhealthy => ("unhealthy", Colour::Red),
+        Health::Unknown => ("unknown", Colour::Yellow),
+    };
+    let health = match &backend.reason {
+        Some(reason) => format!("{health} ({reason})"),
+        None => health.to_owned(),
+    };
+    let state = match backend.state {
+        BackendState::Active => word("active"),
+        BackendState::Draining => coloured("draining", Colour::Yellow),
+        BackendState::Removed => coloured("removed", Colour::Yellow),
+    };
+    let lost = backend.next_hop.starts_with("unresolved");
+    vec![
+        word(backend.address.to_string()),
+        number(backend.weight),
+        coloured(health, colour),
+        state,
+        number(backend.flows),
+        number(backend.new_flows),
+        number(backend.packets),
+        coloured(&backend.next_hop, if lost { Colour::Red } else { Colour::None }),
+    ]
+}
+
+/// `zdd backend list`.
+pub fn backends(backends: &[Listed], colours: bool) -> String {
+    let rows = backends.iter().map(|listed| {
+        [vec![word(&listed.service), word(&listed.version)], backend_fields(&listed.backend)].concat()
+    });
+    grid(&[&["SERVICE", "VERSION"], &BACKEND_HEADS[..]].concat(), rows.collect(), "", colours)
+}
+
+/// `zdd shift` and `zdd rollback`.
+pub fn shift(report: &ShiftReport) -> String {
+    let mut out = format!(
+        "{}: generation {}, {} groups moved\n",
+        report.service, report.generation, report.moved_groups
+    );
+    let rows = report
+        .versions
+        .iter()
+        .map(|version| vec![word(&version.name), number(share(version.asked)), number(share(version.share))]);
+    out.push_str(&grid(&["VERSION", "ASKED", "SHARE"], rows.collect(), "  ", false));
+    out + &lines("note", &report.notes)
+}
+
+/// `zdd backend add`, `remove` and `zdd undrain`.
+pub fn changed(report: &ChangeReport, what: &str) -> String {
+    format!("{}: {what}, generation {}\n{}", report.service, report.generation, lines("note", &report.notes))
+}
+
+/// `zdd drain`.
+pub fn drain(report: &DrainReport, target: &str) -> String {
+    let waited = duration(report.waited_ms);
+    match (report.drained, report.deadline_passed) {
+        (true, _) => format!("{target}: drained after {waited}\n"),
+        (false, true) => {
+            format!("{target}: the deadline passed after {waited}, {} flows were left\n", report.left)
+        }
+        (false, false) => format!("{target}: drains, {} flows left after {waited}\n", report.left),
+    }
+}
+
+/// `zdd apply`.
+pub fn plan(report: &ApplyReport, colours: bool) -> String {
+    if report.changes.is_empty() {
+        return "nothing differs\n".to_owned();
+    }
+    let mut out = String::new();
+    for change in &report.changes {
+        let value = match (&change.from, &change.to) {
+            (Some(from), Some(to)) => format!(": {from} -> {to}"),
+            (Some(one), None) | (None, Some(one)) => format!(": {one}"),
+            (None, None) => String::new(),
+        };
+        let colour = match change.op {
+            Op::Add => Colour::Green,
+            Op::Remove => Colour::Red,
+            Op::Change => Colour::Yellow,
+        };
+        let line = format!("{} {}{value}", change.op.sign(), change.what);
+        let _ = writeln!(out, "{}", paint(&line, colour, colours));
+    }
+    let count = report.changes.len();
+    let _ = writeln!(
+        out,
+        "{count} {}",
+        if report.applied { "applied" } else { "to apply (dry run, nothing was changed)" }
+    );
+    out
+}
+
+/// `zdd explain`.
+pub fn explain(report: &Explain) -> String {
+    let or_none = |address: Option<std::net::SocketAddr>| {
+        address.map_or("none".to_owned(), |address| address.to_string())
+    };
+    let version = report.version.as_deref().unwrap_or("none");
+    let dirty = if report.dirty { ", not settled" } else { "" };
+    let mut out = format!("{} -> {} {version} {}\n", report.from, report.service, or_none(report.backend));
+    let _ = writeln!(out, "  why:   {}", report.why);
+    let _ = writeln!(
+        out,
+        "  cell:  {} (group {}){dirty}: base {}, current {}",
+        report.cell,
+        report.group,
+        or_none(report.base),
+        or_none(report.current)
+    );
+    let _ = match &report.entry {
+        None => writeln!(out, "  entry: none"),
+        Some(entry) => {
+            let alt = match entry.alt {
+                alt if alt == entry.backend => String::new(),
+                alt => format!(", or {}", or_none(alt)),
+            };
+            let seen = duration(entry.last_seen_ms);
+            writeln!(out, "  entry: {} on {}{alt}, last seen {seen} ago", entry.state, or_none(entry.backend))
+        }
+    };
+    out
+}
+
+/// `zdd detach`.
+pub fn detached(report: &DetachReport) -> String {
+    if report.removed.is_empty() {
+        return "nothing was attached or pinned\n".to_owned();
+    }
+    report.removed.iter().map(|what| format!("- {what}\n")).collect()
+}

@@ -1,0 +1,35 @@
+//! The clock that the kernel side stamps entries with.
+
+/// Nanoseconds since boot, suspend not counted, in ticks of one to ten milliseconds: the same clock that
+/// `bpf_ktime_get_coarse_ns` reads, so that a time from a map and a time from here can be subtracted.
+pub fn now_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, exclusive timespec for the length of the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
+    // The call can only fail for a clock that the kernel does not have; this one is older than XDP.
+    assert_eq!(done, 0, "CLOCK_MONOTONIC_COARSE is missing");
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn precise_ns() -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a valid, exclusive timespec for the length of the call.
+        assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) }, 0);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+
+    #[test]
+    fn the_coarse_clock_trails_the_monotonic_one_by_a_tick_at_most() {
+        let before = now_ns();
+        let precise = precise_ns();
+        let after = now_ns();
+        assert!(before <= precise, "{before} is ahead of {precise}");
+        assert!(before <= after, "the clock went back from {before} to {after}");
+        // 100 Hz is the slowest tick that Linux is built with; the rest is room for a busy machine.
+        assert!(precise - before < 1_000_000_000, "{before} is far behind {precise}");
+    }
+}

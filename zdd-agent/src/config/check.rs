@@ -1,0 +1,270 @@
+//! What only shows when several values are looked at together.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::agent::AgentRead;
+use super::problems::Sink;
+use super::reader::Span;
+use super::service::{ServiceRead, VersionRead, unusable};
+use crate::desired::{FULL, Forward, Limits, Protocol};
+use crate::text::percent;
+
+pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
+    service_names(services, sink);
+    vips(services, sink);
+    for service in services {
+        version_names(service, sink);
+        weights(service, sink);
+        backends(service, sink);
+        doubts(agent, service, sink);
+    }
+    shared_backends(services, sink);
+    vip_as_backend(services, sink);
+    limits(&agent.limits, services, sink);
+}
+
+fn service_names(services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let mut seen: HashMap<&str, Span> = HashMap::new();
+    for name in services.iter().filter_map(|service| service.name.as_ref()) {
+        match seen.get(name.value.as_str()) {
+            Some(first) => {
+                let line = sink.line_of(first);
+                let message = format!("service `{}` is there already, in line {line}", name.value);
+                sink.error(Some(name.span.clone()), message, "give each service a name of its own");
+            }
+            None => drop(seen.insert(&name.value, name.span.clone())),
+        }
+    }
+}
+
+fn vips(services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let mut seen = HashMap::new();
+    for service in services {
+        let Some(vip) = &service.vip else { continue };
+        if let Some(why) = unusable(&vip.value.socket()) {
+            let message = format!("{} cannot be a VIP: {why}", vip.value);
+            sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
+        }
+        match seen.get(&vip.value) {
+            Some(owner) => {
+                let message = format!("VIP {} belongs to service `{owner}` already", vip.value);
+                let help = "give each service an address, port or protocol of its own, or put the versions into one service";
+                sink.error(Some(vip.span.clone()), message, help);
+            }
+            None => drop(seen.insert(vip.value, service.label())),
+        }
+    }
+}
+
+fn version_names(service: &ServiceRead, sink: &mut Sink<'_>) {
+    let mut seen: HashMap<&str, Span> = HashMap::new();
+    for name in service.versions.iter().filter_map(|version| version.name.as_ref()) {
+        match seen.get(name.value.as_str()) {
+            Some(first) => {
+                let line = sink.line_of(first);
+                let message = format!(
+                    "version `{}` of service `{}` is there already, in line {line}",
+                    name.value,
+                    service.label()
+                );
+                sink.error(
+                    Some(name.span.clone()),
+                    message,
+                    "give each version of a service a name of its own",
+                );
+            }
+            None => drop(seen.insert(&name.value, name.span.clone())),
+        }
+    }
+}
+
+fn weights(service: &ServiceRead, sink: &mut Sink<'_>) {
+    let given: Vec<_> = service.versions.iter().filter_map(|version| version.weight.as_ref()).collect();
+    // Without any, the first version gets all; with a wrong one, the sum says nothing.
+    let Some(weights) = given.into_iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return };
+    let Some(first) = weights.first() else { return };
+    let sum: u64 = weights.iter().map(|weight| u64::from(weight.value)).sum();
+    if sum == u64::from(FULL) {
+        return;
+    }
+    let each: Vec<_> = service
+        .versions
+        .iter()
+        .map(|version| {
+            let weight = version.weight.as_ref().and_then(Option::as_ref).map_or(0, |weight| weight.value);
+            format!("{} {}", label(version), percent(weight))
+        })
+        .collect();
+    let shown = percent(u32::try_from(sum).unwrap_or(u32::MAX));
+    let message =
+        format!("the weights of service `{}` sum to {shown} ({})", service.label(), each.join(", "));
+    let help =
+        "make them sum to 100%; a version without a weight has 0%, and if none has one the first gets all";
+    sink.error(Some(first.span.clone()), message, help);
+}
+
+fn label(version: &VersionRead) -> &str {
+    version.name.as_ref().map_or("?", |name| &name.value)
+}
+
+fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
+    let mut seen: HashMap<SocketAddr, &str> = HashMap::new();
+    for version in &service.versions {
+        for backend in &version.backends {
+            let address = backend.value.address;
+            let span = || Some(backend.span.clone());
+            if let Some(why) = unusable(&address) {
+                let help = "write the address and port on which the backend listens, as this host reaches it";
+                sink.error(span(), format!("{address} cannot be a backend: {why}"), help);
+            }
+            match seen.get(&address) {
+                Some(owner) if *owner == label(version) => {
+                    let help = "remove one of them; give it a weight if it should get more";
+                    sink.error(span(), format!("backend {address} is twice in version `{owner}`"), help);
+                }
+                Some(owner) => {
+                    let help =
+                        "an address and port runs one version; start the other one on a port of its own";
+                    let message = format!(
+                        "backend {address} is in version `{owner}` of service `{}` already",
+                        service.label()
+                    );
+                    sink.error(span(), message, help);
+                }
+                None => drop(seen.insert(address, label(version))),
+            }
+            let Some(vip) = &service.vip else { continue };
+            if vip.value.addr.is_ipv4() != address.is_ipv4() {
+                let family = |v4| if v4 { "IPv4" } else { "IPv6" };
+                let message = format!(
+                    "backend {address} is {}, the VIP {} is {}",
+                    family(address.is_ipv4()),
+                    vip.value,
+                    family(vip.value.addr.is_ipv4())
+                );
+                sink.error(
+                    span(),
+                    message,
+                    "a service has one address family; make a second service for the other one",
+                );
+            } else if service.forward_of(version) == Some(Forward::L2) && address.port() != vip.value.port {
+                let message =
+                    format!("backend {address} has another port than the VIP {} under l2", vip.value);
+                let help = format!(
+                    "l2 does not rewrite ports: write port {}, or use forward = \"nat\"",
+                    vip.value.port
+                );
+                sink.error(span(), message, help);
+            }
+        }
+    }
+}
+
+/// Under `nat` a reply is recognised by the backend's address, port and protocol, so these belong to one VIP.
+fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let mut seen: HashMap<(SocketAddr, Protocol), (usize, Forward)> = HashMap::new();
+    for (at, service) in services.iter().enumerate() {
+        let Some(vip) = &service.vip else { continue };
+        for version in &service.versions {
+            let Some(forward) = service.forward_of(version) else { continue };
+            for backend in &version.backends {
+                let key = (backend.value.address, vip.value.protocol);
+                let (owner, mode) = *seen.entry(key).or_insert((at, forward));
+                if owner != at && (mode == Forward::Nat || forward == Forward::Nat) {
+                    let message =
+                        format!("backend {} is in service `{}` already", key.0, services[owner].label());
+                    let help = "nat finds the VIP of a reply by the backend's address: let the backend listen on another port for \
+                                this service, or use forward = \"l2\" for both";
+                    sink.error(Some(backend.span.clone()), message, help);
+                }
+            }
+        }
+    }
+}
+
+fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let owners: HashMap<SocketAddr, &str> = services
+        .iter()
+        .filter_map(|service| service.vip.as_ref().map(|vip| (vip.value.socket(), service.label())))
+        .collect();
+    for backend in services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends)
+    {
+        if let Some(owner) = owners.get(&backend.value.address) {
+            let message = format!("backend {} is the VIP of service `{owner}`", backend.value.address);
+            let help = "a packet would go round in circles: name the backend's own address";
+            sink.error(Some(backend.span.clone()), message, help);
+        }
+    }
+}
+
+fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
+    if services.len() > limits.services as usize {
+        let message =
+            format!("{} services are more than agent.limits.services = {}", services.len(), limits.services);
+        sink.error(
+            Some(services[limits.services as usize].span.clone()),
+            message,
+            "raise agent.limits.services",
+        );
+    }
+    let backends: Vec<_> =
+        services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends).collect();
+    if let Some(first_above) = backends.get(limits.backends as usize) {
+        let message =
+            format!("{} backends are more than agent.limits.backends = {}", backends.len(), limits.backends);
+        let help = "raise agent.limits.backends, and leave room for those that drain";
+        sink.error(Some(first_above.span.clone()), message, help);
+    }
+    let mut cells: u64 = 0;
+    for service in services {
+        cells += 2 * u64::from(service.cells.value);
+        if cells > u64::from(limits.cells) {
+            let all: u64 = services.iter().map(|service| 2 * u64::from(service.cells.value)).sum();
+            let message = format!(
+                "the services need {all} cells (twice their own), agent.limits.cells = {}",
+                limits.cells
+            );
+            let help = format!(
+                "raise agent.limits.cells to at least {all} (8 bytes each), or lower `cells` of a service"
+            );
+            sink.error(Some(service.cells.span.clone()), message, help);
+            break;
+        }
+    }
+}
+
+/// What is allowed and perhaps not meant.
+fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
+    let name = service.label().to_owned();
+    if service.health.is_none() {
+        let message = format!("service `{name}` has no health check: every backend counts as healthy");
+        sink.warning(Some(service.span.clone()), message);
+    }
+    let tcp = service.vip.as_ref().is_some_and(|vip| vip.value.protocol == Protocol::Tcp);
+    if tcp && service.idle_timeout <= agent.syn_memory {
+        let say = humantime::format_duration;
+        let message = format!(
+            "idle_timeout of service `{name}` ({}) is not longer than agent.syn_memory ({}): a change may settle while a handshake \
+             is still being repeated",
+            say(service.idle_timeout),
+            say(agent.syn_memory)
+        );
+        sink.warning(Some(service.span.clone()), message);
+    }
+    for version in service.versions.iter().filter(|version| version.backends.is_empty()) {
+        let message = format!(
+            "version `{}` of service `{name}` has no backends: its share goes to the stable version",
+            label(version)
+        );
+        sink.warning(Some(version.span.clone()), message);
+    }
+    let backends: usize = service.versions.iter().map(|version| version.backends.len()).sum();
+    if backends * 100 > service.cells.value as usize {
+        let message = format!(
+            "service `{name}` has {backends} backends on {} cells: with less than 100 cells each, their shares are coarse",
+            service.cells.value
+        );
+        sink.warning(Some(service.cells.span.clone()), message);
+    }
+}

@@ -1,0 +1,332 @@
+//! `[[service]]` and what is in it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::problems::Sink;
+use super::reader::{At, Span, Table, integer, readable, wrong_type};
+use super::value;
+use crate::desired::{
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, ServiceSpec, VersionSpec, Vip,
+};
+use crate::text::{Unreadable, parse_socket};
+
+/// A service as it was read; what is `None` was missing or wrong and has been reported.
+pub(super) struct ServiceRead {
+    pub span: Span,
+    pub name: Option<At<String>>,
+    pub vip: Option<At<Vip>>,
+    affinity: Affinity,
+    pub forward: Option<Forward>,
+    pub idle_timeout: Duration,
+    udp_idle_timeout: Duration,
+    drain_timeout: Option<Duration>,
+    pub cells: At<u32>,
+    pub health: Option<HealthSpec>,
+    pub versions: Vec<VersionRead>,
+}
+
+/// A version as it was read.
+pub(super) struct VersionRead {
+    pub span: Span,
+    pub name: Option<At<String>>,
+    /// `None`: not given; `Some(None)`: given, and wrong.
+    pub weight: Option<Option<At<BasisPoints>>>,
+    forward: Option<Forward>,
+    pub backends: Vec<At<BackendSpec>>,
+}
+
+impl ServiceRead {
+    /// For messages: the name, or the place that stands for it.
+    pub fn label(&self) -> &str {
+        self.name.as_ref().map_or("?", |name| &name.value)
+    }
+
+    /// The mode of one of its versions, if it is known.
+    pub fn forward_of(&self, version: &VersionRead) -> Option<Forward> {
+        version.forward.or(self.forward)
+    }
+
+    pub fn into_spec(self) -> Option<ServiceSpec> {
+        let no_weights = self.versions.iter().all(|version| version.weight.is_none());
+        let versions = self.versions.into_iter().enumerate().map(|(at, version)| {
+            let weight = match version.weight {
+                Some(given) => given?.value,
+                None if no_weights && at == 0 => FULL,
+                None => 0,
+            };
+            let backends = version.backends.into_iter().map(|backend| backend.value).collect();
+            Some(VersionSpec { name: version.name?.value, weight, forward: version.forward, backends })
+        });
+        Some(ServiceSpec {
+            name: self.name?.value,
+            vip: self.vip?.value,
+            affinity: self.affinity,
+            forward: self.forward?,
+            idle_timeout: self.idle_timeout,
+            udp_idle_timeout: self.udp_idle_timeout,
+            drain_timeout: self.drain_timeout,
+            cells: self.cells.value,
+            health: self.health,
+            versions: versions.collect::<Option<Vec<_>>>()?,
+        })
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const CELLS: std::ops::RangeInclusive<u32> = 1_024..=1_048_576;
+
+pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead {
+    let name = name(&mut table, "a service", "abcdefghijklmnopqrstuvwxyz0123456789-", sink);
+    if let Some(name) = &name {
+        table.name = format!("service `{}`", name.value);
+    }
+    let vip = table.parsed("vip", sink, str::parse::<Vip>);
+    table.missing("vip", "write what clients dial, as vip = \"10.0.0.10:80/tcp\"", sink);
+    let affinity = table.parsed("affinity", sink, |text| match text {
+        "flow" => Ok(Affinity::Flow),
+        "client" => Ok(Affinity::Client),
+        "client-version" => Ok(Affinity::ClientVersion),
+        _ => Err(Unreadable(format!(
+            "`{text}` is no affinity; write \"flow\", \"client\" or \"client-version\""
+        ))),
+    });
+    let forward = table.parsed("forward", sink, forward);
+    table.missing(
+        "forward",
+        "write \"nat\" (replies pass this host) or \"l2\" (backends own the VIP and answer directly)",
+        sink,
+    );
+    let idle_timeout = table.duration("idle_timeout", SECOND..=DAY, sink);
+    let udp_idle_timeout = table.duration("udp_idle_timeout", SECOND..=DAY, sink);
+    let drain_timeout = table.duration("drain_timeout", Duration::from_millis(1)..=30 * DAY, sink);
+    let cells = table.integer("cells", CELLS, sink).unwrap_or_else(|| At::new(16_384, table.span.clone()));
+    if !cells.value.is_power_of_two() {
+        let (below, above) = (cells.value.next_power_of_two() / 2, cells.value.next_power_of_two());
+        let help = format!("choose {below} or {above}");
+        sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
+    }
+    let health = table.table("health", "health", sink).and_then(|health| health_check(health, sink));
+    let versions: Option<Vec<_>> = table
+        .tables("version", sink)
+        .map(|versions| versions.into_iter().map(|version| read_version(version, sink)).collect());
+    let help = "add a [[service.version]] below it with its name and backends";
+    table.missing("version", help, sink);
+    if versions.as_ref().is_some_and(Vec::is_empty) {
+        sink.error(Some(table.span.clone()), format!("`version` is empty in {}", table.name), help);
+    }
+    let span = table.span.clone();
+    table.finish(sink);
+    ServiceRead {
+        span,
+        name,
+        vip,
+        affinity: value(affinity).unwrap_or(Affinity::Client),
+        forward: value(forward),
+        idle_timeout: value(idle_timeout).unwrap_or(Duration::from_secs(350)),
+        udp_idle_timeout: value(udp_idle_timeout).unwrap_or(Duration::from_secs(60)),
+        drain_timeout: value(drain_timeout),
+        cells,
+        health,
+        versions: versions.unwrap_or_default(),
+    }
+}
+
+fn forward(text: &str) -> Result<Forward, Unreadable> {
+    match text {
+        "l2" => Ok(Forward::L2),
+        "nat" => Ok(Forward::Nat),
+        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\" or \"l2\""))),
+    }
+}
+
+fn name(table: &mut Table<'_, '_>, what: &str, letters: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
+    let name = table.parsed("name", sink, |text| {
+        if (1..=63).contains(&text.len()) && text.chars().all(|c| letters.contains(c)) {
+            Ok(text.to_owned())
+        } else {
+            let shown = if letters.contains('A') { "a-z, A-Z, 0-9, dot, _ and -" } else { "a-z, 0-9 and -" };
+            Err(Unreadable(format!("`{text}` cannot name {what}; use 1 to 63 of {shown}")))
+        }
+    });
+    table.missing("name", &format!("every command calls {what} by its name"), sink);
+    name
+}
+
+fn read_version(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> VersionRead {
+    let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    let name = name(&mut table, "a version", letters, sink);
+    if let Some(name) = &name {
+        table.name = format!("version `{}`", name.value);
+    }
+    let weight = table.percent("weight", sink);
+    // Given and wrong is not the same as not given: the sum is not judged then.
+    let weight = (weight.is_some() || table.take("weight").is_some()).then_some(weight);
+    let forward = table.parsed("forward", sink, forward);
+    let backends = match table.array("backends", "an array, as [\"10.1.0.1:8080\"]", sink) {
+        Some(backends) => backends.value.into_iter().filter_map(|item| backend(item, sink)).collect(),
+        None => Vec::new(),
+    };
+    let span = table.span.clone();
+    table.finish(sink);
+    VersionRead { span, name, weight, forward: value(forward), backends }
+}
+
+fn backend(item: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<At<BackendSpec>> {
+    match item.get_ref() {
+        DeValue::String(text) => {
+            let address = readable("backends", parse_socket(text), item.span(), sink)?;
+            Some(At::new(BackendSpec { address: address.value, weight: 1 }, address.span))
+        }
+        DeValue::Table(fields) => {
+            let mut table = Table::new(fields, item.span(), "a backend");
+            let address = table.parsed("address", sink, parse_socket);
+            table.missing("address", "write { address = \"10.1.0.1:8080\", weight = 2 }", sink);
+            let weight = table.integer("weight", 1..=1000, sink);
+            table.finish(sink);
+            let At { value: address, span } = address?;
+            Some(At::new(BackendSpec { address, weight: value(weight).unwrap_or(1) }, span))
+        }
+        _ => {
+            wrong_type(
+                "backends",
+                item,
+                "\"10.1.0.1:8080\" or { address = \"10.1.0.1:8080\", weight = 2 }",
+                sink,
+            );
+            None
+        }
+    }
+}
+
+fn health_check(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<HealthSpec> {
+    let http = table.parsed("http", sink, |path| {
+        let fits = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+        let wrong =
+            || Unreadable(format!("`{path}` is no path; begin with / and encode blanks, as \"/health\""));
+        fits.then(|| path.to_owned()).ok_or_else(wrong)
+    });
+    let asks_http = table.take("http").is_some();
+    let tcp = table.take("tcp");
+    let status = statuses(&mut table, sink);
+    let host = table.parsed("host", sink, |host| {
+        let fits = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| host.to_owned())
+            .ok_or_else(|| Unreadable(format!("`{host}` is no host name; write \"example.org\"")))
+    });
+    let ms = Duration::from_millis;
+    let interval = table.duration("interval", ms(10)..=ms(3_600_000), sink);
+    let timeout = table.duration("timeout", ms(1)..=ms(60_000), sink);
+    let rise = table.integer("rise", 1..=1000, sink);
+    let fall = table.integer("fall", 1..=1000, sink);
+    let jitter = jitter(&mut table, sink);
+    let port = table.integer("port", 1..=65_535, sink);
+    let asks_tcp = match tcp.map(|tcp| (tcp, tcp.get_ref().as_bool())) {
+        Some((_, Some(true))) => true,
+        Some((tcp, _)) => {
+            let help = "write tcp = true, or http = \"/health\", or remove the health check";
+            sink.error(Some(tcp.span()), "`tcp` can only be true".to_owned(), help);
+            false
+        }
+        None => false,
+    };
+    let span = table.span.clone();
+    match (asks_http, tcp.is_some()) {
+        (true, true) => {
+            let help = "remove `tcp`: a probe over HTTP needs the connection anyway";
+            sink.error(Some(span.clone()), "a health check asks either `http` or `tcp`".to_owned(), help);
+        }
+        (false, false) => {
+            let help = "write http = \"/health\" or tcp = true";
+            sink.error(Some(span.clone()), "a health check says neither `http` nor `tcp`".to_owned(), help);
+        }
+        (false, true) if status.is_some() || host.is_some() => {
+            let help = "remove them, or ask http = \"/\" instead of tcp = true";
+            sink.error(
+                Some(span.clone()),
+                "`status` and `host` mean nothing to a tcp check".to_owned(),
+                help,
+            );
+        }
+        _ => {}
+    }
+    table.finish(sink);
+    let interval = value(interval).unwrap_or(SECOND);
+    let timeout = value(timeout).unwrap_or(ms(500));
+    if timeout > interval {
+        let say = humantime::format_duration;
+        let message = format!(
+            "the health check's timeout ({}) is longer than its interval ({}): a hanging backend is noticed late",
+            say(timeout),
+            say(interval)
+        );
+        sink.warning(Some(span), message);
+    }
+    let probe = match http {
+        Some(path) => Probe::Http { path: path.value, status: status.unwrap_or_default(), host: value(host) },
+        None if asks_tcp => Probe::Tcp,
+        None => return None,
+    };
+    let port = value(port).and_then(|port| u16::try_from(port).ok());
+    let (rise, fall) = (value(rise).unwrap_or(2), value(fall).unwrap_or(3));
+    Some(HealthSpec { probe, interval, timeout, rise, fall, jitter: jitter.unwrap_or(0.2), port })
+}
+
+fn statuses(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<u16>> {
+    let codes = table.array("status", "an array of status codes, as [200, 204]", sink)?;
+    let mut statuses = Vec::new();
+    for item in codes.value {
+        let code = integer(item.get_ref())
+            .and_then(|code| u16::try_from(code).ok())
+            .filter(|code| (100..=599).contains(code));
+        match code {
+            Some(code) => statuses.push(code),
+            None => {
+                sink.error(Some(item.span()), "this is no HTTP status code".to_owned(), "write 100 to 599")
+            }
+        }
+    }
+    Some(statuses)
+}
+
+fn jitter(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<f64> {
+    let value = table.take("jitter")?;
+    let number = match value.get_ref() {
+        DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+        DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+        _ => {
+            wrong_type("jitter", value, "a fraction of the interval, as 0.2", sink);
+            return None;
+        }
+    };
+    let fraction = number.filter(|number| (0.0..=1.0).contains(number));
+    if fraction.is_none() {
+        let help = "choose a fraction of the interval from 0.0 to 1.0";
+        sink.error(Some(value.span()), "`jitter` is out of range".to_owned(), help);
+    }
+    fraction
+}
+
+/// The address as messages show it, with what is wrong about its IP for the given use; `None` when it will do.
+pub(super) fn unusable(address: &SocketAddr) -> Option<&'static str> {
+    let ip = address.ip();
+    if address.port() == 0 {
+        Some("port 0 is no port")
+    } else if ip.is_unspecified() {
+        Some("it is the unspecified address")
+    } else if ip.is_multicast() {
+        Some("it is a multicast address")
+    } else if ip.is_loopback() {
+        Some("it is a loopback address, and packets to it never pass an interface")
+    } else if matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast()) {
+        Some("it is the broadcast address")
+    } else if matches!(ip, std::net::IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        Some("it is an IPv4 address written as IPv6")
+    } else {
+        None
+    }
+}

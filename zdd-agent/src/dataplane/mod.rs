@@ -1,0 +1,24 @@
+//! The kernel's side: program, maps, links. The only module that imports aya.
+//!
+//! Everything is pinned below one directory of a BPF file system, so that traffic goes on with the last committed
+//! generation while no agent runs. Words that packets change are mapped into the agent and changed atomically.
+
+mod attach;
+mod error;
+mod grace;
+mod mapped;
+mod object;
+mod pins;
+mod tables;
+
+pub use attach::{Attached, detach};
+pub use error::DataplaneError;
+pub use grace::GraceWaiter;
+pub use object::{Dataplane, EventLogger, Opened};
+pub use tables::{FlowScan, FlowTotals};
+
+#[doc(hidden)]
+pub mod raw {
+    //! For tests that run the program on frames.
+    pub use super::object::OBJECT;
+}

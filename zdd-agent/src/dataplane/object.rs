@@ -1,0 +1,279 @@
+//! The object in the kernel: loading it, finding its maps again, and what the reconciler may do with them.
+
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, xdp::DevMapHash};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
+use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
+use zdd_common::flows::Bucket;
+use zdd_common::limits::WAYS;
+use zdd_common::maps::{Config, Counters, Quotas};
+use zdd_common::net::{Addr, End};
+use zdd_common::syn_filter::{self, Line};
+
+use super::DataplaneError;
+use super::attach::{Attached, Links};
+use super::grace::GraceWaiter;
+use super::mapped::Mapped;
+use super::pins::Pins;
+use crate::desired::{AgentSpec, AttachMode};
+
+/// The XDP object, built for this agent.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/zdd.bpf.o"));
+
+/// Ports (interfaces and their MAC addresses) that one run of the agent can name.
+const PORTS: u32 = 4096;
+
+/// A wire type as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct Plain<T>(pub(super) T);
+// SAFETY: only made of types that `wire!` has proved to be plain.
+unsafe impl<T: zdd_common::wire::Wire> Pod for Plain<T> {}
+
+/// The kernel's side, open.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    links: Links,
+    pub(super) pins: Pins,
+    pub(super) services: Mapped<Service>,
+    pub(super) cells: Mapped<u64>,
+    pub(super) backends: Mapped<Backend>,
+    pub(super) flows: Mapped<Bucket>,
+    pub(super) filter: Mapped<Line>,
+    pub(super) facts: Mapped<Facts>,
+    pub(super) quotas: Mapped<Quotas>,
+    pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
+    pub(super) ports: Array<MapData, Plain<Port>>,
+    pub(super) tx: DevMapHash<MapData>,
+    pub(super) wanted: HashMap<MapData, Plain<Addr>, u32>,
+    pub(super) locals: HashMap<MapData, Plain<Addr>, u32>,
+    pub(super) reasons: PerCpuArray<MapData, u64>,
+    pub(super) service_count: PerCpuArray<MapData, Plain<Counters>>,
+    pub(super) backend_count: PerCpuArray<MapData, Plain<Counters>>,
+    pub(super) config: Config,
+    pub(super) limit_ends: u32,
+    grace: GraceWaiter,
+}
+
+/// Reads sampled events and gives them to the log.
+pub type EventLogger = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// What opening found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// No maps: first start, or a reboot.
+    Fresh,
+    /// Maps of an earlier run, with whatever traffic they carry.
+    Adopted,
+}
+
+/// Sizes of the tables as they are made.
+fn config_of(agent: &AgentSpec) -> Config {
+    let limits = &agent.limits;
+    let memory = zdd_common::time::ticks(agent.syn_memory.as_nanos() as u64);
+    Config {
+        buckets: (limits.flows / WAYS as u32).max(1).next_power_of_two(),
+        lines: (limits.syn_filter / size_of::<Line>() as u32).max(1).next_power_of_two(),
+        epoch_shift: syn_filter::epoch_shift(memory),
+        sample: agent.sample_events,
+    }
+}
+
+impl Dataplane {
+    /// Loads the program and opens or makes the maps. Nothing is attached yet.
+    pub fn open(agent: &AgentSpec) -> Result<(Self, Opened), DataplaneError> {
+        kernel_is_new_enough()?;
+        let (pins, adopted) = Pins::open(&agent.pin_dir)?;
+        let config = config_of(agent);
+        let limits = &agent.limits;
+        let limit_ends = limits.services + limits.backends;
+        let mut loader = EbpfLoader::new();
+        loader
+            .default_map_pin_directory(&pins.dir)
+            .map_max_entries("ENDS", limit_ends)
+            .map_max_entries("SERVICES", limits.services)
+            .map_max_entries("CELLS", limits.cells)
+            .map_max_entries("BACKENDS", limits.backends + 1)
+            .map_max_entries("PORTS", PORTS)
+            .map_max_entries("TX", PORTS)
+            .map_max_entries("LOCALS", 65_536)
+            .map_max_entries("DIRECT", limits.direct)
+            .map_max_entries("FLOWS", config.buckets)
+            .map_max_entries("SYNS", config.lines)
+            .map_max_entries("FACTS", limits.services)
+            .map_max_entries("SERVICE_COUNT", limits.services)
+            .map_max_entries("BACKEND_COUNT", limits.backends + 1);
+        let plain = Plain(config);
+        loader.override_global("CONFIG", &plain, true);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
+        let program: &mut Xdp = ebpf
+            .program_mut("zdd")
+            .ok_or_else(|| missing("program zdd"))?
+            .try_into()
+            .map_err(|error| DataplaneError::kernel("the object's program", error))?;
+        program
+            .load()
+            .map_err(|error| DataplaneError::kernel("the kernel refused the XDP program", error))?;
+        let dataplane = Self {
+            links: Links::default(),
+            services: mapped(&mut ebpf, "SERVICES", limits.services)?,
+            cells: mapped(&mut ebpf, "CELLS", limits.cells)?,
+            backends: mapped(&mut ebpf, "BACKENDS", limits.backends + 1)?,
+            flows: mapped(&mut ebpf, "FLOWS", config.buckets)?,
+            filter: mapped(&mut ebpf, "SYNS", config.lines)?,
+            facts: mapped(&mut ebpf, "FACTS", limits.services)?,
+            quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
+            ends: take(&mut ebpf, "ENDS")?,
+            ports: take(&mut ebpf, "PORTS")?,
+            tx: take(&mut ebpf, "TX")?,
+            wanted: take(&mut ebpf, "WANTED")?,
+            locals: take(&mut ebpf, "LOCALS")?,
+            reasons: take(&mut ebpf, "REASON_COUNT")?,
+            service_count: take(&mut ebpf, "SERVICE_COUNT")?,
+            backend_count: take(&mut ebpf, "BACKEND_COUNT")?,
+            grace: GraceWaiter::new()
+                .map_err(|error| DataplaneError::kernel("cannot make the grace map", error))?,
+            config,
+            limit_ends,
+            pins,
+            ebpf,
+        };
+        dataplane.set_quotas();
+        if !adopted {
+            dataplane.pins.mark()?;
+        }
+        Ok((dataplane, if adopted { Opened::Adopted } else { Opened::Fresh }))
+    }
+
+    /// Attaches to an interface, or replaces the program of an earlier run there. `present`: the id of an XDP program
+    /// that the interface has now.
+    pub fn attach(
+        &mut self,
+        interface: (u32, &str),
+        mode: AttachMode,
+        present: Option<u32>,
+    ) -> Result<Attached, DataplaneError> {
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut("zdd")
+            .ok_or_else(|| missing("program zdd"))?
+            .try_into()
+            .map_err(|error| DataplaneError::kernel("the object's program", error))?;
+        self.links.attach(program, &self.pins.dir, interface, mode, present)
+    }
+
+    /// Detaches from an interface, or forgets one that is gone.
+    pub fn detach_interface(&mut self, ifindex: u32) -> Result<(), DataplaneError> {
+        self.links
+            .detach(&self.pins.dir, ifindex)
+            .map_err(|error| DataplaneError::kernel(format!("cannot detach from interface {ifindex}"), error))
+    }
+
+    /// What waits until no packet that was being processed can still be.
+    pub fn grace(&self) -> GraceWaiter {
+        self.grace.clone()
+    }
+
+    /// Ticks per epoch of the SYN filter, as a power of two.
+    pub fn epoch_shift(&self) -> u32 {
+        self.config.epoch_shift
+    }
+
+    /// The logger of sampled events; `None` when sampling is off.
+    pub fn take_logger(&mut self) -> Option<EventLogger> {
+        if self.config.sample == 0 {
+            return None;
+        }
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+            .inspect_err(|error| tracing::warn!(%error, "sampled events are not readable"))
+            .ok()
+    }
+
+    /// The program, for tests that run it on frames.
+    #[doc(hidden)]
+    pub fn program(&mut self) -> Option<&mut Xdp> {
+        self.ebpf.program_mut("zdd")?.try_into().ok()
+    }
+}
+
+fn missing(what: &str) -> DataplaneError {
+    DataplaneError::Kernelspace {
+        what: format!("{what} is missing in the object"),
+        reason: "a build fault".into(),
+    }
+}
+
+fn map_of(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
+    ebpf.take_map(name).ok_or_else(|| missing(name))
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    T::try_from(map_of(ebpf, name)?).map_err(|error| DataplaneError::kernel(name, error))
+}
+
+fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, values: u32) -> Result<Mapped<T>, DataplaneError> {
+    let Map::Array(data) = map_of(ebpf, name)? else { return Err(missing(name)) };
+    Mapped::new(std::os::fd::AsFd::as_fd(&data.fd()), values)
+        .map_err(|error| DataplaneError::kernel(format!("cannot map {name} into memory"), error))
+}
+
+fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
+    if let EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }) = &error
+    {
+        return DataplaneError::Resized {
+            dir: dir.to_owned(),
+            what: format!("{name} has {property} {actual}, asked for {expected}"),
+        };
+    }
+    let text = DataplaneError::kernel("cannot load the XDP object", &error);
+    let denied = |io: &std::io::Error| matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+    match &error {
+        EbpfError::MapError(MapError::CreateError { io_error, .. }) if denied(io_error) => {
+            DataplaneError::Privileges { what: "making maps".into() }
+        }
+        _ => text,
+    }
+}
+
+fn kernel_is_new_enough() -> Result<(), DataplaneError> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    if too_old(release) {
+        return Err(DataplaneError::Kernel { release: release.to_owned() });
+    }
+    Ok(())
+}
+
+/// Whether a kernel release is below 5.15. One that cannot be read is not: the kernel itself will say what it lacks.
+fn too_old(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 15),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_below_5_15_are_refused() {
+        for (release, old) in [
+            ("5.10.218-debian", true),
+            ("4.19.0", true),
+            ("5.14.21", true),
+            ("5.15.0-rc1", false),
+            ("6.1.176+", false),
+            ("7.0", false),
+            ("weird", false),
+        ] {
+            assert_eq!(too_old(release), old, "{release}");
+        }
+    }
+}

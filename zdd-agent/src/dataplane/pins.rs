@@ -1,0 +1,141 @@
+//! The pin directory: on a BPF file system, locked by one agent, marked with the layout of its maps.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData};
+use zdd_common::limits::LAYOUT;
+
+use super::DataplaneError;
+
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Name of the pinned map that says which layout its neighbours have.
+const MARKER: &str = "LAYOUT";
+
+/// The locked directory. The lock ends with the process, however it ends.
+#[derive(Debug)]
+pub(super) struct Pins {
+    pub(super) dir: PathBuf,
+    _lock: File,
+}
+
+impl Pins {
+    /// Makes and locks the directory. `true`: it held maps already.
+    pub(super) fn open(dir: &Path) -> Result<(Self, bool), DataplaneError> {
+        if !on_bpffs(dir) {
+            return Err(DataplaneError::NoBpffs { dir: dir.to_owned() });
+        }
+        fs::create_dir_all(dir.join("links")).map_err(|error| failed("cannot make", dir, error))?;
+        let lock = lock(dir)?;
+        let marker = dir.join(MARKER);
+        let found = marker.exists();
+        if found {
+            let ours = read_marker(&marker).map_err(|found| DataplaneError::Layout {
+                dir: dir.to_owned(),
+                found,
+                ours: LAYOUT,
+            })?;
+            if ours != LAYOUT {
+                return Err(DataplaneError::Layout {
+                    dir: dir.to_owned(),
+                    found: ours.to_string(),
+                    ours: LAYOUT,
+                });
+            }
+        } else if let Some(stranger) = any_map(dir) {
+            return Err(DataplaneError::Layout {
+                dir: dir.to_owned(),
+                found: format!("unknown ({stranger} is pinned, but no {MARKER})"),
+                ours: LAYOUT,
+            });
+        }
+        Ok((Self { dir: dir.to_owned(), _lock: lock }, found))
+    }
+
+    /// Marks the directory, after all maps are pinned: a crash before leaves nothing that looks whole.
+    pub(super) fn mark(&self) -> Result<(), DataplaneError> {
+        let mut map = Array::<MapData, u32>::create(1, 0)
+            .map_err(|error| DataplaneError::kernel("cannot make the layout marker", error))?;
+        map.set(0, &LAYOUT, 0)
+            .map_err(|error| DataplaneError::kernel("cannot write the layout marker", error))?;
+        map.pin(self.dir.join(MARKER)).map_err(|error| {
+            DataplaneError::kernel(format!("cannot pin {MARKER} in {}", self.dir.display()), error)
+        })
+    }
+}
+
+fn failed(what: &str, dir: &Path, error: io::Error) -> DataplaneError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return DataplaneError::Privileges { what: format!("{what} {}: {error}", dir.display()) };
+    }
+    DataplaneError::Kernelspace { what: format!("{what} {}", dir.display()), reason: error.to_string() }
+}
+
+/// Locks the directory itself, so that two agents meet whatever their state directories and namespaces are.
+fn lock(dir: &Path) -> Result<File, DataplaneError> {
+    let file = File::open(dir).map_err(|error| failed("cannot open", dir, error))?;
+    // SAFETY: a valid descriptor.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        return Err(DataplaneError::Locked { dir: dir.to_owned() });
+    }
+    Ok(file)
+}
+
+fn read_marker(path: &Path) -> Result<u32, String> {
+    let data = MapData::from_pin(path).map_err(|error| format!("unreadable: {error}"))?;
+    let map = Map::from_map_data(data).map_err(|error| format!("unreadable: {error}"))?;
+    let array = Array::<MapData, u32>::try_from(map).map_err(|error| format!("unknown: {error}"))?;
+    array.get(&0, 0).map_err(|error| format!("unreadable: {error}"))
+}
+
+fn any_map(dir: &Path) -> Option<String> {
+    fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .find(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+/// Whether the nearest existing ancestor is on a BPF file system.
+fn on_bpffs(dir: &Path) -> bool {
+    let Some(existing) = dir.ancestors().find(|path| path.exists()) else { return false };
+    let Ok(path) = CString::new(existing.as_os_str().as_bytes()) else { return false };
+    // SAFETY: all zero is a valid buffer to be filled.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid.
+    let done = unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } == 0;
+    done && stat.f_type == BPF_FS_MAGIC
+}
+
+/// Removes everything pinned in the directory: links first, so that packets pass the host untouched before the maps go.
+/// Returns how many links were removed.
+pub(super) fn remove_all(dir: &Path) -> io::Result<usize> {
+    let mut links = 0;
+    let links_dir = dir.join("links");
+    if links_dir.is_dir() {
+        for entry in fs::read_dir(&links_dir)? {
+            fs::remove_file(entry?.path())?;
+            links += 1;
+        }
+        fs::remove_dir(&links_dir)?;
+    }
+    // The marker last: what is left after a crash is still refused or removed, not taken for whole.
+    let mut marker = None;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name == MARKER) {
+            marker = Some(path);
+        } else {
+            fs::remove_file(path)?;
+        }
+    }
+    if let Some(marker) = marker {
+        fs::remove_file(marker)?;
+    }
+    fs::remove_dir(dir)?;
+    Ok(links)
+}

@@ -1,0 +1,366 @@
+//! What the reconciler does with the maps. Ids, rows and orders are its business; here one call is one write or read.
+
+use std::net::IpAddr;
+
+use zdd_common::atomic::{Atomics as _, Host};
+use zdd_common::entries::{
+    Backend, BackendId, Cell, Commit, EndEntry, Facts, FlowKey, NextHop, Port, Positions, Service, State,
+    Word,
+};
+use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::limits::WAYS;
+use zdd_common::maps::{Counters, Quotas};
+use zdd_common::net::{Addr, End};
+use zdd_common::reason::REASONS;
+use zdd_common::rules::Sweep;
+
+use super::DataplaneError;
+use super::object::{Dataplane, Plain};
+
+/// Entries of the flow table by state, as one scan saw them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTotals {
+    /// Half-open.
+    pub half: u64,
+    /// Established (pending ones included).
+    pub established: u64,
+    /// Expired, not yet free.
+    pub dead: u64,
+}
+
+/// What a scan tells about one entry.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowScan {
+    /// Its key.
+    pub key: FlowKey,
+    /// Its word.
+    pub word: Word,
+}
+
+impl Dataplane {
+    // --- services ---------------------------------------------------------------------------------------------------
+
+    /// Writes a service's fixed fields, with a commit word of 0: nothing is steered before [`Dataplane::commit`].
+    pub fn write_service(&self, id: u16, service: &Service) {
+        // SAFETY: a mapped value; no packet uses a service that has no VIP.
+        unsafe { self.services.at(id.into()).write(*service) };
+    }
+
+    /// A service as it stands.
+    pub fn service(&self, id: u16) -> Service {
+        // SAFETY: a mapped value.
+        unsafe { self.services.at(id.into()).read_volatile() }
+    }
+
+    /// Changes after how many ticks of silence a UDP flow of the service is gone.
+    pub fn set_udp_idle(&self, id: u16, ticks: u32) {
+        // SAFETY: a mapped value; one aligned number, which packets read whole.
+        unsafe { (&raw mut (*self.services.at(id.into())).udp_idle).write_volatile(ticks) };
+    }
+
+    /// The commit point: one aligned word. Everything that the row names must be written before.
+    pub fn commit(&self, id: u16, commit: Commit) {
+        // SAFETY: a mapped value; the word is the first field.
+        unsafe { Host::store(self.services.at(id.into()).cast(), commit.0) };
+    }
+
+    /// Writes a row of cells. The row is nobody's: spare since a grace period.
+    pub fn write_row(&self, row: u32, cells: &[Cell]) {
+        let start = self.cells.at(row as usize);
+        assert!(row as usize + cells.len() <= self.cells.len(), "a row within the map");
+        for (index, cell) in cells.iter().enumerate() {
+            // SAFETY: within the mapping.
+            unsafe { start.add(index).write(cell.0) };
+        }
+        // The commit's release store orders these before it.
+    }
+
+    /// Reads a row of cells.
+    pub fn read_row(&self, row: u32, cells: u32) -> Vec<Cell> {
+        (row..row + cells)
+            // SAFETY: a mapped value.
+            .map(|index| Cell(unsafe { Host::load(self.cells.at(index as usize)) }))
+            .collect()
+    }
+
+    /// Number of cells in the map.
+    pub fn cell_capacity(&self) -> u32 {
+        self.cells.len() as u32
+    }
+
+    /// What packets told about a service.
+    pub fn facts(&self, id: u16) -> Facts {
+        // SAFETY: a mapped value; each word is read whole.
+        unsafe {
+            let facts = self.facts.at(id.into());
+            Facts {
+                last_fail: Host::load(&raw const (*facts).last_fail),
+                udp_fail: Host::load(&raw const (*facts).udp_fail),
+                fails: Host::load(&raw const (*facts).fails),
+                reserved: [0; 5],
+            }
+        }
+    }
+
+    // --- backends ---------------------------------------------------------------------------------------------------
+
+    /// Writes a backend that no cell names yet.
+    pub fn write_backend(&self, id: BackendId, backend: &Backend) {
+        // SAFETY: a mapped value that nobody reads yet.
+        unsafe { self.backends.at(id.into()).write(*backend) };
+    }
+
+    /// Changes a backend's next hop: one word.
+    pub fn set_next_hop(&self, id: BackendId, hop: NextHop) {
+        // SAFETY: a mapped value.
+        unsafe { Host::store(&raw mut (*self.backends.at(id.into())).next_hop, hop.0) };
+    }
+
+    /// A backend's next hop as it stands.
+    pub fn next_hop(&self, id: BackendId) -> NextHop {
+        // SAFETY: a mapped value.
+        NextHop(unsafe { Host::load(&raw const (*self.backends.at(id.into())).next_hop) })
+    }
+
+    // --- ends, ports, addresses ---------------------------------------------------------------------------------------
+
+    /// Makes an end known, or changes what it is.
+    pub fn set_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
+        let limit = self.limit_ends;
+        self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
+            Some(libc::E2BIG) => {
+                DataplaneError::Full { map: "ENDS", limit, doing: doing.to_owned(), knob: "backends" }
+            }
+            _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
+        })
+    }
+
+    /// What is known of an end.
+    pub fn end(&self, end: End) -> Option<EndEntry> {
+        self.ends.get(&Plain(end), 0).ok().map(|entry| entry.0)
+    }
+
+    /// Forgets an end. Unknown is fine.
+    pub fn remove_end(&mut self, end: End) {
+        let _ = self.ends.remove(&Plain(end));
+    }
+
+    /// All known ends.
+    pub fn ends(&self) -> Vec<End> {
+        self.ends.keys().flatten().map(|key| key.0).collect()
+    }
+
+    /// Writes a port's slot.
+    pub fn set_port(&mut self, index: u16, port: Port) -> Result<(), DataplaneError> {
+        self.ports
+            .set(index.into(), &Plain(port), 0)
+            .map_err(|error| DataplaneError::kernel(format!("cannot write port {index}"), error))
+    }
+
+    /// A port's slot as it stands.
+    pub fn port(&self, index: u16) -> Port {
+        self.ports.get(&index.into(), 0).map_or_else(|_| Port::default(), |plain| plain.0)
+    }
+
+    /// Number of port slots.
+    pub fn port_capacity(&self) -> u32 {
+        self.ports.len()
+    }
+
+    /// Lets frames be redirected to an interface, or no longer.
+    pub fn set_redirect(&mut self, ifindex: u32, yes: bool) -> Result<(), DataplaneError> {
+        if yes {
+            return self.tx.insert(ifindex, ifindex, None, 0).map_err(|error| {
+                DataplaneError::kernel(format!("interface {ifindex} takes no redirects"), error)
+            });
+        }
+        // Unknown is fine: the kernel forgets a device that goes away.
+        let _ = self.tx.remove(ifindex);
+        Ok(())
+    }
+
+    /// Takes the destinations whose neighbour replies were waiting for.
+    pub fn take_wanted(&mut self) -> Vec<IpAddr> {
+        let all: Vec<Addr> = self.wanted.keys().flatten().map(|key| key.0).collect();
+        for addr in &all {
+            // Gone already is fine: the map is a small LRU.
+            let _ = self.wanted.remove(&Plain(*addr));
+        }
+        all.into_iter().map(IpAddr::from).collect()
+    }
+
+    /// Makes the set of this host's addresses the given one.
+    pub fn set_locals(&mut self, addrs: &[IpAddr]) -> Result<(), DataplaneError> {
+        let want: std::collections::HashSet<Addr> = addrs.iter().map(|addr| Addr::from(*addr)).collect();
+        let have: Vec<Addr> = self.locals.keys().flatten().map(|key| key.0).collect();
+        for addr in want.iter().filter(|addr| !have.contains(addr)) {
+            self.locals
+                .insert(&Plain(*addr), &1, 0)
+                .map_err(|error| DataplaneError::kernel("cannot write a local address", error))?;
+        }
+        for addr in have.iter().filter(|addr| !want.contains(addr)) {
+            let _ = self.locals.remove(&Plain(*addr));
+        }
+        Ok(())
+    }
+
+    // --- flows --------------------------------------------------------------------------------------------------------
+
+    /// Ways of the flow table.
+    pub fn flow_capacity(&self) -> u64 {
+        (self.flows.len() * WAYS) as u64
+    }
+
+    /// Sets each class's quota: a quarter of the table, so that a quarter is left for uneven buckets.
+    pub(super) fn set_quotas(&self) {
+        let share = self.flow_capacity() / 4;
+        for class in 0..3 {
+            // SAFETY: a mapped value.
+            unsafe { Host::store(&raw mut (*self.quotas.at(0)).limit[class], share.max(1)) };
+        }
+    }
+
+    /// Entries per class.
+    pub fn quotas(&self) -> Quotas {
+        // SAFETY: a mapped value; figures that may be a moment apart.
+        unsafe { self.quotas.at(0).read_volatile() }
+    }
+
+    /// Corrects the count of entries per class by the difference between what a scan saw and what was counted before it.
+    /// A crash between freeing an entry and counting it leaves one too many.
+    pub fn correct_quota(&self, class: usize, difference: i64) {
+        // SAFETY: a mapped value.
+        unsafe { Host::add(&raw mut (*self.quotas.at(0)).used[class], difference as u64) };
+    }
+
+    /// Whether any entry is counted.
+    pub fn any_flows(&self) -> bool {
+        self.quotas().used.iter().any(|used| *used != 0)
+    }
+
+    /// Looks at every entry and does with it what `rule` says. `rule` is asked for occupied ways only.
+    pub fn sweep(&self, mut rule: impl FnMut(FlowScan) -> Sweep) -> FlowTotals {
+        let mut totals = FlowTotals::default();
+        for index in 0..self.flows.len() {
+            let bucket = self.flows.at(index);
+            for way in 0..WAYS {
+                // SAFETY: a mapped value.
+                let word = Word(unsafe { Host::load(&raw const (*bucket).words[way]) });
+                if word.is(State::Free) {
+                    continue;
+                }
+                match word {
+                    _ if word.is(State::Dead) => totals.dead += 1,
+                    _ if word.is(State::Half) => totals.half += 1,
+                    _ if word.live() => totals.established += 1,
+                    _ => {}
+                }
+                // SAFETY: a mapped value.
+                let key = unsafe { flows::key_at::<Host>(bucket, way) };
+                self.apply(bucket, way, word, rule(FlowScan { key, word }));
+            }
+        }
+        totals
+    }
+
+    /// One entry's fate, by compare-and-swap: whatever a packet did meanwhile wins, and the next sweep looks again.
+    fn apply(&self, bucket: *mut Bucket, way: usize, word: Word, fate: Sweep) {
+        // SAFETY: a mapped value; way is below WAYS.
+        let slot = unsafe { Slot::of(bucket, way) };
+        // SAFETY: as above.
+        unsafe {
+            match fate {
+                Sweep::Keep => {}
+                Sweep::Word(new) => {
+                    flows::update::<Host>(slot, word, new);
+                }
+                Sweep::Restore(new) => {
+                    let alt = Positions(Host::load(&raw const (*bucket).positions[way])).alt();
+                    if flows::replace::<Host>(slot, word, new, Positions::new(alt, alt)) {
+                        self.recount(word.class_bits(), Some(new.class_bits()));
+                    }
+                }
+                Sweep::Free => {
+                    if flows::update::<Host>(slot, word, Word::default()) && !word.is(State::Busy) {
+                        self.recount(word.class_bits(), None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn recount(&self, from: usize, to: Option<usize>) {
+        if to == Some(from) {
+            return;
+        }
+        self.correct_quota(from.min(2), -1);
+        if let Some(to) = to {
+            self.correct_quota(to.min(2), 1);
+        }
+    }
+
+    /// Looks one flow up, for explanations.
+    pub fn find_flow(&self, key: &FlowKey, hash: u64) -> Option<Word> {
+        let (a, b) = flows::homes(hash, self.flows.len() as u32);
+        let homes = [self.flows.at(a as usize), self.flows.at(b as usize)];
+        // SAFETY: mapped values.
+        match unsafe { flows::find::<Host>(&homes, key, hash) } {
+            zdd_common::tables::Found::Live(_, word, _) => Some(word),
+            _ => None,
+        }
+    }
+
+    // --- filter and counters ------------------------------------------------------------------------------------------
+
+    /// The SYN filter's size in bytes and the fraction of bits set in its fullest epoch.
+    pub fn filter_fill(&self) -> (u64, f64) {
+        let mut ones = [0u64; 4];
+        for index in 0..self.filter.len() {
+            for (word, count) in (0..8).map(|word| (word, word / 2)) {
+                // SAFETY: a mapped value.
+                let bits = unsafe { Host::load(&raw const (*self.filter.at(index)).words[word]) };
+                ones[count] += u64::from(bits.count_ones());
+            }
+        }
+        let per_epoch = (self.filter.len() * 128) as f64;
+        let fullest = ones.into_iter().max().unwrap_or(0) as f64;
+        ((self.filter.len() * 64) as u64, fullest / per_epoch)
+    }
+
+    /// Packets by reason, in the order of the reasons' numbers.
+    pub fn reasons(&self) -> Vec<u64> {
+        (0..REASONS.len() as u32)
+            .map(|index| self.reasons.get(&index, 0).map_or(0, |values| values.iter().sum()))
+            .collect()
+    }
+
+    /// A service's counters.
+    pub fn service_counters(&self, id: u16) -> Counters {
+        let all = self.service_count.get(&id.into(), 0);
+        all.map_or_else(|_| Counters::default(), |values| Counters::sum(values.iter().map(|plain| plain.0)))
+    }
+
+    /// A backend's counters.
+    pub fn backend_counters(&self, id: BackendId) -> Counters {
+        let all = self.backend_count.get(&id.into(), 0);
+        all.map_or_else(|_| Counters::default(), |values| Counters::sum(values.iter().map(|plain| plain.0)))
+    }
+
+    /// Sets a backend's counters to 0, before its id is used again.
+    pub fn clear_backend_counters(&mut self, id: BackendId) -> Result<(), DataplaneError> {
+        let cpus =
+            aya::util::nr_cpus().map_err(|(_, error)| DataplaneError::kernel("cannot count CPUs", error))?;
+        let zero = aya::maps::PerCpuValues::try_from(vec![Plain(Counters::default()); cpus.get() as usize])
+            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
+        self.backend_count
+            .set(id.into(), zero, 0)
+            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))
+    }
+}
+
+fn errno(error: &aya::maps::MapError) -> Option<i32> {
+    match error {
+        aya::maps::MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}

@@ -1,0 +1,199 @@
+//! What the operator wants: the validated form of the configuration file, and of every later change by command.
+//! No text, no maps, no I/O: `config` makes it from TOML, `plan` compares it with what is there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
+pub type BasisPoints = u32;
+
+/// All of it.
+pub const FULL: BasisPoints = 10_000;
+
+/// Everything that a configuration file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The agent itself: where it attaches, keeps its things and listens.
+    pub agent: AgentSpec,
+    /// The services, in the order of the file. Names are unique.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// How the agent runs. Read at start; changing it needs a restart of the agent, never of the traffic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    /// Interface names or patterns (`*` and `?`), also of interfaces that appear later.
+    pub interfaces: Vec<String>,
+    /// Native, or generic only when the configuration says so.
+    pub mode: AttachMode,
+    /// Directory below a BPF file system for maps and links. Default `/sys/fs/bpf/zdd`.
+    pub pin_dir: PathBuf,
+    /// Directory for `state.json`. Default `/var/lib/zdd`.
+    pub state_dir: PathBuf,
+    /// The gRPC socket. Default `/run/zdd/zdd.sock`.
+    pub socket: PathBuf,
+    /// Where Prometheus metrics are served; loopback only. Default `127.0.0.1:9177`; `"off"` turns it off.
+    pub metrics: Option<SocketAddr>,
+    /// Sizes of the kernel's tables.
+    pub limits: Limits,
+    /// How long a SYN is remembered at the least. Default 64 s, as long as a handshake lives.
+    pub syn_memory: Duration,
+    /// One packet in this many is logged by the XDP program; 0 (the default) logs none.
+    pub sample_events: u32,
+}
+
+/// Sizes of the kernel's tables, fixed while the maps live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Services. Default 256.
+    pub services: u32,
+    /// Backends of all services together, those that drain included. Default 4096.
+    pub backends: u32,
+    /// Cells of all services together; each service needs twice its own. Default 2_097_152 (16 MiB).
+    pub cells: u32,
+    /// Remembered flows, rounded up to a power of two. Default 262_144 (12 MiB).
+    pub flows: u32,
+    /// Bytes of the SYN filter, rounded up to a power of two. Default 4 MiB.
+    pub syn_filter: u32,
+    /// Flows that talk to a `nat` backend's own address through this host. Default 65_536.
+    pub direct: u32,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// In the driver. The default; an interface that cannot is an error.
+    Native,
+    /// In the stack, after an skb was made: slower, works on every interface.
+    Generic,
+}
+
+/// One service: a VIP and the versions behind it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Unique name, `[a-z0-9-]{1,63}`.
+    pub name: String,
+    /// What clients dial.
+    pub vip: Vip,
+    /// Which hash chooses version and backend.
+    pub affinity: Affinity,
+    /// Forwarding mode of versions that say none of their own.
+    pub forward: Forward,
+    /// A flow silent for longer counts as gone. Default 350 s.
+    pub idle_timeout: Duration,
+    /// The same for UDP. Default 60 s.
+    pub udp_idle_timeout: Duration,
+    /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
+    pub drain_timeout: Option<Duration>,
+    /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
+    pub cells: u32,
+    /// Health check; `None`: every backend counts as healthy.
+    pub health: Option<HealthSpec>,
+    /// Versions in the order of the file. The first is the stable one, where the share of an unhealthy version goes.
+    pub versions: Vec<VersionSpec>,
+}
+
+/// Address, port and protocol that clients dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Vip {
+    /// Address.
+    pub addr: IpAddr,
+    /// Port, host order.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// Transport protocol of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Which hash chooses version and backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Affinity {
+    /// Both from the flow.
+    Flow,
+    /// Both from the client's address: a client sticks to a backend.
+    Client,
+    /// The version from the client's address, the backend from the flow.
+    ClientVersion,
+}
+
+/// How a packet reaches its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// Rewrites the MAC addresses; backends own the VIP and answer directly.
+    L2,
+    /// Rewrites the destination; replies pass this host and are rewritten back.
+    Nat,
+}
+
+/// One release: a set of backends and its share of new flows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionSpec {
+    /// Unique within the service, `[a-zA-Z0-9._-]{1,63}`.
+    pub name: String,
+    /// Share of new flows; those of a service sum to [`FULL`].
+    pub weight: BasisPoints,
+    /// Overrides the service's.
+    pub forward: Option<Forward>,
+    /// May be empty; then its share goes to the stable version.
+    pub backends: Vec<BackendSpec>,
+}
+
+/// One address that takes flows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendSpec {
+    /// Address and port. Under `l2` the port must be the VIP's.
+    pub address: SocketAddr,
+    /// Relative to the version's other backends, 1 to 1000. Default 1.
+    pub weight: u32,
+}
+
+/// How backends are probed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthSpec {
+    /// What is asked.
+    pub probe: Probe,
+    /// From the end of one probe to the start of the next. Default 1 s.
+    pub interval: Duration,
+    /// A probe that takes longer has failed. Default 500 ms.
+    pub timeout: Duration,
+    /// Successes in a row that make a backend healthy. Default 2.
+    pub rise: u32,
+    /// Failures in a row that make it unhealthy. Default 3.
+    pub fall: u32,
+    /// Each interval is varied by up to this fraction, so that probes spread. Default 0.2.
+    pub jitter: f64,
+    /// Port to probe instead of the backend's own.
+    pub port: Option<u16>,
+}
+
+/// What a probe asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// A connection is accepted.
+    Tcp,
+    /// `GET path` answers with an expected status.
+    Http {
+        /// Absolute path with query.
+        path: String,
+        /// Expected status codes; empty means 200 to 399.
+        status: Vec<u16>,
+        /// Host header; default is the backend's address.
+        host: Option<String>,
+    },
+}

@@ -1,0 +1,160 @@
+//! Probes against real servers on loopback.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn http(path: &str, status: &[u16], timeout_ms: u64) -> HealthSpec {
+    let probe = Probe::Http { path: path.into(), status: status.into(), host: None };
+    HealthSpec { probe, ..tcp(timeout_ms) }
+}
+
+fn tcp(timeout_ms: u64) -> HealthSpec {
+    HealthSpec {
+        probe: Probe::Tcp,
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(timeout_ms),
+        rise: 1,
+        fall: 1,
+        jitter: 0.0,
+        port: None,
+    }
+}
+
+/// Serves one connection: reads the request's head, sends `parts` as they are, then closes or holds the connection.
+/// Returns the address and the head that the server saw.
+async fn server(parts: Vec<Vec<u8>>, hold: bool) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("address");
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let mut head = Vec::new();
+        let mut byte = [0u8; 1];
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).await.unwrap_or(0) == 1 {
+            head.push(byte[0]);
+        }
+        for part in parts {
+            // The client may have gone already, which is what some tests want.
+            let _ = stream.write_all(&part).await;
+        }
+        if hold {
+            let _ = stream.read(&mut byte).await;
+        }
+        String::from_utf8_lossy(&head).into_owned()
+    });
+    (address, task)
+}
+
+fn text(answer: &str) -> Vec<Vec<u8>> {
+    vec![answer.as_bytes().to_vec()]
+}
+
+/// A port that nothing listens on: bound once, then closed.
+async fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.expect("loopback").local_addr().expect("address")
+}
+
+const LONG: u64 = 10_000;
+
+#[tokio::test]
+async fn a_listening_port_passes_a_tcp_probe() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    assert_eq!(probe(listener.local_addr().expect("address"), &tcp(LONG)).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_closed_port_is_refused() {
+    let failure = probe(closed_port().await, &tcp(LONG)).await.expect_err("nothing listens");
+    assert_eq!(failure.to_string(), "connection refused");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_times_out() {
+    let (address, _task) = server(vec![], true).await;
+    let failure = probe(address, &http("/", &[], 60)).await.expect_err("no answer");
+    assert_eq!(failure.to_string(), "timed out after 60 ms");
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_times_out() {
+    let (address, _task) = server(text("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), true).await;
+    let failure = probe(address, &http("/", &[], 60)).await.expect_err("half a body");
+    assert_eq!(failure, ProbeFailure::TimedOut(Duration::from_millis(60)));
+}
+
+#[tokio::test]
+async fn a_body_cut_short_fails() {
+    let (address, _task) = server(text("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"), false).await;
+    assert_eq!(probe(address, &http("/", &[], LONG)).await, Err(ProbeFailure::Closed));
+}
+
+#[tokio::test]
+async fn a_body_is_read_to_the_limit_only() {
+    let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n".to_vec();
+    answer.extend(vec![b'x'; BODY_LIMIT + 1]);
+    let (address, _task) = server(vec![answer], true).await;
+    assert_eq!(probe(address, &http("/", &[], LONG)).await, Ok(()));
+}
+
+#[tokio::test]
+async fn the_expected_status_passes_and_the_request_names_host_and_path() {
+    let (address, task) = server(text("HTTP/1.1 204 No Content\r\n\r\n"), false).await;
+    assert_eq!(probe(address, &http("/health?deep=1", &[200, 204], LONG)).await, Ok(()));
+    let head = task.await.expect("server").to_lowercase();
+    assert!(head.starts_with("get /health?deep=1 http/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("host: {address}\r\n")), "{head}");
+}
+
+#[tokio::test]
+async fn a_host_can_be_configured() {
+    let (address, task) = server(text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), false).await;
+    let mut spec = http("/", &[], LONG);
+    spec.probe = Probe::Http { path: "/".into(), status: vec![], host: Some("shop.example".into()) };
+    assert_eq!(probe(address, &spec).await, Ok(()));
+    assert!(task.await.expect("server").to_lowercase().contains("host: shop.example\r\n"));
+}
+
+#[tokio::test]
+async fn another_status_fails_and_says_what_was_expected() {
+    for (status, words) in [
+        (&[200][..], "status 503, expected 200"),
+        (&[], "status 503, expected 200 to 399"),
+        (&[200, 201, 204], "status 503, expected 200, 201 or 204"),
+    ] {
+        let (address, _task) = server(text("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"), false).await;
+        let failure = probe(address, &http("/", status, LONG)).await.expect_err("503");
+        assert_eq!(failure.to_string(), words);
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_not_http() {
+    let (address, _task) = server(text("SSH-2.0-OpenSSH_9.9\r\n"), true).await;
+    let failure = probe(address, &http("/", &[], LONG)).await.expect_err("not HTTP");
+    assert!(failure.to_string().starts_with("the answer is not HTTP: "), "{failure}");
+}
+
+#[tokio::test]
+async fn a_head_without_end_fails() {
+    let (address, _task) = server(vec![vec![b'x'; 4 * HEAD_LIMIT]], true).await;
+    assert!(matches!(probe(address, &http("/", &[], LONG)).await, Err(ProbeFailure::NotHttp(_))));
+    let mut head = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
+    head.extend(vec![b'x'; 4 * HEAD_LIMIT]);
+    let (address, _task) = server(vec![head], true).await;
+    assert!(matches!(probe(address, &http("/", &[], LONG)).await, Err(ProbeFailure::NotHttp(_))));
+}
+
+#[tokio::test]
+async fn a_connection_closed_without_an_answer_says_so() {
+    let (address, _task) = server(vec![], false).await;
+    let failure = probe(address, &http("/", &[], LONG)).await.expect_err("closed");
+    assert_eq!(failure.to_string(), "connection closed before the answer was complete");
+}
+
+#[tokio::test]
+async fn a_path_that_cannot_be_sent_is_told() {
+    let (address, _task) = server(vec![], true).await;
+    let failure = probe(address, &http("/a b", &[], LONG)).await.expect_err("a space");
+    assert!(failure.to_string().contains("\"/a b\""), "{failure}");
+}

@@ -1,0 +1,48 @@
+//! The agent and command line of zdd.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod dataplane;
+pub mod desired;
+pub mod health;
+pub mod links;
+pub mod metrics;
+pub mod neighbour;
+pub mod plan;
+pub mod reconcile;
+pub mod report;
+pub mod shutdown;
+pub mod state;
+pub mod store;
+pub mod text;
+pub mod weights;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    fn sources(dir: &Path, all: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() { sources(&path, all) } else { all.push(path) }
+        }
+    }
+
+    #[test]
+    fn only_the_dataplane_knows_the_kernel_library() {
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut all = Vec::new();
+        sources(&src, &mut all);
+        let library = ["ay", "a::"].concat();
+        let outside: Vec<_> = all
+            .iter()
+            .filter(|path| !path.starts_with(src.join("dataplane")))
+            .filter(|path| std::fs::read_to_string(path).unwrap().contains(&library))
+            .collect();
+        assert!(all.len() > 50 && outside.is_empty(), "{outside:?}");
+    }
+}

@@ -1,0 +1,134 @@
+//! The difference of two sets of services, as people read it, and what of it must not be done under traffic.
+
+use crate::desired::{ServiceSpec, VersionSpec};
+use crate::report::{Change, Op};
+use crate::text::percent;
+
+fn change(op: Op, what: String, from: Option<String>, to: Option<String>) -> Change {
+    Change { op, what, from, to }
+}
+
+/// What differs, service by service.
+pub fn changes(from: &[ServiceSpec], to: &[ServiceSpec]) -> Vec<Change> {
+    let mut all = Vec::new();
+    for old in from {
+        if !to.iter().any(|new| new.name == old.name) {
+            all.push(change(Op::Remove, format!("service {}", old.name), Some(old.vip.to_string()), None));
+        }
+    }
+    for new in to {
+        match from.iter().find(|old| old.name == new.name) {
+            Some(old) => service(&mut all, old, new),
+            None => {
+                all.push(change(Op::Add, format!("service {}", new.name), None, Some(new.vip.to_string())))
+            }
+        }
+    }
+    all
+}
+
+fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
+    let name = &new.name;
+    let mut field = |what: &str, from: String, to: String| {
+        if from != to {
+            all.push(change(Op::Change, format!("{name} {what}"), Some(from), Some(to)));
+        }
+    };
+    let time = |d: std::time::Duration| humantime::format_duration(d).to_string();
+    field("vip", old.vip.to_string(), new.vip.to_string());
+    field("affinity", old.affinity.to_string(), new.affinity.to_string());
+    field("forward", old.forward.to_string(), new.forward.to_string());
+    field("cells", old.cells.to_string(), new.cells.to_string());
+    field("idle_timeout", time(old.idle_timeout), time(new.idle_timeout));
+    field("udp_idle_timeout", time(old.udp_idle_timeout), time(new.udp_idle_timeout));
+    let drain = |d: Option<std::time::Duration>| d.map_or_else(|| "none".to_owned(), time);
+    field("drain_timeout", drain(old.drain_timeout), drain(new.drain_timeout));
+    let health = |spec: &ServiceSpec| spec.health.as_ref().map_or("none".to_owned(), |h| format!("{h:?}"));
+    if old.health != new.health {
+        field("health", health(old), health(new));
+    }
+    for version in &old.versions {
+        if !new.versions.iter().any(|v| v.name == version.name) {
+            all.push(change(
+                Op::Remove,
+                format!("{name}/{}", version.name),
+                Some(percent(version.weight)),
+                None,
+            ));
+        }
+    }
+    for version in &new.versions {
+        match old.versions.iter().find(|v| v.name == version.name) {
+            Some(before) => self::version(all, name, before, version),
+            None => all.push(change(
+                Op::Add,
+                format!("{name}/{}", version.name),
+                None,
+                Some(percent(version.weight)),
+            )),
+        }
+    }
+}
+
+fn version(all: &mut Vec<Change>, service: &str, old: &VersionSpec, new: &VersionSpec) {
+    let name = format!("{service}/{}", new.name);
+    if old.weight != new.weight {
+        all.push(change(
+            Op::Change,
+            format!("{name} weight"),
+            Some(percent(old.weight)),
+            Some(percent(new.weight)),
+        ));
+    }
+    if old.forward != new.forward {
+        let text = |f: Option<crate::desired::Forward>| f.map(|f| f.to_string());
+        all.push(change(Op::Change, format!("{name} forward"), text(old.forward), text(new.forward)));
+    }
+    for backend in &old.backends {
+        if !new.backends.iter().any(|b| b.address == backend.address) {
+            all.push(change(Op::Remove, format!("{name} backend {}", backend.address), None, None));
+        }
+    }
+    for backend in &new.backends {
+        match old.backends.iter().find(|b| b.address == backend.address) {
+            Some(before) if before.weight != backend.weight => all.push(change(
+                Op::Change,
+                format!("{name} backend {} weight", backend.address),
+                Some(before.weight.to_string()),
+                Some(backend.weight.to_string()),
+            )),
+            Some(_) => {}
+            None => all.push(change(Op::Add, format!("{name} backend {}", backend.address), None, None)),
+        }
+    }
+}
+
+/// What of the difference would move or break live flows, each with the way out. Empty: it can be done under traffic.
+pub fn refusals(from: &[ServiceSpec], to: &[ServiceSpec]) -> Vec<String> {
+    let mut all = Vec::new();
+    for new in to {
+        let Some(old) = from.iter().find(|old| old.name == new.name) else { continue };
+        let name = &new.name;
+        let mut refuse = |what: &str, from: String, to: String, why: &str| {
+            if from != to {
+                all.push(format!(
+                    "{name}: {what} cannot change from {from} to {to} while the service lives: {why}\nhelp: put {from} back, or give the service a new name: the old one is then removed and a new one begins"
+                ));
+            }
+        };
+        let remap = "every client would be mapped anew and live flows would break";
+        refuse("affinity", old.affinity.to_string(), new.affinity.to_string(), remap);
+        refuse("cells", old.cells.to_string(), new.cells.to_string(), remap);
+        refuse("vip", old.vip.to_string(), new.vip.to_string(), "its live flows would lose their way");
+        for version in &new.versions {
+            let Some(before) = old.versions.iter().find(|v| v.name == version.name) else { continue };
+            refuse(
+                &format!("forward of {}", version.name),
+                before.forward.unwrap_or(old.forward).to_string(),
+                version.forward.unwrap_or(new.forward).to_string(),
+                "live flows are known to their backends under the old mode",
+            );
+        }
+    }
+    all
+}

@@ -1,0 +1,9 @@
+//! Pure planning: from what is wanted and what is known to what the maps shall hold. No I/O, no clock.
+
+mod changes;
+mod currents;
+mod merge;
+
+pub use changes::{changes, refusals};
+pub use currents::{Candidate, Currents, Usable, currents, usable};
+pub use merge::{Merged, merge};

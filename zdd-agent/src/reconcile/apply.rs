@@ -1,0 +1,296 @@
+//! From the services that are to those that shall be: numbers are given out and taken back here.
+
+use zdd_common::entries::BackendId;
+use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
+
+use super::Reconciler;
+use super::service::{self, Service};
+use crate::clock;
+use crate::control::Refused;
+use crate::desired::{Desired, ServiceSpec};
+use crate::plan;
+use crate::report::{ApplyReport, Change};
+use crate::state::{SavedBackend, SavedService};
+
+impl Reconciler {
+    /// The services in force.
+    pub(super) fn specs(&self) -> Vec<ServiceSpec> {
+        self.services.iter().map(|service| service.saved.spec.clone()).collect()
+    }
+
+    /// Applies a whole configuration, or tells what would change.
+    pub(super) fn apply(&mut self, desired: Desired, dry_run: bool) -> Result<ApplyReport, Refused> {
+        let from = self.specs();
+        let changes: Vec<Change> = plan::changes(&from, &desired.services);
+        let refusals = plan::refusals(&from, &desired.services);
+        if !refusals.is_empty() {
+            return Err(Refused::conflict(refusals.join("\n")));
+        }
+        let mut warnings = Vec::new();
+        if desired.agent != self.desired.agent {
+            warnings.push(
+                "[agent] differs: it is read when the agent starts; restart it (traffic goes on)".to_owned(),
+            );
+        }
+        if !dry_run {
+            self.file.clone_from(&desired.services);
+            adjust(self, &desired.services)?;
+            for service in &mut self.services {
+                service.notes.clear();
+            }
+        }
+        Ok(ApplyReport { changes, applied: !dry_run, warnings })
+    }
+
+    /// An unused backend id.
+    fn new_backend_id(&self, taken: &[BackendId]) -> Option<BackendId> {
+        let used: std::collections::HashSet<BackendId> = self
+            .services
+            .iter()
+            .flat_map(|service| service.saved.backends.iter().map(|b| b.id))
+            .chain(taken.iter().copied())
+            .collect();
+        (1..=self.desired.agent.limits.backends.min(65_535) as u16).find(|id| !used.contains(id))
+    }
+
+    /// First cell of room for two rows.
+    fn new_row(&self, cells: u32) -> Option<u32> {
+        let mut used: Vec<(u32, u32)> =
+            self.services.iter().map(|s| (s.saved.row, s.saved.row + 2 * s.saved.spec.cells)).collect();
+        used.sort_unstable();
+        let mut start = 0;
+        for (from, to) in used {
+            if from - start >= 2 * cells {
+                return Some(start);
+            }
+            start = to;
+        }
+        (self.dataplane.cell_capacity().saturating_sub(start) >= 2 * cells).then_some(start)
+    }
+
+    fn create(&mut self, spec: &ServiceSpec) -> Result<(), Refused> {
+        let limits = &self.desired.agent.limits;
+        let id = (0..limits.services as u16).find(|id| self.services.iter().all(|s| s.saved.id != *id));
+        let vip_id = (1..u16::MAX).find(|id| self.services.iter().all(|s| s.saved.vip_id != *id));
+        let (Some(id), Some(vip_id)) = (id, vip_id) else {
+            return Err(Refused::refused(format!(
+                "{}: there are {} services already, the limit\nhelp: raise agent.limits.services",
+                spec.name, limits.services
+            )));
+        };
+        let Some(row) = self.new_row(spec.cells) else {
+            return Err(Refused::refused(format!(
+                "{}: no room for 2 x {} cells among the {} there are\nhelp: raise agent.limits.cells, or give the service fewer cells",
+                spec.name, spec.cells, limits.cells
+            )));
+        };
+        let saved = SavedService {
+            spec: ServiceSpec {
+                versions: spec
+                    .versions
+                    .iter()
+                    .map(|v| crate::desired::VersionSpec { backends: vec![], ..v.clone() })
+                    .collect(),
+                ..spec.clone()
+            },
+            id,
+            vip_id,
+            row,
+            slots: spec.versions.iter().map(|v| v.name.clone()).collect(),
+            groups: vec![0; service::groups(spec) as usize],
+            backends: Vec::new(),
+            draining: Vec::new(),
+        };
+        // A number that another service had: its generation must not pass for ours.
+        self.dataplane.write_service(id, &zdd_common::entries::Service::default());
+        let shift = self.dataplane.epoch_shift();
+        let key = zdd_common::hash::HashKey { k0: self.key.0, k1: self.key.1 };
+        self.services.push(Service::open(saved, key, shift, &self.dataplane, clock::now_ns()));
+        Ok(())
+    }
+
+    fn delete(&mut self, index: usize) {
+        let service = self.services.remove(index);
+        let spec = &service.saved.spec;
+        // The VIP first: from then on nothing is steered, and the rest is nobody's.
+        self.dataplane.remove_end(service::end(spec.vip.addr, spec.vip.port, service::proto(spec)));
+        for backend in &service.saved.backends {
+            self.dataplane.remove_end(service::end(
+                backend.address.ip(),
+                backend.address.port(),
+                service::proto(spec),
+            ));
+        }
+        tracing::info!(service = spec.name, "removed: its VIP is not steered any more");
+    }
+
+    /// Gives a backend its number and makes it known; no cell names it yet.
+    fn add_backend(
+        &mut self,
+        index: usize,
+        version: &str,
+        address: std::net::SocketAddr,
+    ) -> Result<(), Refused> {
+        let existing = self.services[index].saved.backends.iter().position(|b| b.address == address);
+        if let Some(position) = existing {
+            let backend = &mut self.services[index].saved.backends[position];
+            if backend.version != version {
+                return Err(Refused::conflict(format!(
+                    "backend {address} still drains from version {}\nhelp: wait until it is drained (`zdd backend list`), then add it to {version}",
+                    backend.version
+                )));
+            }
+            // Still on its way out: it simply stays. One that only drains was told so by command, and goes on draining: a
+            // file that names it, read again, does not say otherwise.
+            if backend.removed {
+                backend.removed = false;
+                backend.drain = None;
+            }
+            return Ok(());
+        }
+        let Some(id) = self.new_backend_id(&[]) else {
+            return Err(Refused::refused(format!(
+                "no number is left for backend {address}: there are {} backends, those that drain included\nhelp: raise agent.limits.backends, or let drains end",
+                self.desired.agent.limits.backends
+            )));
+        };
+        let hop = match self.hops.get(&address.ip()).cloned() {
+            Some(state) => self.hop_word(&state),
+            None => Default::default(),
+        };
+        let internal = |error: crate::dataplane::DataplaneError| Refused::internal(error.to_string());
+        self.dataplane.clear_backend_counters(id).map_err(internal)?;
+        let service = &mut self.services[index];
+        service.saved.backends.push(SavedBackend {
+            id,
+            address,
+            version: version.to_owned(),
+            drain: None,
+            removed: false,
+            unhealthy: None,
+        });
+        let last = service.saved.backends.len() - 1;
+        self.services[index].write_backend(&mut self.dataplane, last, hop).map_err(internal)
+    }
+
+    /// Brings one service in line with its spec: versions, backends, weights, timeouts.
+    fn adjust_service(&mut self, index: usize, spec: &ServiceSpec) -> Result<(), Refused> {
+        let backends: usize = spec.versions.iter().map(|version| version.backends.len()).sum();
+        if backends > BACKENDS_PER_SERVICE_MAX as usize {
+            return Err(Refused::refused(format!(
+                "{}: {backends} backends are more than {BACKENDS_PER_SERVICE_MAX}, the most of one service\nhelp: divide it into several services",
+                spec.name
+            )));
+        }
+        let service = &mut self.services[index];
+        for version in &spec.versions {
+            if service.slot(&version.name).is_none() {
+                return Err(Refused::refused(format!(
+                    "{}: {} versions are the most, those that drain included\nhelp: wait until old ones are drained",
+                    spec.name,
+                    crate::state::SLOTS_MAX
+                )));
+            }
+        }
+        // Names first: a new backend's mode is its version's.
+        service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
+        for version in &spec.versions {
+            for backend in &version.backends {
+                self.add_backend(index, &version.name, backend.address)?;
+            }
+        }
+        let drain_timeout = spec.drain_timeout;
+        let service = &mut self.services[index];
+        for backend in &mut service.saved.backends {
+            let stays = spec.versions.iter().any(|v| {
+                v.name == backend.version && v.backends.iter().any(|b| b.address == backend.address)
+            });
+            if !stays && !backend.removed {
+                backend.removed = true;
+                backend.drain.get_or_insert(super::drains::begin(drain_timeout));
+            }
+        }
+        service.saved.draining.retain(|drain| spec.versions.iter().any(|v| v.name == drain.version));
+        // A version that drains and is given weight again does not drain.
+        let weighted = |name: &str| spec.versions.iter().any(|v| v.name == name && v.weight > 0);
+        service.saved.draining.retain(|drain| !weighted(&drain.version));
+        service.retime(self.dataplane.epoch_shift());
+        service.assign();
+        Ok(())
+    }
+}
+
+/// Makes the services those of `target`: numbers first, then the state on disk, then rows and VIPs.
+///
+/// # Errors
+/// Nothing is published then, except what the caller had published before.
+pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Result<(), Refused> {
+    let before: Vec<SavedService> = reconciler.services.iter().map(|s| s.saved.clone()).collect();
+    for spec in target {
+        let index = match reconciler.services.iter().position(|s| s.name() == spec.name) {
+            Some(index) => Ok(index),
+            None => reconciler.create(spec).map(|()| reconciler.services.len() - 1),
+        };
+        if let Err(refused) = index.and_then(|index| reconciler.adjust_service(index, spec)) {
+            roll_back(reconciler, before);
+            return Err(refused);
+        }
+    }
+    let gone = |service: &Service| !target.iter().any(|spec| spec.name == service.name());
+    let leaving: Vec<String> =
+        reconciler.services.iter().filter(|s| gone(s)).map(|s| s.name().to_owned()).collect();
+    let mut state = reconciler.state();
+    state.services.retain(|saved| !leaving.contains(&saved.spec.name));
+    if let Err(error) = reconciler.store.save(&state) {
+        roll_back(reconciler, before);
+        return Err(Refused::internal(format!(
+            "{error}\nhelp: nothing was changed; make room or permissions and repeat"
+        )));
+    }
+    for name in leaving {
+        if let Some(index) = reconciler.services.iter().position(|s| s.name() == name) {
+            reconciler.delete(index);
+        }
+    }
+    publish_all(reconciler)
+}
+
+/// Publishes every service whose row or VIP is not what it should be.
+pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
+    let now = clock::now_ns();
+    let Reconciler { services, dataplane, epochs, health, .. } = reconciler;
+    for service in services.iter_mut() {
+        let done = service.refresh(dataplane, epochs, health, now).and_then(|()| {
+            dataplane.set_udp_idle(service.saved.id, service.view().udp_idle);
+            service.write_vip(dataplane)
+        });
+        done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
+    }
+    reconciler.follow_backends();
+    Ok(())
+}
+
+/// Takes back numbers that were given out for a change that is refused.
+fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
+    let new: Vec<usize> = (0..reconciler.services.len())
+        .filter(|index| !before.iter().any(|saved| saved.spec.name == reconciler.services[*index].name()))
+        .collect();
+    for index in new.into_iter().rev() {
+        reconciler.delete(index);
+    }
+    for saved in before {
+        let Some(service) = reconciler.services.iter_mut().find(|s| s.saved.id == saved.id) else { continue };
+        let added: Vec<_> = service
+            .saved
+            .backends
+            .iter()
+            .filter(|b| !saved.backends.iter().any(|old| old.id == b.id))
+            .map(|b| service::end(b.address.ip(), b.address.port(), service::proto(&saved.spec)))
+            .collect();
+        service.saved = saved;
+        service.retime(reconciler.dataplane.epoch_shift());
+        for end in added {
+            reconciler.dataplane.remove_end(end);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The one loop that acts: it alone writes maps. Requests, health, next hops, interfaces and time come in; rows, backends
+//! and answers go out. Intent is persisted before it is committed, so that a kill at any point is finished by the restart.
+
+mod apply;
+mod commands;
+mod drains;
+mod explain;
+mod grace;
+mod network;
+mod restore;
+mod service;
+mod status;
+mod sweep;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::clock;
+use crate::control::{Refused, Request};
+use crate::dataplane::{Dataplane, DataplaneError, FlowTotals};
+use crate::desired::{Desired, ServiceSpec};
+use crate::health::{Checker, Health, NetworkProber, Target, Transition};
+use crate::links::{LinkEvent, LinkWatcher};
+use crate::neighbour::{NextHopChange, NextHopState, Resolver};
+use crate::report::DetachReport;
+use crate::shutdown::Shutdown;
+use crate::state::State;
+use crate::store::Store;
+use drains::Watcher;
+use grace::Epochs;
+use network::Interface;
+use service::{HealthMap, Service};
+
+pub use restore::start;
+
+/// Everything the loop owns.
+pub struct Reconciler {
+    desired: Desired,
+    key: (u64, u64),
+    /// Services as the file last said.
+    file: Vec<ServiceSpec>,
+    services: Vec<Service>,
+    dataplane: Dataplane,
+    epochs: Epochs,
+    store: Store,
+    health: HealthMap,
+    checker: Checker<NetworkProber>,
+    transitions: mpsc::Receiver<Transition>,
+    resolver: Resolver,
+    hop_changes: mpsc::Receiver<NextHopChange>,
+    /// Gateways of this host: clients are behind them, and no packet of theirs makes the kernel resolve them.
+    gateways: watch::Receiver<BTreeSet<IpAddr>>,
+    /// Clients whose neighbour replies asked for, and until when it is kept warm (ns since boot).
+    wanted: HashMap<IpAddr, u64>,
+    hops: HashMap<IpAddr, NextHopState>,
+    links: LinkWatcher,
+    link_events: mpsc::Receiver<LinkEvent>,
+    interfaces: HashMap<u32, Interface>,
+    /// Port slots given out: interface index and MAC.
+    ports: Vec<(u32, [u8; 6])>,
+    watchers: Vec<Watcher>,
+    totals: FlowTotals,
+    /// Difference between counted and seen entries per class, of the last sweep.
+    drift: [i64; 3],
+}
+
+/// How often veths are asked whether they take redirected frames.
+const RECHECK: Duration = Duration::from_secs(3);
+
+/// Why the loop ended.
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Everything was taken out of the kernel.
+    Detached,
+}
+
+impl Reconciler {
+    /// Runs until told to stop. Traffic goes on afterwards.
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Ended> {
+        let mut locals = self.links.locals();
+        self.write_locals(&locals.borrow_and_update().clone());
+        let mut tick = tokio::time::interval_at(Instant::now(), self.period());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
+        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.wait() => return Ok(Ended::Stopped),
+                Some(request) = requests.recv() => {
+                    if let Request::Detach { reply } = request {
+                        return self.detach(reply);
+                    }
+                    self.answer(request);
+                }
+                Some(transition) = self.transitions.recv() => self.on_health(transition),
+                Some(change) = self.hop_changes.recv() => self.on_next_hop(change),
+                Some(event) = self.link_events.recv() => self.on_link(event).await,
+                Ok(()) = locals.changed() => {
+                    let addrs = Arc::clone(&locals.borrow_and_update());
+                    self.write_locals(&addrs);
+                }
+                Ok(()) = self.gateways.changed() => self.follow_addresses(),
+                _ = recheck.tick() => self.recheck_ports(),
+                _ = tick.tick() => self.on_tick(),
+            }
+        }
+    }
+
+    /// How often time is looked at: often enough for the shortest timeout.
+    fn period(&self) -> Duration {
+        let shortest =
+            self.services.iter().map(|s| s.saved.spec.idle_timeout.min(s.saved.spec.udp_idle_timeout)).min();
+        shortest
+            .unwrap_or(Duration::from_secs(8))
+            .div_f64(8.0)
+            .clamp(Duration::from_millis(200), Duration::from_secs(1))
+    }
+
+    fn on_tick(&mut self) {
+        let now = clock::now_ns();
+        self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
+        self.sweep(now);
+        self.advance_drains(now);
+        self.follow_wanted(now);
+    }
+
+    /// Does something with every service; an error is told, and the others go on.
+    fn each_service(
+        &mut self,
+        doing: &str,
+        mut act: impl FnMut(&mut Service, &mut Dataplane, &mut Epochs, &HealthMap) -> Result<(), DataplaneError>,
+    ) {
+        let Self { services, dataplane, epochs, health, .. } = self;
+        for service in services {
+            if let Err(error) = act(service, dataplane, epochs, health) {
+                tracing::error!(service = service.name(), %error, "{doing} failed: the last generation stays");
+            }
+        }
+    }
+
+    fn on_health(&mut self, transition: Transition) {
+        let Transition { service: name, backend, health, reason } = transition;
+        if !self
+            .services
+            .iter()
+            .any(|s| s.name() == name && s.saved.backends.iter().any(|b| b.address == backend))
+        {
+            return;
+        }
+        match &reason {
+            Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
+            None => tracing::info!(service = name, %backend, %health, "health"),
+        }
+        let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
+        self.health.insert((name.clone(), backend), (health, reason));
+        for service in self.services.iter_mut().filter(|s| s.name() == name) {
+            for saved in service.saved.backends.iter_mut().filter(|b| b.address == backend) {
+                saved.unhealthy.clone_from(&unhealthy);
+            }
+        }
+        if let Err(refused) = self.save() {
+            tracing::error!("{refused}");
+        }
+        let now = clock::now_ns();
+        let Self { services, dataplane, epochs, health, .. } = self;
+        if let Some(service) = services.iter_mut().find(|s| s.name() == name)
+            && let Err(error) = service.refresh(dataplane, epochs, health, now)
+        {
+            tracing::error!(service = name, %error, "the change is not published: the last generation stays");
+        }
+    }
+
+    /// Tells checker and resolver which backends there are.
+    fn follow_backends(&mut self) {
+        let mut targets = Vec::new();
+        for service in &self.services {
+            let Some(spec) = &service.saved.spec.health else { continue };
+            for backend in service.saved.backends.iter().filter(|b| !b.removed) {
+                targets.push(Target {
+                    service: service.name().to_owned(),
+                    backend: backend.address,
+                    spec: spec.clone(),
+                });
+            }
+        }
+        let known = |name: &str, address: SocketAddr| {
+            targets.iter().any(|t| t.service == name && t.backend == address)
+        };
+        self.health.retain(|(name, address), _| known(name, *address));
+        self.checker.set_targets(targets);
+        self.follow_addresses();
+    }
+
+    /// What is persisted.
+    fn state(&self) -> State {
+        State {
+            key: self.key,
+            file: self.file.clone(),
+            services: self.services.iter().map(|service| service.saved.clone()).collect(),
+        }
+    }
+
+    /// Persists the intent. Called before it is committed.
+    fn save(&self) -> Result<(), Refused> {
+        self.store.save(&self.state()).map_err(|error| {
+            Refused::internal(format!(
+                "{error}\nhelp: nothing was changed; make room or permissions for it and repeat"
+            ))
+        })
+    }
+
+    fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {
+        let dir = self.desired.agent.pin_dir.clone();
+        let mut removed: Vec<String> = self
+            .interfaces
+            .values()
+            .filter(|i| i.attached)
+            .map(|i| format!("XDP program on {}", i.name))
+            .collect();
+        for index in self.interfaces.keys().copied().collect::<Vec<_>>() {
+            if let Err(error) = self.dataplane.detach_interface(index) {
+                tracing::error!(%error, "detaching");
+            }
+        }
+        drop(self.dataplane);
+        let done = crate::dataplane::detach(&dir);
+        removed.push(format!("maps in {}", dir.display()));
+        let answer = match &done {
+            Ok(_) => Ok(DetachReport { removed }),
+            Err(error) => Err(Refused::internal(error.to_string())),
+        };
+        drop(reply.send(answer));
+        done?;
+        Ok(Ended::Detached)
+    }
+}

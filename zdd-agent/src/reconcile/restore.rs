@@ -1,0 +1,228 @@
+//! Start: what is in the kernel, what was persisted and what the file says are brought together before anything changes.
+
+use std::collections::HashMap;
+
+use tokio::sync::mpsc;
+
+use super::Reconciler;
+use super::apply::adjust;
+use super::grace::Epochs;
+use super::service::{self, Service};
+use crate::clock;
+use crate::dataplane::{Dataplane, FlowTotals, Opened};
+use crate::desired::Desired;
+use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
+use crate::links::LinkWatcher;
+use crate::neighbour::{Resolver, ResolverOptions};
+use crate::plan;
+use crate::state::State;
+use crate::store::Store;
+
+/// Opens everything and brings it in line; nothing is attached that was not before all rows are committed.
+///
+/// # Errors
+/// Whatever keeps the agent from working; traffic goes on as it was in every case.
+pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
+    let store = Store::open(&desired.agent.state_dir)?;
+    let saved: Option<State> = store.load()?;
+    // Refusals that the state alone can tell come before the kernel is touched.
+    if let Some(state) = &saved {
+        let refusals = plan::refusals(&in_force(state), &desired.services);
+        anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
+    }
+    let (mut dataplane, opened) = Dataplane::open(&desired.agent)?;
+    if opened == Opened::Adopted && saved.is_none() {
+        anyhow::bail!(
+            "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",
+            pins = desired.agent.pin_dir.display(),
+            state = store.path().display(),
+        );
+    }
+    let now = clock::now_ns();
+    let fresh_key = (random(), random());
+    let state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let merged = plan::merge(&state.file, &in_force(&state), &desired.services);
+    let epochs = Epochs::start(dataplane.grace())?;
+    let shift = dataplane.epoch_shift();
+    let services: Vec<Service> = state
+        .services
+        .iter()
+        .map(|saved| Service::open(saved.clone(), state.hash_key(), shift, &dataplane, now))
+        .collect();
+    if opened == Opened::Adopted {
+        correct_quotas(&dataplane);
+        tracing::info!(services = services.len(), "took over pinned maps: traffic went on meanwhile");
+    } else if !services.is_empty() {
+        tracing::info!(
+            "the maps are new (a reboot, or a detach): the intent of state.json is put in force again"
+        );
+    }
+    let (links, link_events) = LinkWatcher::start().await?;
+    let (resolver, hop_changes) = Resolver::start(ResolverOptions::default())?;
+    let gateways = crate::neighbour::watch_gateways().await;
+    let (transitions_in, transitions) = mpsc::channel(256);
+    let options = CheckerOptions { seed: random(), ..CheckerOptions::default() };
+    let checker = Checker::new(NetworkProber, options, transitions_in);
+    if let Some(logger) = dataplane.take_logger() {
+        crate::agent::log_events(logger);
+    }
+    let mut reconciler = Reconciler {
+        key: state.key,
+        file: state.file.clone(),
+        services,
+        dataplane,
+        epochs,
+        store,
+        health: HashMap::new(),
+        checker,
+        transitions,
+        resolver,
+        hop_changes,
+        gateways,
+        wanted: HashMap::new(),
+        hops: HashMap::new(),
+        links,
+        link_events,
+        interfaces: HashMap::new(),
+        ports: Vec::new(),
+        watchers: Vec::new(),
+        totals: FlowTotals::default(),
+        drift: [0; 3],
+        desired,
+    };
+    reconciler.recall_health();
+    reconciler.forget_dangling();
+    for index in 0..reconciler.services.len() {
+        reconciler.rewrite(index)?;
+    }
+    reconciler.file = reconciler.desired.services.clone();
+    adjust(&mut reconciler, &merged.services).map_err(|refused| anyhow::anyhow!("{refused}"))?;
+    for (name, note) in merged.notes {
+        tracing::warn!(service = name, "{note}");
+        if let Some(service) = reconciler.services.iter_mut().find(|s| s.name() == name) {
+            service.notes.push(note);
+        }
+    }
+    reconciler.attach_present().await?;
+    Ok(reconciler)
+}
+
+/// The services that the state has in force.
+fn in_force(state: &State) -> Vec<crate::desired::ServiceSpec> {
+    state.services.iter().map(|service| service.spec.clone()).collect()
+}
+
+/// From the kernel's random source: keys must not be guessable.
+fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: a valid buffer and its length.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(got, 8, "getrandom gives eight bytes at once since Linux 3.17");
+    u64::from_ne_bytes(bytes)
+}
+
+/// A kill between freeing an entry and counting it left one too many.
+fn correct_quotas(dataplane: &Dataplane) {
+    let before = dataplane.quotas().used;
+    let mut seen = [0i64; 3];
+    dataplane.sweep(|scan| {
+        if !scan.word.is(zdd_common::entries::State::Busy) {
+            seen[scan.word.class_bits().min(2)] += 1;
+        }
+        zdd_common::rules::Sweep::Keep
+    });
+    for (class, seen) in seen.into_iter().enumerate() {
+        let difference = seen - before[class] as i64;
+        if difference != 0 {
+            dataplane.correct_quota(class, difference);
+        }
+    }
+}
+
+impl Reconciler {
+    /// A backend that failed its checks when the agent ended counts as failing until it passes one.
+    fn recall_health(&mut self) {
+        for service in self.services.iter().filter(|service| service.saved.spec.health.is_some()) {
+            for backend in &service.saved.backends {
+                if let Some(reason) = &backend.unhealthy {
+                    let key = (service.name().to_owned(), backend.address);
+                    let reason = format!("{reason} (before the agent was restarted; not asked yet)");
+                    self.health.insert(key, (Health::Unhealthy, Some(reason)));
+                }
+            }
+        }
+    }
+
+    /// Removes ends that no service has: a kill came between removing a service and forgetting its ends.
+    fn forget_dangling(&mut self) {
+        let mut known = Vec::new();
+        for service in &self.services {
+            let spec = &service.saved.spec;
+            known.push(service::end(spec.vip.addr, spec.vip.port, service::proto(spec)));
+            for backend in &service.saved.backends {
+                known.push(service::end(backend.address.ip(), backend.address.port(), service::proto(spec)));
+            }
+        }
+        for end in self.dataplane.ends() {
+            if !known.contains(&end) {
+                self.dataplane.remove_end(end);
+            }
+        }
+    }
+
+    /// Writes what the maps must hold for a saved service, wherever a kill may have come between.
+    fn rewrite(&mut self, index: usize) -> anyhow::Result<()> {
+        let fresh = self.services[index].generation == 0;
+        for backend in 0..self.services[index].saved.backends.len() {
+            // Of an adopted backend the next hop stays until the resolver knows better.
+            let id = self.services[index].saved.backends[backend].id;
+            let hop = if fresh { Default::default() } else { self.dataplane.next_hop(id) };
+            let hop = self.keep_port(hop);
+            self.services[index].write_backend(&mut self.dataplane, backend, hop)?;
+        }
+        Ok(())
+    }
+
+    /// A next hop of an earlier run names that run's port slots: they are taken over as they stand.
+    fn keep_port(&mut self, hop: zdd_common::entries::NextHop) -> zdd_common::entries::NextHop {
+        if hop.0 == 0 {
+            return hop;
+        }
+        let slot = usize::from(hop.port());
+        while self.ports.len() < slot {
+            let index = self.ports.len() as u16 + 1;
+            let port = self.dataplane.port(index);
+            self.ports.push((port.ifindex, port.mac));
+        }
+        hop
+    }
+
+    /// Attaches to what is there now. An interface that is named outright must be there and must work; of those that match
+    /// a pattern, one that fails is told and left out.
+    async fn attach_present(&mut self) -> anyhow::Result<()> {
+        let links = self.links.links();
+        for name in self.desired.agent.interfaces.clone() {
+            let plain = !name.contains(['*', '?']);
+            if plain && !links.values().any(|link| link.name == name) {
+                let there: Vec<&str> = links.values().map(|link| link.name.as_str()).collect();
+                anyhow::bail!(
+                    "interface {name} is not there (there are: {})\nhelp: correct agent.interfaces, or write a pattern (`{name}*`) for one that appears later",
+                    there.join(", ")
+                );
+            }
+        }
+        for link in links.values() {
+            let named = self.desired.agent.interfaces.contains(&link.name);
+            if let Err(error) = self.attach(link).await {
+                if named {
+                    return Err(error.into());
+                }
+                tracing::error!("{error}");
+            }
+        }
+        if self.interfaces.values().all(|i| !i.attached) {
+            tracing::warn!(patterns = ?self.desired.agent.interfaces, "no interface matches yet: waiting for one to appear");
+        }
+        Ok(())
+    }
+}

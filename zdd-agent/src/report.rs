@@ -1,0 +1,364 @@
+//! What the agent tells: the serde types behind `--json`, and what the API carries. Plain data; no map, no socket.
+//!
+//! The names of fields and values are a promise to scripts: add, never rename.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{Affinity, AttachMode, Forward};
+
+/// `zdd status`: everything at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version and build of the running agent.
+    pub build: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Services in the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+    /// The table of remembered flows.
+    pub flow_table: FlowTableStatus,
+    /// The SYN filter.
+    pub syn_filter: SynFilterStatus,
+    /// Packets by the reason of their verdict; every packet is in exactly one.
+    pub reasons: BTreeMap<String, u64>,
+    /// Interfaces that the program is, or should be, attached to.
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// What clients dial, as `10.0.0.10:80/tcp`.
+    pub vip: String,
+    /// Which hash chooses.
+    pub affinity: Affinity,
+    /// Forwarding mode of versions without one of their own.
+    pub forward: Forward,
+    /// Number of the committed state; grows by one with each commit.
+    pub generation: u64,
+    /// Cells.
+    pub cells: u32,
+    /// Groups: the unit in which shares are given.
+    pub groups: u32,
+    /// Cells that have not settled since their last change.
+    pub dirty_cells: u32,
+    /// What needs somebody's attention now, or nothing.
+    pub alarm: Option<String>,
+    /// What is worth knowing: a share that went elsewhere, a change that waits.
+    pub notes: Vec<String>,
+    /// Sums over all its packets.
+    pub counters: ServiceCounters,
+    /// Versions in the order of the configuration.
+    pub versions: Vec<VersionStatus>,
+}
+
+/// Counters of one service since its maps were made; they outlive the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCounters {
+    /// Packets steered.
+    pub packets: u64,
+    /// Bytes steered, with Ethernet headers.
+    pub bytes: u64,
+    /// Packets that began a flow.
+    pub new_flows: u64,
+    /// Flows learned from a packet in their middle.
+    pub learned: u64,
+    /// Flows that could not be remembered: table or quota full.
+    pub insert_failed: u64,
+}
+
+/// Where a version stands in its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The one that takes what others cannot.
+    Stable,
+    /// One that is being tried.
+    Candidate,
+}
+
+/// One version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionStatus {
+    /// Name.
+    pub name: String,
+    /// Where it stands.
+    pub role: Role,
+    /// Share of new flows that was asked for, 0 to 1.
+    pub asked: f64,
+    /// Share of the cells' current picks that it really has, 0 to 1.
+    pub share: f64,
+    /// It takes no new flows until `undrain`.
+    pub draining: bool,
+    /// Entries of the flow table; exact while the version's cells are changing, 0 in steady state.
+    pub flows: u64,
+    /// Packets that began a flow here.
+    pub new_flows: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with Ethernet headers.
+    pub bytes: u64,
+    /// Backends in the order of the configuration; those that drain or were added by command follow.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// What the probes say of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// It answers.
+    Healthy,
+    /// It does not; `reason` says how.
+    Unhealthy,
+    /// Not probed, or not often enough yet.
+    Unknown,
+}
+
+/// What the operator wants of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// It takes new flows.
+    Active,
+    /// It keeps its flows and takes no new ones.
+    Draining,
+    /// It left the configuration and waits until its last flow has gone.
+    Removed,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Weight relative to the version's other backends.
+    pub weight: u32,
+    /// What the probes say.
+    pub health: Health,
+    /// Why it is unhealthy or unknown.
+    pub reason: Option<String>,
+    /// What the operator wants.
+    pub state: BackendState,
+    /// Entries of the flow table.
+    pub flows: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with Ethernet headers.
+    pub bytes: u64,
+    /// Packets that began a flow here.
+    pub new_flows: u64,
+    /// `02:00:00:00:00:01%eth0`, or `unresolved: ` and why.
+    pub next_hop: String,
+}
+
+/// The table of remembered flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTableStatus {
+    /// Entries that fit.
+    pub capacity: u64,
+    /// Entries in use, dead ones included.
+    pub entries: u64,
+    /// Half-open ones.
+    pub half: u64,
+    /// Established ones.
+    pub established: u64,
+    /// Dead ones that wait to be freed.
+    pub dead: u64,
+    /// What each kind of entry may use.
+    pub quotas: Quotas,
+}
+
+/// Quotas of the flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quotas {
+    /// Half-open entries.
+    pub half: Quota,
+    /// Entries learned from a packet in a flow's middle.
+    pub learned: Quota,
+    /// Entries promoted from half-open.
+    pub promoted: Quota,
+}
+
+/// One quota, in entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Entries in use.
+    pub used: u64,
+    /// Entries allowed.
+    pub limit: u64,
+}
+
+/// The SYN filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SynFilterStatus {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Fraction of its bits that are set, 0 to 1.
+    pub fill: f64,
+}
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Kernel index.
+    pub index: u32,
+    /// How the program is, or would be, attached.
+    pub mode: AttachMode,
+    /// It is attached.
+    pub attached: bool,
+    /// Why not, or what to know about it.
+    pub note: Option<String>,
+}
+
+/// `zdd explain`: what a packet of this flow would meet now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explain {
+    /// Service.
+    pub service: String,
+    /// The client's address and port.
+    pub from: SocketAddr,
+    /// Version; `None` when the service has no backend at all.
+    pub version: Option<String>,
+    /// Backend that gets the packet.
+    pub backend: Option<SocketAddr>,
+    /// Cell.
+    pub cell: u32,
+    /// Group of the cell.
+    pub group: u32,
+    /// Where a flow without an entry belongs.
+    pub base: Option<SocketAddr>,
+    /// Where a new flow goes.
+    pub current: Option<SocketAddr>,
+    /// The cell has not settled since its last change.
+    pub dirty: bool,
+    /// The flow's entry, if there is one.
+    pub entry: Option<FlowEntry>,
+    /// The reason in a sentence.
+    pub why: String,
+}
+
+/// One entry of the flow table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// `busy`, `half`, `est` or `dead`.
+    pub state: String,
+    /// The flow's backend.
+    pub backend: Option<SocketAddr>,
+    /// Where packets go that do not belong to the flow; the same as `backend` if there is no other.
+    pub alt: Option<SocketAddr>,
+    /// Milliseconds since its last packet.
+    pub last_seen_ms: u64,
+}
+
+/// What `shift` and `rollback` did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShiftReport {
+    /// Service.
+    pub service: String,
+    /// Generation that was committed.
+    pub generation: u64,
+    /// Every version of the service.
+    pub versions: Vec<VersionShare>,
+    /// Groups whose new flows now go to another version.
+    pub moved_groups: u32,
+    /// What is worth knowing: a version without healthy backends, a shift that waits.
+    pub notes: Vec<String>,
+}
+
+/// What one version was asked to take, and what it takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionShare {
+    /// Name.
+    pub name: String,
+    /// Asked for, 0 to 1.
+    pub asked: f64,
+    /// Share of the cells' current picks, 0 to 1.
+    pub share: f64,
+}
+
+/// What `backend add`, `backend remove` and `undrain` did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// Service.
+    pub service: String,
+    /// Generation that was committed.
+    pub generation: u64,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Where a drain stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// No live flow is left.
+    pub drained: bool,
+    /// Flows left (entries of the flow table).
+    pub left: u64,
+    /// Milliseconds since the drain began.
+    pub waited_ms: u64,
+    /// The deadline has passed: what was left has been given up.
+    pub deadline_passed: bool,
+}
+
+/// `zdd apply`: what was, or with a dry run would be, changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyReport {
+    /// Changes in the order in which they happen; empty: nothing differs.
+    pub changes: Vec<Change>,
+    /// False after a dry run.
+    pub applied: bool,
+    /// Warnings about the file, each as `file:line:column: text`.
+    pub warnings: Vec<String>,
+}
+
+/// One line of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happens to it.
+    pub op: Op,
+    /// What it is about: `web/v2 weight`, `web/v2 backend 10.1.0.1:8080`.
+    pub what: String,
+    /// The old value.
+    pub from: Option<String>,
+    /// The new value.
+    pub to: Option<String>,
+}
+
+/// What happens to a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// It comes.
+    #[serde(rename = "+")]
+    Add,
+    /// It goes.
+    #[serde(rename = "-")]
+    Remove,
+    /// It changes.
+    #[serde(rename = "~")]
+    Change,
+}
+
+impl Op {
+    /// The sign of the change in a diff.
+    pub fn sign(self) -> char {
+        match self {
+            Op::Add => '+',
+            Op::Remove => '-',
+            Op::Change => '~',
+        }
+    }
+}
+
+/// `zdd detach`: what was taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachReport {
+    /// One line for each thing: a link with its interface, a pinned map.
+    pub removed: Vec<String>,
+}

@@ -1,0 +1,235 @@
+//! What the fake loop answers: one service in the middle of a shift.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+use zdd_agent::control::{Refused, Request};
+use zdd_agent::desired::{Affinity, AttachMode, Forward};
+use zdd_agent::report::*;
+
+pub fn status() -> Status {
+    let backend = |address: &str, health, reason: Option<&str>, state, next_hop: &str| BackendStatus {
+        address: address.parse().unwrap(),
+        weight: 1,
+        health,
+        reason: reason.map(str::to_owned),
+        state,
+        flows: 3,
+        packets: 100,
+        bytes: 6_400,
+        new_flows: 7,
+        next_hop: next_hop.to_owned(),
+    };
+    let healthy =
+        backend("10.1.0.1:8080", Health::Healthy, None, BackendState::Active, "02:00:00:00:00:01%eth0");
+    let ill = backend(
+        "10.2.0.1:8080",
+        Health::Unhealthy,
+        Some("timeout"),
+        BackendState::Draining,
+        "unresolved: no answer from 10.2.0.1 on eth0",
+    );
+    let version = |name: &str, role, asked, share, draining, backends| VersionStatus {
+        name: name.to_owned(),
+        role,
+        asked,
+        share,
+        draining,
+        flows: 3,
+        new_flows: 7,
+        packets: 100,
+        bytes: 6_400,
+        backends,
+    };
+    Status {
+        build: "0.1.0".to_owned(),
+        pid: 42,
+        services: vec![ServiceStatus {
+            name: "web".to_owned(),
+            vip: "10.0.0.10:80/tcp".to_owned(),
+            affinity: Affinity::ClientVersion,
+            forward: Forward::Nat,
+            generation: 7,
+            cells: 16_384,
+            groups: 1_024,
+            dirty_cells: 12,
+            alarm: Some("every backend of v2 fails its check".to_owned()),
+            notes: vec!["the share of v2 goes to v1".to_owned()],
+            counters: ServiceCounters {
+                packets: 200,
+                bytes: 12_800,
+                new_flows: 14,
+                learned: 2,
+                insert_failed: 1,
+            },
+            versions: vec![
+                version("v1", Role::Stable, 0.9, 0.90002, false, vec![healthy]),
+                version("v2", Role::Candidate, 0.1, 0.09998, true, vec![ill]),
+            ],
+        }],
+        flow_table: FlowTableStatus {
+            capacity: 262_144,
+            entries: 6,
+            half: 1,
+            established: 4,
+            dead: 1,
+            quotas: Quotas {
+                half: Quota { used: 1, limit: 65_536 },
+                learned: Quota { used: 2, limit: 32_768 },
+                promoted: Quota { used: 3, limit: 131_072 },
+            },
+        },
+        syn_filter: SynFilterStatus { bytes: 4 << 20, fill: 0.0123 },
+        reasons: BTreeMap::from([("base".to_owned(), 190), ("not_a_vip".to_owned(), 10)]),
+        interfaces: vec![
+            InterfaceStatus {
+                name: "eth0".to_owned(),
+                index: 2,
+                mode: AttachMode::Native,
+                attached: true,
+                note: None,
+            },
+            InterfaceStatus {
+                name: "eth1".to_owned(),
+                index: 3,
+                mode: AttachMode::Generic,
+                attached: false,
+                note: Some("a program of somebody else is there: id 17".to_owned()),
+            },
+        ],
+    }
+}
+
+pub fn shifted(service: &str, versions: &[(&str, f64)]) -> ShiftReport {
+    ShiftReport {
+        service: service.to_owned(),
+        generation: 8,
+        versions: versions
+            .iter()
+            .map(|(name, asked)| VersionShare { name: (*name).to_owned(), asked: *asked, share: *asked })
+            .collect(),
+        moved_groups: 102,
+        notes: vec![],
+    }
+}
+
+fn changed(service: &str, note: String) -> ChangeReport {
+    ChangeReport { service: service.to_owned(), generation: 9, notes: vec![note] }
+}
+
+pub fn explained(service: String, from: std::net::SocketAddr) -> Explain {
+    let v1 = Some("10.1.0.1:8080".parse().unwrap());
+    let v2 = Some("10.2.0.1:8080".parse().unwrap());
+    Explain {
+        service,
+        from,
+        version: Some("v1".to_owned()),
+        backend: v1,
+        cell: 4_711,
+        group: 4_711,
+        base: v1,
+        current: v2,
+        dirty: true,
+        entry: Some(FlowEntry { state: "est".to_owned(), backend: v1, alt: v2, last_seen_ms: 1_250 }),
+        why: "the flow has an entry and stays on its backend".to_owned(),
+    }
+}
+
+/// What was asked, as text.
+pub type Asked = Arc<Mutex<Vec<String>>>;
+
+/// A loop that agrees with everything, and writes down what it was asked.
+pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
+    let mut drains = Vec::new();
+    move |request| {
+        let note = |text: String| asked.lock().unwrap().push(text);
+        match request {
+            Request::Status { reply } => drop(reply.send(Ok(status()))),
+            Request::Shift { service, weights, force, reply } => {
+                note(format!("shift {service} {weights:?} force={force}"));
+                drop(reply.send(Ok(shifted(&service, &[("v1", 0.9), ("v2", 0.1)]))));
+            }
+            Request::Rollback { service, force, reply } => {
+                note(format!("rollback {service} force={force}"));
+                drop(reply.send(Ok(shifted(&service, &[("v1", 1.0), ("v2", 0.0)]))));
+            }
+            Request::BackendAdd { service, version, address, weight, reply } => {
+                note(format!("add {service} {version} {address} {weight}"));
+                drop(reply.send(Ok(changed(&service, "its next hop is being resolved".to_owned()))));
+            }
+            Request::BackendRemove { service, address, deadline, reply } => {
+                note(format!("remove {service} {address} {deadline:?}"));
+                drop(reply.send(Ok(changed(&service, "3 flows left".to_owned()))));
+            }
+            Request::Drain { target, deadline, reply } => {
+                note(format!("drain {target:?} {deadline:?}"));
+                drop(reply.send(Ok(DrainReport { left: 3, waited_ms: 1, ..DrainReport::default() })));
+            }
+            Request::Undrain { target, reply } => {
+                note(format!("undrain {target:?}"));
+                drop(reply.send(Ok(changed("web", "it is healthy".to_owned()))));
+            }
+            Request::DrainedWatch { target, reply } => {
+                let (sender, receiver) =
+                    watch::channel(DrainReport { left: 3, waited_ms: 2, ..DrainReport::default() });
+                drop(reply.send(Ok(receiver)));
+                let last = match target.to_string().as_str() {
+                    "v1" => DrainReport { drained: true, left: 0, waited_ms: 2_345, deadline_passed: false },
+                    "v2" => DrainReport { drained: false, left: 2, waited_ms: 5_000, deadline_passed: true },
+                    // Undone: the sender goes without a last word.
+                    "v3" => return,
+                    _ => return drains.push(sender),
+                };
+                sender.send_replace(last);
+            }
+            Request::Apply { desired, dry_run, reply } => {
+                note(format!("apply {} services dry_run={dry_run}", desired.services.len()));
+                let change = |op, what: &str, from: Option<&str>, to: Option<&str>| Change {
+                    op,
+                    what: what.to_owned(),
+                    from: from.map(str::to_owned),
+                    to: to.map(str::to_owned),
+                };
+                let changes = vec![
+                    change(Op::Add, "web/v2 backend 10.2.0.2:8080", None, Some("weight 2")),
+                    change(Op::Change, "web/v1 weight", Some("100%"), Some("90%")),
+                    change(Op::Remove, "web/v1 backend 10.1.0.9:8080", None, None),
+                ];
+                drop(reply.send(Ok(ApplyReport { changes, applied: !dry_run, warnings: vec![] })));
+            }
+            Request::Explain { service, from, reply } => {
+                note(format!("explain {service} {from}"));
+                drop(reply.send(Ok(explained(service, from))));
+            }
+            Request::Detach { reply } => {
+                let removed = vec!["link on eth0".to_owned(), "map cells".to_owned()];
+                drop(reply.send(Ok(DetachReport { removed })));
+            }
+        }
+    }
+}
+
+/// A loop that refuses everything.
+pub fn refusing(refused: Refused) -> impl FnMut(Request) + Send + 'static {
+    move |request| request.refuse(refused.clone())
+}
+
+/// Two versions, valid and without warnings.
+pub const CONFIG: &str = r#"
+[agent]
+interfaces = ["zdd-none0"]
+[[service]]
+name = "web"
+vip = "10.0.0.10:80/tcp"
+forward = "nat"
+health = { http = "/health" }
+[[service.version]]
+name = "v1"
+weight = 90
+backends = ["10.1.0.1:8080", { address = "10.1.0.2:8080", weight = 2 }]
+[[service.version]]
+name = "v2"
+weight = 10
+backends = ["10.2.0.1:8080"]
+"#;

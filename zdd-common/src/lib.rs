@@ -1,0 +1,38 @@
+//! Every decision that the XDP program, the agent, the tests and the simulations share.
+//!
+//! The crate is pure: no I/O, no clock, no randomness; whatever it needs comes in through [`tables::Tables`] and
+//! [`frame::Frame`]. The XDP program implements these over BPF maps and packet memory, the host over ordinary
+//! collections, so that one and the same code is model-checked, property-tested, fuzzed and steers packets.
+//!
+//! Read in this order: [`entries`] (what the tables hold), [`steer`] (which backend gets this packet), [`process`]
+//! (a whole packet: parse, steer, forward), [`flows`] (the flow table), [`rules`] (the agent's side).
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+pub mod atomic;
+pub mod checksum;
+#[macro_use]
+pub mod wire;
+pub mod entries;
+pub mod flows;
+pub mod forward;
+pub mod frame;
+pub mod hash;
+pub mod limits;
+pub mod maps;
+pub mod net;
+pub mod packet;
+pub mod process;
+pub mod reason;
+pub mod steer;
+pub mod syn_filter;
+pub mod tables;
+pub mod time;
+
+#[cfg(any(test, feature = "std"))]
+pub mod maglev;
+#[cfg(any(test, feature = "std"))]
+pub mod model;
+#[cfg(any(test, feature = "std"))]
+pub mod rules;
+#[cfg(any(test, feature = "std"))]
+pub mod split;

@@ -1,0 +1,30 @@
+//! Fixed limits of the layout. What an operator can change is in the agent's configuration; these are the bounds of it.
+
+/// Ways of a flow bucket.
+pub const WAYS: usize = 4;
+/// Largest number of backends: ids are 16 bits and 0 means none.
+pub const BACKENDS_MAX: u32 = 65_535;
+/// Largest number of services: ids are 16 bits.
+pub const SERVICES_MAX: u32 = 65_536;
+/// Smallest number of cells of a service: a step of 0.1 %.
+pub const CELLS_MIN: u32 = 1 << 10;
+/// Largest number of cells of a service.
+pub const CELLS_MAX: u32 = 1 << 20;
+/// Cells of a service that says nothing: a step of 0.006 %.
+pub const CELLS_DEFAULT: u32 = 1 << 14;
+/// Backends of one service: with the most cells, each backend still has 100 of them.
+pub const BACKENDS_PER_SERVICE_MAX: u32 = 10_000;
+/// Distance in sequence numbers within which a packet can belong to a position: far above any TCP window that one
+/// connection moves between two packets, far below the chance of an accident (3 % of the number space).
+pub const POSITION_REACH: u32 = 64 << 20;
+/// How far ahead of its initial sequence number a connection may be while it is half-open and the tuple has a second
+/// identity: an initial window of jumbo frames fits, a live older connection almost never does.
+pub const HALF_OPEN_REACH: u32 = 64 << 10;
+/// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
+/// refuses maps of another number.
+pub const LAYOUT: u32 = 1;
+
+const _: () =
+    assert!(CELLS_MAX >= 100 * BACKENDS_PER_SERVICE_MAX, "a cell must weigh at most 1 % of a backend");
+const _: () = assert!(CELLS_MIN.is_power_of_two() && CELLS_MAX.is_power_of_two());
+const _: () = assert!(HALF_OPEN_REACH < POSITION_REACH);

@@ -1,0 +1,78 @@
+//! Map values that only carry: configuration, quotas, counters. And the maps' names.
+
+use crate::reason::Reason;
+
+/// Read-only data of the program, set when it is loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Config {
+    /// Buckets of the flow table, a power of two.
+    pub buckets: u32,
+    /// Lines of the SYN filter, a power of two.
+    pub lines: u32,
+    /// Ticks per epoch of the SYN filter, as a power of two.
+    pub epoch_shift: u32,
+    /// One packet in this many is logged; 0: none.
+    pub sample: u32,
+}
+wire!(Config, 16, { buckets: u32, lines: u32, epoch_shift: u32, sample: u32 });
+
+/// Entries of the flow table by [`crate::entries::Class`]. Packets add and take back; the sweep takes what it frees.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Quotas {
+    /// In use.
+    pub used: [u64; 3],
+    /// Allowed.
+    pub limit: [u64; 3],
+    /// 0.
+    pub reserved: [u64; 2],
+}
+wire!(Quotas, 64, { used: [u64; 3], limit: [u64; 3], reserved: [u64; 2] });
+
+/// Counters of a service or backend on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Flows that began.
+    pub new_flows: u64,
+    /// Entries learned from flows already under way.
+    pub learned: u64,
+    /// Packets that went to base because an entry could not be made.
+    pub fallback: u64,
+    /// Packets of a second identity.
+    pub alt: u64,
+}
+wire!(Counters, 48, { packets: u64, bytes: u64, new_flows: u64, learned: u64, fallback: u64, alt: u64 });
+
+impl Counters {
+    /// Counts one forwarded packet.
+    #[inline(always)]
+    pub fn add(&mut self, bytes: u32, reason: Reason, new_flow: bool) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+        self.new_flows += new_flow as u64;
+        match reason {
+            Reason::Learned => self.learned += 1,
+            Reason::Fallback => self.fallback += 1,
+            Reason::Alt => self.alt += 1,
+            _ => {}
+        }
+    }
+
+    /// Sum over CPUs.
+    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::default(), |a, b| Self {
+            packets: a.packets + b.packets,
+            bytes: a.bytes + b.bytes,
+            new_flows: a.new_flows + b.new_flows,
+            learned: a.learned + b.learned,
+            fallback: a.fallback + b.fallback,
+            alt: a.alt + b.alt,
+        })
+    }
+}

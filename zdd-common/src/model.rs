@@ -1,0 +1,205 @@
+//! All tables in memory: the same decisions, the same flow table and filter code, without a kernel.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::atomic::Host;
+use crate::entries::{
+    Backend, BackendId, Cell, Class, Commit, EndEntry, Facts, FlowKey, Port, Positions, Service, ServiceView,
+    Word,
+};
+use crate::flows::{self, Bucket, Slot};
+use crate::limits::WAYS;
+use crate::maps::Counters;
+use crate::net::{Addr, DirectKey, End};
+use crate::reason::{REASONS, Reason};
+use crate::syn_filter::{self, Line};
+use crate::tables::{Found, Route, SteerTables, Tables};
+use crate::time::Tick;
+
+/// The tables. All fields are open: a test teaches the model what it should know.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Nanoseconds since boot.
+    pub now_ns: u64,
+    /// Known ends.
+    pub ends: HashMap<End, EndEntry>,
+    /// Services by number; `commit` is live here.
+    pub services: HashMap<u16, Service>,
+    /// All cells.
+    pub cells: Vec<Cell>,
+    /// Backends by id.
+    pub backends: HashMap<BackendId, Backend>,
+    /// Ports by index.
+    pub ports: HashMap<u16, Port>,
+    /// Addresses of this host.
+    pub locals: HashSet<Addr>,
+    /// Conversations with backends' own addresses.
+    pub direct: HashSet<DirectKey>,
+    /// Routes by destination.
+    pub routes: HashMap<Addr, Route>,
+    /// Interface of the frame at hand.
+    pub ingress: u32,
+    /// Flow buckets; a power of two.
+    pub buckets: Vec<Bucket>,
+    /// SYN filter lines; a power of two.
+    pub filter: Vec<Line>,
+    /// See [`syn_filter::epoch_shift`].
+    pub epoch_shift: u32,
+    /// Entries per class.
+    pub used: [u64; 3],
+    /// Quota per class.
+    pub quota: [u64; 3],
+    /// Facts by service.
+    pub facts: HashMap<u16, Facts>,
+    /// Counters by service.
+    pub by_service: HashMap<u16, Counters>,
+    /// Counters by backend.
+    pub by_backend: HashMap<BackendId, Counters>,
+    /// Packets by reason.
+    pub reasons: HashMap<Reason, u64>,
+}
+
+impl Model {
+    /// An empty model with room for `flows` entries in all and `quota` of each class.
+    pub fn new(flows: usize, quota: u64) -> Self {
+        Self {
+            buckets: vec![Bucket::default(); flows.div_ceil(WAYS).next_power_of_two()],
+            filter: vec![Line::default(); 1024],
+            epoch_shift: syn_filter::epoch_shift(crate::time::ticks(64_000_000_000)),
+            quota: [quota; 3],
+            ..Self::default()
+        }
+    }
+
+    /// Counts a verdict's reason, as the program's exit does.
+    pub fn count(&mut self, reason: Reason) {
+        *self.reasons.entry(reason).or_default() += 1;
+    }
+
+    /// Packets counted in all.
+    pub fn packets(&self) -> u64 {
+        REASONS.iter().filter_map(|reason| self.reasons.get(reason)).sum()
+    }
+
+    fn homes(&mut self, hash: u64) -> [*mut Bucket; 2] {
+        let (a, b) = flows::homes(hash, self.buckets.len() as u32);
+        let buckets = self.buckets.as_mut_ptr();
+        // SAFETY: homes are below the number of buckets.
+        unsafe { [buckets.add(a as usize), buckets.add(b as usize)] }
+    }
+}
+
+impl SteerTables for Model {
+    type Slot = Slot;
+
+    fn now_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn service(&mut self, id: u16) -> Option<ServiceView> {
+        self.services.get(&id).map(Service::view)
+    }
+
+    fn commit(&mut self, id: u16) -> Commit {
+        Commit(self.services.get(&id).map_or(0, |service| service.commit))
+    }
+
+    fn cell(&mut self, index: u32) -> Option<Cell> {
+        self.cells.get(index as usize).copied()
+    }
+
+    fn syn_seen(&mut self, hash: u64, now: Tick) -> bool {
+        let line = syn_filter::line_of(hash, self.filter.len() as u32) as usize;
+        // SAFETY: a reference is valid.
+        unsafe { syn_filter::check_and_set::<Host>(&raw mut self.filter[line], hash, now, self.epoch_shift) }
+    }
+
+    fn udp_fail(&mut self, service: u16) -> u64 {
+        self.facts.get(&service).map_or(0, |facts| facts.udp_fail)
+    }
+
+    fn note_failure(&mut self, service: u16, now_ns: u64, udp: bool) {
+        let facts = self.facts.entry(service).or_default();
+        facts.last_fail = now_ns;
+        facts.fails += 1;
+        if udp {
+            facts.udp_fail = now_ns;
+        }
+    }
+
+    fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Slot> {
+        let homes = self.homes(hash);
+        // SAFETY: homes returns valid buckets.
+        unsafe { flows::find::<Host>(&homes, key, hash) }
+    }
+
+    fn insert(&mut self, key: &FlowKey, hash: u64, word: Word, positions: Positions) -> bool {
+        let homes = self.homes(hash);
+        // SAFETY: homes returns valid buckets.
+        unsafe { flows::insert::<Host>(&homes, key, hash, word, positions) }
+    }
+
+    fn update(&mut self, slot: Slot, old: Word, new: Word) -> bool {
+        // SAFETY: slots come from find and buckets do not move.
+        unsafe { flows::update::<Host>(slot, old, new) }
+    }
+
+    fn advance(&mut self, slot: Slot, old: Positions, new: Positions) {
+        // SAFETY: as above.
+        unsafe { flows::advance::<Host>(slot, old, new) }
+    }
+
+    fn replace(&mut self, slot: Slot, old: Word, new: Word, positions: Positions) -> bool {
+        // SAFETY: as above.
+        unsafe { flows::replace::<Host>(slot, old, new, positions) }
+    }
+
+    fn take(&mut self, class: Class) -> bool {
+        let room = self.used[class as usize] < self.quota[class as usize];
+        self.used[class as usize] += u64::from(room);
+        room
+    }
+
+    fn give(&mut self, class: usize) {
+        self.used[class] -= 1;
+    }
+}
+
+impl Tables for Model {
+    fn end(&mut self, end: &End) -> Option<EndEntry> {
+        self.ends.get(end).copied()
+    }
+
+    fn backend(&mut self, id: BackendId) -> Option<Backend> {
+        self.backends.get(&id).copied()
+    }
+
+    fn port(&mut self, index: u16) -> Option<Port> {
+        self.ports.get(&index).copied()
+    }
+
+    fn is_local(&mut self, addr: &Addr) -> bool {
+        self.locals.contains(addr)
+    }
+
+    fn is_direct(&mut self, key: &DirectKey) -> bool {
+        self.direct.contains(key)
+    }
+
+    fn remember_direct(&mut self, key: &DirectKey) {
+        self.direct.insert(*key);
+    }
+
+    fn route(&mut self, _src: &Addr, dst: &Addr, _proto: u8, _length: u16) -> Option<Route> {
+        self.routes.get(dst).copied()
+    }
+
+    fn ingress(&mut self) -> u32 {
+        self.ingress
+    }
+
+    fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool) {
+        self.by_service.entry(service).or_default().add(bytes, reason, new_flow);
+        self.by_backend.entry(backend).or_default().add(bytes, reason, new_flow);
+    }
+}

@@ -1,0 +1,224 @@
+//! Which backend gets this packet: the decision table, as one function over [`SteerTables`].
+//!
+//! Invariants that it keeps together with [`crate::rules`]: a live flow without an entry is at its cell's base; a live
+//! flow with an entry is at the entry's backend or alt, told apart by its sequence number; nothing that is not surely a
+//! new connection goes to `current`.
+
+mod position;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+use crate::entries::{Affinity, BackendId, Cell, Class, FlowKey, Positions, ServiceView, Word};
+use crate::flows;
+use crate::hash;
+use crate::reason::Reason;
+use crate::tables::SteerTables;
+
+pub use position::{belongs, follow, near, own_syn};
+
+/// How often a packet tries again when another changes its entry at the same moment. After that it goes where the entry
+/// says and leaves the entry to the others, who keep it fresh.
+const TRIES: usize = 2;
+
+/// What steering needs to know of a packet's transport header.
+// With a tag of its own: the kernel refuses type information about a tag that hides in a payload's bits.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A TCP segment.
+    Tcp(Segment),
+    /// A UDP datagram.
+    Udp,
+}
+
+/// What steering needs to know of a TCP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Segment {
+    /// SYN without ACK: the first packet of a connection. Other bits, options and payload do not matter.
+    pub syn: bool,
+    /// FIN.
+    pub fin: bool,
+    /// RST.
+    pub rst: bool,
+    /// Sequence number, host order.
+    pub seq: u32,
+}
+
+/// The decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steered {
+    /// Where the packet goes; 0: nowhere.
+    pub backend: BackendId,
+    /// Why.
+    pub reason: Reason,
+    /// Whether this packet begins a flow, as far as can be told.
+    pub new_flow: bool,
+}
+
+impl Steered {
+    #[inline(always)]
+    const fn to(backend: BackendId, reason: Reason) -> Self {
+        Self { backend, reason, new_flow: false }
+    }
+
+    #[inline(always)]
+    const fn new_flow(self, yes: bool) -> Self {
+        Self { new_flow: yes, ..self }
+    }
+}
+
+/// Where a flow lies: its group, its cell within the row, and its hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Group: decides the version.
+    pub group: u32,
+    /// Cell within the row.
+    pub cell: u32,
+    /// Hash for flow table and SYN filter.
+    pub table_hash: u64,
+}
+
+/// Finds a flow's place. Group and place within it come from independent bits: were they shared, a 1 % canary would load
+/// its own backends 1.2 times apart.
+#[inline(always)]
+pub fn place(service: &ServiceView, key: &FlowKey) -> Place {
+    let client = hash::client(&service.key, key.client);
+    // Without the VIP's number, which every node gives out for itself.
+    let flow = hash::flow(client, key.ports & 0xffff_ffff);
+    let by_client = service.affinity != Affinity::Flow as u32;
+    let group =
+        hash::range(hash::fold(if by_client { client } else { flow }, service.key.k1), service.groups);
+    let within = if service.per_group > 1 {
+        let spread = if service.affinity == Affinity::Client as u32 { client } else { flow };
+        hash::range(hash::fold(spread, !service.key.k1), service.per_group)
+    } else {
+        0
+    };
+    Place { group, cell: group * service.per_group + within, table_hash: flows::table_hash(flow, key.vip()) }
+}
+
+/// Decides where a packet of a service goes, and keeps the flow table.
+///
+/// `id` is the service's number. SYN with FIN or RST is the caller's to drop.
+#[inline(always)]
+pub fn steer<T: SteerTables>(tables: &mut T, id: u16, key: &FlowKey, transport: Transport) -> Steered {
+    let mut query = Query {
+        id,
+        key: *key,
+        transport,
+        cell: Cell::default(),
+        hash: 0,
+        replay: false,
+        udp_idle: 0,
+        changing: false,
+        answer: Steered::to(0, Reason::PassNoService),
+    };
+    settled(tables, &mut query);
+    if query.changing {
+        match transport {
+            Transport::Tcp(segment) => tcp::changing(tables, &mut query, segment),
+            Transport::Udp => udp::changing(tables, &mut query),
+        }
+    }
+    query.answer
+}
+
+/// A packet on its way to a decision.
+///
+/// In the kernel the steps are functions of their own: together they need more than a BPF stack. Everything travels in this
+/// one structure, the answer too: the verifier takes no returned stack pointer and five arguments at most, and the compiler
+/// would pass the fields of a read-only reference as arguments of their own.
+struct Query {
+    id: u16,
+    key: FlowKey,
+    transport: Transport,
+    cell: Cell,
+    hash: u64,
+    /// The SYN filter knew this SYN.
+    replay: bool,
+    udp_idle: u32,
+    /// The cell is changing, or has changed lately: the flow table has a say.
+    changing: bool,
+    answer: Steered,
+}
+
+/// The first step, and for a settled cell the only one: filter, commit, cell, base.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
+    let Some(service) = tables.service(query.id) else { return };
+    let place = place(&service, &query.key);
+    query.hash = place.table_hash;
+    query.udp_idle = service.udp_idle;
+    let mut syn = false;
+    if let Transport::Tcp(segment) = query.transport
+        && segment.syn
+    {
+        syn = true;
+        // Before commit and cell are read: whoever sees the new generation afterwards finds this SYN remembered.
+        let now = crate::time::Tick::from_ns(tables.now_ns());
+        query.replay = tables.syn_seen(hash::fold(place.table_hash, segment.seq.into()), now);
+    }
+    let commit = tables.commit(query.id);
+    if commit.generation() == 0 {
+        return;
+    }
+    query.answer = Steered::to(0, Reason::DropNoBackend);
+    let Some(cell) = tables.cell(commit.row().wrapping_add(place.cell)) else { return };
+    query.cell = cell;
+    query.changing = cell.0 & (Cell::DIRTY | Cell::LOOKUP) != 0;
+    query.answer = Steered::to(cell.base(), Reason::Settled).new_flow(syn && !query.replay);
+}
+
+/// Where an entry may be made. Not an `Option`: the compiler would leave the payload of `None` unset in registers, and the
+/// verifier lets no unset register be moved.
+#[derive(Clone, Copy)]
+struct Vacancy<S> {
+    /// Anywhere at all: nobody is writing an entry that may be this key's.
+    room: bool,
+    /// In place of a dead entry of the key: `slot` with `word`.
+    dead: bool,
+    slot: S,
+    word: Word,
+}
+
+impl<S: Default> Vacancy<S> {
+    #[inline(always)]
+    fn free(room: bool) -> Self {
+        Self { room, dead: false, slot: S::default(), word: Word::default() }
+    }
+
+    #[inline(always)]
+    fn dead(slot: S, word: Word) -> Self {
+        Self { room: true, dead: true, slot, word }
+    }
+}
+
+/// An entry to be made.
+struct Wanted {
+    word: Word,
+    class: Class,
+    positions: Positions,
+}
+
+/// Makes an entry: in place of a dead one of the same key, or in free room. False: no quota, no room, or a rival.
+#[inline(always)]
+fn make<T: SteerTables>(tables: &mut T, query: &Query, place: Vacancy<T::Slot>, wanted: &Wanted) -> bool {
+    if !tables.take(wanted.class) {
+        return false;
+    }
+    let made = if place.dead {
+        let made = tables.replace(place.slot, place.word, wanted.word, wanted.positions);
+        if made {
+            tables.give(place.word.class_bits());
+        }
+        made
+    } else {
+        tables.insert(&query.key, query.hash, wanted.word, wanted.positions)
+    };
+    if !made {
+        tables.give(wanted.class as usize);
+    }
+    made
+}

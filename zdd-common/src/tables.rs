@@ -1,0 +1,113 @@
+//! What a decision may ask for. The XDP program answers from BPF maps, the host from collections.
+
+use crate::entries::{
+    Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, ServiceView, Word,
+};
+use crate::net::{Addr, DirectKey, End};
+use crate::reason::Reason;
+use crate::time::Tick;
+
+/// Answer of a flow lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<S> {
+    /// A live entry; word and positions belong together.
+    Live(S, Word, Positions),
+    /// An expired entry of the same key, which may be taken over in place.
+    Dead(S, Word),
+    /// No entry.
+    None,
+    /// Somebody is writing an entry that may be this key's: nobody else may insert.
+    Busy,
+}
+
+/// Rules of [`crate::steer`] that the model checker takes out, one at a time, to show that each is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Packets are told apart by their sequence numbers.
+    Positions,
+    /// Of two positions within reach, the nearer wins.
+    NearestWins,
+    /// A flow whose first packet on a dirty cell is a FIN gets an entry too.
+    FinLearned,
+    /// A new flow on a dirty cell gets an entry even if current is base.
+    InsertAtBase,
+    /// Without room, a new flow goes to base, or to its tuple's backend, not to current.
+    Fallback,
+}
+
+/// What [`crate::steer`] needs: cells, flows, SYN filter and the failure facts.
+pub trait SteerTables {
+    /// Handle of a flow entry, valid for one packet.
+    type Slot: Copy + Default;
+
+    /// Nanoseconds since boot, coarse.
+    fn now_ns(&mut self) -> u64;
+    /// A service's fixed fields, or `None` beyond the map.
+    fn service(&mut self, id: u16) -> Option<ServiceView>;
+    /// The service's commit word, read now and whole.
+    fn commit(&mut self, id: u16) -> Commit;
+    /// A cell by its index over all rows, read whole; `None` beyond the map.
+    fn cell(&mut self, index: u32) -> Option<Cell>;
+    /// Remembers a SYN by its hash and tells whether it was remembered already. Ordered before every later read.
+    fn syn_seen(&mut self, hash: u64, now: Tick) -> bool;
+    /// When a UDP entry of the service last could not be made, ns since boot; 0: never.
+    fn udp_fail(&mut self, service: u16) -> u64;
+    /// Records that an entry could not be made.
+    fn note_failure(&mut self, service: u16, now_ns: u64, udp: bool);
+
+    /// Looks a flow up. `hash` is the flow's table hash.
+    fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Self::Slot>;
+    /// Makes an entry for a key that [`SteerTables::find`] answered [`Found::None`] for; false if there is no room or a
+    /// rival was quicker.
+    fn insert(&mut self, key: &FlowKey, hash: u64, word: Word, positions: Positions) -> bool;
+    /// Compare-and-swap of an entry's word.
+    fn update(&mut self, slot: Self::Slot, old: Word, new: Word) -> bool;
+    /// Compare-and-swap of an entry's positions; losing is harmless, somebody else's packet advanced them.
+    fn advance(&mut self, slot: Self::Slot, old: Positions, new: Positions);
+    /// Replaces word and positions together. From a dead entry nobody sees anything between; from a live single one,
+    /// packets between go to its backend and change nothing. False if the word was no longer `old`.
+    fn replace(&mut self, slot: Self::Slot, old: Word, new: Word, positions: Positions) -> bool;
+    /// Takes room for one entry of a class; false when its quota is used up.
+    fn take(&mut self, class: Class) -> bool;
+    /// Gives the room back. `class` is [`Word::class_bits`].
+    fn give(&mut self, class: usize);
+
+    /// Whether a rule is taken out; only the model checker ever does. Constant, so that nobody else pays for it.
+    #[inline(always)]
+    fn without(&self, _rule: Rule) -> bool {
+        false
+    }
+}
+
+/// Where a routed frame leaves: the kernel's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Source and destination MAC of the next hop.
+    pub src_mac: [u8; 6],
+    /// Destination MAC.
+    pub dst_mac: [u8; 6],
+}
+
+/// What [`crate::process`] needs beyond steering.
+pub trait Tables: SteerTables {
+    /// What an end is to us.
+    fn end(&mut self, end: &End) -> Option<EndEntry>;
+    /// A backend by id.
+    fn backend(&mut self, id: BackendId) -> Option<Backend>;
+    /// A port by index.
+    fn port(&mut self, index: u16) -> Option<Port>;
+    /// Whether an address is one of this host's.
+    fn is_local(&mut self, addr: &Addr) -> bool;
+    /// Whether this conversation goes to a backend's own address.
+    fn is_direct(&mut self, key: &DirectKey) -> bool;
+    /// Remembers that it does.
+    fn remember_direct(&mut self, key: &DirectKey);
+    /// The kernel's route from the frame's source to its destination, if it is a complete one that can be redirected to.
+    fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route>;
+    /// The interface on which the frame came in.
+    fn ingress(&mut self) -> u32;
+    /// Adds a packet to a service's and a backend's counters.
+    fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool);
+}

@@ -1,0 +1,72 @@
+//! The maps. Sizes are placeholders that the agent overrides from its limits; all are pinned by name, so that they outlive
+//! agent and program. What agent and packets both touch word by word is mapped into the agent.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
+use zdd_common::flows::Bucket;
+use zdd_common::maps::{Config, Counters, Quotas};
+use zdd_common::net::{Addr, DirectKey, End};
+use zdd_common::reason::REASONS;
+use zdd_common::syn_filter::Line;
+
+/// What the agent sets before it loads the program.
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8, sample: 0 };
+
+/// The configuration. Read volatile: the compiler must not believe the initial value.
+#[inline(always)]
+pub(crate) fn config() -> Config {
+    // SAFETY: a static is valid.
+    unsafe { (&raw const CONFIG).read_volatile() }
+}
+
+/// VIPs and `nat` backends by address, port and protocol.
+#[map]
+pub(crate) static ENDS: HashMap<End, EndEntry> = HashMap::pinned(1, 0);
+/// Services by number.
+#[map]
+pub(crate) static SERVICES: Array<Service> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Rows of cells.
+#[map]
+pub(crate) static CELLS: Array<u64> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Backends by id.
+#[map]
+pub(crate) static BACKENDS: Array<Backend> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Interfaces that frames leave by.
+#[map]
+pub(crate) static PORTS: Array<Port> = Array::pinned(1, 0);
+/// Interfaces that can take redirected frames, by index.
+#[map]
+pub(crate) static TX: DevMapHash = DevMapHash::pinned(1, 0);
+/// Addresses of this host.
+#[map]
+pub(crate) static LOCALS: HashMap<Addr, u32> = HashMap::pinned(1, 0);
+/// Conversations with backends' own addresses.
+#[map]
+pub(crate) static DIRECT: LruHashMap<DirectKey, u32> = LruHashMap::pinned(1, 0);
+/// Destinations of replies whose neighbour the kernel does not know: the agent has them resolved.
+#[map]
+pub(crate) static WANTED: LruHashMap<Addr, u32> = LruHashMap::pinned(1024, 0);
+/// The flow table.
+#[map]
+pub(crate) static FLOWS: Array<Bucket> = Array::pinned(1, BPF_F_MMAPABLE);
+/// The SYN filter.
+#[map]
+pub(crate) static SYNS: Array<Line> = Array::pinned(1, BPF_F_MMAPABLE);
+/// What packets tell the agent, by service.
+#[map]
+pub(crate) static FACTS: Array<Facts> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Entries per class, used and allowed.
+#[map]
+pub(crate) static QUOTAS: Array<Quotas> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Packets by reason.
+#[map]
+pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.len() as u32, 0);
+/// Counters by service.
+#[map]
+pub(crate) static SERVICE_COUNT: PerCpuArray<Counters> = PerCpuArray::pinned(1, 0);
+/// Counters by backend.
+#[map]
+pub(crate) static BACKEND_COUNT: PerCpuArray<Counters> = PerCpuArray::pinned(1, 0);

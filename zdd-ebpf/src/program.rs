@@ -1,0 +1,38 @@
+//! The entry point and the one counted exit.
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use zdd_common::process::{Verdict, process};
+
+use crate::bytes::Bytes;
+use crate::tables::Maps;
+use crate::{events, maps, stats};
+
+#[xdp]
+fn zdd(ctx: XdpContext) -> u32 {
+    let mut frame = Bytes::of(&ctx);
+    let verdict = process(&mut frame, &mut Maps::of(&ctx));
+    stats::count_reason(verdict.reason());
+    events::sample(&ctx, verdict.reason());
+    match verdict {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Transmit(_) => xdp_action::XDP_TX,
+        // A port that vanished between the agent's look and this frame: its next hop is about to be replaced.
+        Verdict::Redirect(ifindex, _) => match maps::TX.redirect(ifindex, 0) {
+            Ok(action) | Err(action) => action,
+        },
+    }
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here can panic; the verifier would refuse an endless loop that is reachable.
+    loop {}
+}
+
+/// The licence that the kernel checks before it lets a program call GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,232 @@
+//! `zdd_common::tables` over the maps.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::programs::XdpContext;
+use zdd_common::atomic::Atomics as _;
+use zdd_common::entries::{
+    Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, Service, ServiceView, Word,
+};
+use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::net::{Addr, DirectKey, End};
+use zdd_common::reason::Reason;
+use zdd_common::syn_filter;
+use zdd_common::tables::{Found, Route, SteerTables, Tables};
+use zdd_common::time::Tick;
+
+use crate::atomics::Bpf;
+use crate::maps::{
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, LOCALS, PORTS, QUOTAS, SERVICES, SYNS, config,
+};
+use crate::{route, stats};
+
+/// The maps, seen by one packet.
+pub(crate) struct Maps<'a> {
+    ctx: &'a XdpContext,
+}
+
+impl<'a> Maps<'a> {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &'a XdpContext) -> Self {
+        Self { ctx }
+    }
+}
+
+#[inline(always)]
+fn homes(hash: u64) -> Option<[*mut Bucket; 2]> {
+    let (a, b) = flows::homes(hash, config().buckets);
+    Some([FLOWS.get_ptr_mut(a)?, FLOWS.get_ptr_mut(b)?])
+}
+
+impl SteerTables for Maps<'_> {
+    type Slot = Slot;
+
+    #[inline(always)]
+    fn now_ns(&mut self) -> u64 {
+        // SAFETY: the helper has no conditions (Linux 5.11).
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn service(&mut self, id: u16) -> Option<ServiceView> {
+        SERVICES.get(id.into()).map(Service::view)
+    }
+
+    #[inline(always)]
+    fn commit(&mut self, id: u16) -> Commit {
+        match SERVICES.get_ptr(id.into()) {
+            // SAFETY: a map value; its first word is read whole.
+            Some(service) => Commit(unsafe { Bpf::load(&raw const (*service).commit) }),
+            None => Commit::default(),
+        }
+    }
+
+    #[inline(always)]
+    fn cell(&mut self, index: u32) -> Option<Cell> {
+        // SAFETY: a map value, read whole.
+        CELLS.get_ptr(index).map(|cell| Cell(unsafe { Bpf::load(cell) }))
+    }
+
+    #[inline(always)]
+    fn syn_seen(&mut self, hash: u64, now: Tick) -> bool {
+        let config = config();
+        match SYNS.get_ptr_mut(syn_filter::line_of(hash, config.lines)) {
+            // SAFETY: a map value.
+            Some(line) => unsafe {
+                syn_filter::check_and_set::<Bpf>(line, hash, now, config.epoch_shift & 31)
+            },
+            // Not remembered: then no change may happen. The agent sizes the map as it sizes the index.
+            None => true,
+        }
+    }
+
+    #[inline(always)]
+    fn udp_fail(&mut self, service: u16) -> u64 {
+        match FACTS.get_ptr(service.into()) {
+            // SAFETY: a map value, read whole.
+            Some(facts) => unsafe { Bpf::load(&raw const (*facts).udp_fail) },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn note_failure(&mut self, service: u16, now_ns: u64, udp: bool) {
+        if let Some(facts) = FACTS.get_ptr_mut(service.into()) {
+            // SAFETY: a map value; each word written whole.
+            unsafe {
+                Bpf::store(&raw mut (*facts).last_fail, now_ns);
+                Bpf::add(&raw mut (*facts).fails, 1);
+                if udp {
+                    Bpf::store(&raw mut (*facts).udp_fail, now_ns);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Slot> {
+        match homes(hash) {
+            // SAFETY: map values.
+            Some(homes) => unsafe { flows::find::<Bpf>(&homes, key, hash) },
+            None => Found::Busy,
+        }
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, key: &FlowKey, hash: u64, word: Word, positions: Positions) -> bool {
+        match homes(hash) {
+            // SAFETY: map values.
+            Some(homes) => unsafe { flows::insert::<Bpf>(&homes, key, hash, word, positions) },
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn update(&mut self, slot: Slot, old: Word, new: Word) -> bool {
+        // SAFETY: slots come from find.
+        unsafe { flows::update::<Bpf>(slot, old, new) }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, slot: Slot, old: Positions, new: Positions) {
+        // SAFETY: slots come from find.
+        unsafe { flows::advance::<Bpf>(slot, old, new) }
+    }
+
+    #[inline(always)]
+    fn replace(&mut self, slot: Slot, old: Word, new: Word, positions: Positions) -> bool {
+        // SAFETY: slots come from find.
+        unsafe { flows::replace::<Bpf>(slot, old, new, positions) }
+    }
+
+    #[inline(always)]
+    fn take(&mut self, class: Class) -> bool {
+        let Some(quotas) = QUOTAS.get_ptr_mut(0) else { return false };
+        // SAFETY: a map value; classes are below 3.
+        unsafe {
+            let used = &raw mut (*quotas).used[class as usize];
+            if Bpf::add(used, 1) < Bpf::load(&raw const (*quotas).limit[class as usize]) {
+                return true;
+            }
+            Bpf::add(used, u64::MAX);
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn give(&mut self, class: usize) {
+        if class < 3
+            && let Some(quotas) = QUOTAS.get_ptr_mut(0)
+        {
+            // SAFETY: a map value; the index is checked.
+            unsafe {
+                Bpf::add(&raw mut (*quotas).used[class], u64::MAX);
+            }
+        }
+    }
+}
+
+impl Tables for Maps<'_> {
+    #[inline(always)]
+    fn end(&mut self, end: &End) -> Option<EndEntry> {
+        // SAFETY: entries are replaced whole by the agent and only while no packet needs them; a copy is taken.
+        unsafe { ENDS.get(end) }.copied()
+    }
+
+    #[inline(always)]
+    fn backend(&mut self, id: BackendId) -> Option<Backend> {
+        BACKENDS.get_ptr(id.into()).map(|backend| {
+            // SAFETY: a map value; the one word that changes is read whole, once.
+            unsafe {
+                Backend {
+                    addr: (*backend).addr,
+                    next_hop: Bpf::load(&raw const (*backend).next_hop),
+                    port: (*backend).port,
+                    mode: (*backend).mode,
+                    service: (*backend).service,
+                    reserved: [0; 4],
+                }
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn port(&mut self, index: u16) -> Option<Port> {
+        PORTS.get(index.into()).copied()
+    }
+
+    #[inline(always)]
+    fn is_local(&mut self, addr: &Addr) -> bool {
+        // SAFETY: only presence is looked at.
+        unsafe { LOCALS.get(addr) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_direct(&mut self, key: &DirectKey) -> bool {
+        // SAFETY: only presence is looked at.
+        unsafe { DIRECT.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn remember_direct(&mut self, key: &DirectKey) {
+        // SAFETY: only presence is looked at.
+        if unsafe { DIRECT.get(key) }.is_none() {
+            // An LRU map makes room; a failure under contention heals with the conversation's next packet.
+            let _ = DIRECT.insert(key, &0, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route> {
+        route::lookup(self.ctx, src, dst, proto, length)
+    }
+
+    #[inline(always)]
+    fn ingress(&mut self) -> u32 {
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool) {
+        stats::count_flow(service, backend, bytes, reason, new_flow);
+    }
+}
