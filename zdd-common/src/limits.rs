@@ -2,8 +2,8 @@
 
 /// Ways of a flow bucket.
 pub const WAYS: usize = 4;
-/// Largest number of backends: ids are 16 bits and 0 means none.
-pub const BACKENDS_MAX: u32 = 65_535;
+/// Largest number of backends: ids are 15 bits in a flow entry and 0 means none.
+pub const BACKENDS_MAX: u32 = 32_767;
 /// Largest number of services: ids are 16 bits.
 pub const SERVICES_MAX: u32 = 65_536;
 /// Smallest number of cells of a service: a step of 0.1 %.

@@ -133,11 +133,7 @@ pub fn sweep(word: Word, cell: Cell, udp: bool, pressure: bool, times: &Timeouts
         old(idle) || (pressure && word.fin_seen() && old(times.fin_linger))
     };
     if expired {
-        return if word.alt_seen() {
-            Sweep::Restore(Word::new(State::Est, Class::Promoted, word.alt(), word.alt(), tick))
-        } else {
-            Sweep::Word(dead)
-        };
+        return if word.alt_seen() { Sweep::Restore(restored(word, tick)) } else { Sweep::Word(dead) };
     }
     // Says what the cell says anyway. On a dirty cell it would have to be learned again.
     if word.is(State::Est)
@@ -160,10 +156,16 @@ pub fn purge(word: Word, removed: BackendId, now: u64) -> Option<Sweep> {
     Some(if word.backend() != removed {
         Sweep::Word(Word::new(state(word), class(word), word.backend(), word.backend(), word.seen()))
     } else if word.alt() != removed && word.alt_seen() {
-        Sweep::Restore(Word::new(State::Est, Class::Promoted, word.alt(), word.alt(), tick))
+        Sweep::Restore(restored(word, tick))
     } else {
         Sweep::Word(Word::new(State::Dead, class(word), word.backend(), word.alt(), tick))
     })
+}
+
+/// The entry of its second identity alone.
+fn restored(word: Word, tick: Tick) -> Word {
+    let alone = Word::new(State::Est, Class::Promoted, word.alt(), word.alt(), tick);
+    if word.alt_fin() { alone.with_fin() } else { alone }
 }
 
 fn class(word: Word) -> Class {

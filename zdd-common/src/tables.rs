@@ -29,6 +29,8 @@ pub enum Rule {
     NearestWins,
     /// A flow whose first packet on a dirty cell is a FIN gets an entry too.
     FinLearned,
+    /// A FIN that confirms a SYN closes nothing yet.
+    FinAfterSyn,
     /// A new flow on a dirty cell gets an entry even if current is base.
     InsertAtBase,
     /// Without room, a new flow goes to base, or to its tuple's backend, not to current.

@@ -11,6 +11,7 @@ pub const SHOWN_BY: &[(&str, &str)] = &[
     ("nearest-wins", "forged-near"),
     ("alt-restore", "reuse"),
     ("fin-learned", "one"),
+    ("fin-after-syn", "forged-3"),
     ("fail-clock", "no-room"),
     ("insert-at-base", "remove"),
     ("sticky-dirty", "one"),

@@ -168,6 +168,7 @@ pub const RULES: &[(&str, Without)] = &[
     ("nearest-wins", Without::Steer(Rule::NearestWins)),
     ("alt-restore", Without::AltRestore),
     ("fin-learned", Without::Steer(Rule::FinLearned)),
+    ("fin-after-syn", Without::Steer(Rule::FinAfterSyn)),
     ("fail-clock", Without::FailClock),
     ("insert-at-base", Without::Steer(Rule::InsertAtBase)),
     ("sticky-dirty", Without::StickyDirty),

@@ -1,6 +1,6 @@
 //! A packet's way through the program, and what it must not do there.
 
-use zdd_common::entries::{BackendId, Cell, FlowKey};
+use zdd_common::entries::{BackendId, Cell, FlowKey, State as EntryState};
 use zdd_common::net::Addr;
 use zdd_common::reason::Reason;
 use zdd_common::steer::{Segment, Steered, Transport, steer};
@@ -134,6 +134,7 @@ pub fn process(config: &Config, state: &mut State, packet: &Packet, read: Read, 
     let straight = read.found.is_none() && config.mids == 0;
     let mut seen = tables::Packet::new(config, state, packet.tuple, read);
     let room = has_room(&seen);
+    let half_room = seen.used[0] < config.quota[0];
     let steered = steer(&mut seen, 0, &key, transport);
     let (used, failed) = (seen.used, seen.failed);
     let mut outcome = Outcome { steered: Some((steered.backend, steered.reason)), ..Outcome::default() };
@@ -147,8 +148,16 @@ pub fn process(config: &Config, state: &mut State, packet: &Packet, read: Read, 
         outcome.note(Note::NoRoom);
     }
     if packet.flow != NEVER {
-        let facts =
-            Facts { straight, room, replay: read.replay, lied, cell: read.cell, before, inside: read.inside };
+        let facts = Facts {
+            straight,
+            room,
+            half_room,
+            replay: read.replay,
+            lied,
+            cell: read.cell,
+            before,
+            inside: read.inside,
+        };
         arrive(config, state, packet, steered, &facts, &mut outcome);
     }
     outcome
@@ -167,6 +176,7 @@ struct Facts {
     /// It saw one moment from begin to end.
     straight: bool,
     room: bool,
+    half_room: bool,
     replay: bool,
     lied: bool,
     cell: Cell,
@@ -197,7 +207,11 @@ fn arrive(
         if facts.lied {
             outcome.note(Note::Lied);
         } else if let Some(entry) = facts.before {
-            if !entry.word.single() && steered.reason == Reason::Alt {
+            let word = entry.word;
+            let closed = word.is(EntryState::Est) && word.fin_seen() && (!word.alt_seen() || word.alt_fin());
+            if closed && facts.half_room && !facts.replay && to != facts.cell.current() {
+                outcome.broke(Violation::NotCurrent { to });
+            } else if !word.single() && steered.reason == Reason::Alt {
                 outcome.note(Note::ReusedAtAlt);
             }
         } else if config.udp && steered.reason == Reason::Learned {

@@ -71,8 +71,9 @@ impl<'a> Packet<'a> {
             return false;
         }
         if old.live() && (old.backend(), old.alt()) != (new.backend(), new.alt()) {
-            // Only a second identity beside the first one.
-            let kept = old.single() && new.alt() == old.backend() && new.is(EntryState::Half);
+            // Only a second identity beside the first one, or in place of one that is closed or was never heard of.
+            let vacant = old.single() || (old.fin_seen() && (!old.alt_seen() || old.alt_fin()));
+            let kept = vacant && new.alt() == old.backend() && new.is(EntryState::Half);
             if !kept || !new.alt_seen() {
                 self.moved = Some((old, new));
             }

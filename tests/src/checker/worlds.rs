@@ -316,6 +316,24 @@ pub fn worlds() -> Vec<(Size, Config)> {
         (
             Size::Short,
             Config {
+                forgeries: vec![
+                    forged(true, false, false, FAR),
+                    forged(false, false, false, FAR + 1),
+                    forged(false, true, false, FAR + 1),
+                    forged(true, false, false, FARTHER),
+                ],
+                flight: 0,
+                budget: Budget { changes: 1, forged: 4, ..Budget::default() },
+                exception: Some("a whole forged connection, closed, and a forged SYN after it"),
+                ..Config::base(
+                    "forged-four",
+                    "four forged packets for a victim that was silent since the change",
+                )
+            },
+        ),
+        (
+            Size::Short,
+            Config {
                 forgeries: vec![forged(true, false, false, ISN - 10)],
                 flight: 0,
                 budget: Budget { changes: 1, forged: 1, ..Budget::default() },

@@ -12,7 +12,7 @@ use super::verdict::{Cost, Drain, Findings, LongLived, Short, Udp, median};
 use super::view::View;
 use super::{Options, default_binary};
 use crate::rig::{Agent, Rig, Zdd, client_address};
-use crate::traffic::{Ledger, Load, Prober, Servers, Slope, first_new_ms, flipped_back};
+use crate::traffic::{Incident, Ledger, Load, Prober, Servers, Slope, first_new_ms, flipped_back};
 
 /// Everybody in the house while the show is on.
 #[derive(Clone, Copy, Debug)]
@@ -173,8 +173,11 @@ impl<'a> Show<'a> {
         self.found.flow_entries_peak = peak_entries;
         if self.options.affinity.by_client() {
             let mut flipped = std::collections::BTreeSet::new();
-            for slope in &self.slopes {
-                flipped.extend(flipped_back(&ledger.shorts, *slope));
+            for record in self.slopes.iter().flat_map(|slope| flipped_back(&ledger.shorts, *slope)) {
+                flipped.insert(record.client);
+                let backend = &self.scene.fleet.members()[usize::from(record.place.backend)].backend;
+                let what = format!("{}:{} fell back to {backend}", record.client, record.port);
+                self.found.incidents.push(Incident { at_us: record.started_us, what });
             }
             self.found.flipped_back = u64::try_from(flipped.len()).unwrap_or(u64::MAX);
         }

@@ -92,11 +92,15 @@ fn report(
     std::fs::write(&options.svg, svg)
         .with_context(|| format!("cannot write the chart to {}", options.svg.display()))?;
     println!("\n{}", verdict.text);
-    if !ledger.incidents.is_empty() {
+    let incidents = || ledger.incidents.iter().chain(&findings.incidents);
+    if incidents().next().is_some() {
         println!("\nThe first things that went wrong:");
-        for incident in ledger.incidents.iter().take(20) {
+        for incident in incidents().take(20) {
             println!("  {:>7.3} s  {}", Duration::from_micros(incident.at_us).as_secs_f64(), incident.what);
         }
+    }
+    if !verdict.passed && record.reasons.is_object() {
+        println!("\nPackets by reason: {}", record.reasons);
     }
     println!("\nThe chart is in {}.", options.svg.display());
     if options.json {

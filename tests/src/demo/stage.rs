@@ -74,6 +74,8 @@ pub struct Record {
     pub events: Vec<Event>,
     /// The most entries that the flow table was seen with.
     pub peak_entries: u64,
+    /// Packets by reason, as the agent told last.
+    pub reasons: Value,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +125,9 @@ impl Stage {
         let mut inner = self.inner();
         let told = Told { status: status.clone() };
         inner.record.peak_entries = inner.record.peak_entries.max(told.entries().unwrap_or(0));
+        if told.status["reasons"].is_object() {
+            inner.record.reasons = told.status["reasons"].clone();
+        }
         inner.told = told;
     }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::traffic::Counts;
+use crate::traffic::{Counts, Incident};
 
 /// Long-lived connections.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -121,6 +121,9 @@ pub struct Findings {
     /// What else went wrong: acts that could not be played, promises not kept.
     #[serde(skip)]
     pub problems: Vec<String>,
+    /// When and where clients flipped back.
+    #[serde(skip)]
+    pub incidents: Vec<Incident>,
     /// No agent took part.
     #[serde(skip)]
     pub direct: bool,

@@ -154,22 +154,21 @@ pub struct Slope {
     pub falling: u8,
 }
 
-/// Clients that were seen on another version and then, in a connection begun after that one had ended, back on the falling one.
+/// Connections to the falling version by clients that had been seen on another one, in a connection that had ended before.
 /// `records` may be in any order.
-pub fn flipped_back(records: &[ShortRecord], slope: Slope) -> Vec<Ipv4Addr> {
-    use std::collections::{BTreeMap, BTreeSet};
+pub fn flipped_back(records: &[ShortRecord], slope: Slope) -> Vec<ShortRecord> {
+    use std::collections::BTreeMap;
     let inside = || records.iter().filter(|r| (slope.from_us..slope.to_us).contains(&r.started_us));
     let mut left: BTreeMap<Ipv4Addr, u64> = BTreeMap::new();
     for record in inside().filter(|r| r.place.version != slope.falling) {
         let first = left.entry(record.client).or_insert(record.ended_us);
         *first = (*first).min(record.ended_us);
     }
-    let back: BTreeSet<Ipv4Addr> = inside()
+    inside()
         .filter(|r| r.place.version == slope.falling)
         .filter(|r| left.get(&r.client).is_some_and(|ended| *ended < r.started_us))
-        .map(|r| r.client)
-        .collect();
-    back.into_iter().collect()
+        .copied()
+        .collect()
 }
 
 #[cfg(test)]
@@ -186,7 +185,7 @@ mod tests {
     #[test]
     fn a_client_that_returns_while_the_weight_falls_has_flipped_back() {
         let there_and_back = [record(1, 100, 110, 0), record(1, 200, 210, 1), record(1, 300, 310, 0)];
-        assert_eq!(flipped_back(&there_and_back, UP), [Ipv4Addr::new(10, 80, 1, 1)]);
+        assert_eq!(flipped_back(&there_and_back, UP), there_and_back[2..]);
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
     let Some(mut table) = agent.table("limits", "[agent.limits]", sink) else { return limits };
     for (key, limit, range) in [
         ("services", &mut limits.services, 1..=65_535),
-        ("backends", &mut limits.backends, 1..=65_535),
+        ("backends", &mut limits.backends, 1..=zdd_common::limits::BACKENDS_MAX),
         ("cells", &mut limits.cells, 2_048..=1 << 28),
         ("flows", &mut limits.flows, 64..=1 << 26),
         ("syn_filter", &mut limits.syn_filter, 4_096..=1 << 30),

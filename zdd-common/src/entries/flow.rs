@@ -1,6 +1,7 @@
 //! Entries of the flow table: key, state word and positions.
 
 use super::BackendId;
+use crate::limits::BACKENDS_MAX;
 use crate::net::Addr;
 use crate::time::Tick;
 
@@ -68,16 +69,20 @@ pub const CLASSES: [Class; 3] = [Class::Half, Class::Learned, Class::Promoted];
 
 /// The state word of a flow entry, changed only by compare-and-swap.
 ///
-/// Bits 0-2 [`State`], 3 fin_seen, 4 alt_seen, 5-6 [`Class`], 7-22 backend, 23-38 alt, 39-63 last_seen ([`Tick`]).
+/// Bits 0-2 [`State`], 3 fin_seen, 4 alt_seen, 5-6 [`Class`], 7 alt_fin, 8-22 backend, 23-37 alt, 38: 0, 39-63 last_seen
+/// ([`Tick`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Word(pub u64);
 
 const FIN: u64 = 1 << 3;
 const ALT_SEEN: u64 = 1 << 4;
 const CLASS_SHIFT: u32 = 5;
-const BACKEND_SHIFT: u32 = 7;
+const ALT_FIN: u64 = 1 << 7;
+const BACKEND_SHIFT: u32 = 8;
 const ALT_SHIFT: u32 = 23;
+const BACKEND_MASK: u64 = BACKENDS_MAX as u64;
 const SEEN_SHIFT: u32 = 39;
+const _: () = assert!(BACKEND_MASK.count_ones() == ALT_SHIFT - BACKEND_SHIFT);
 const _: () = assert!(SEEN_SHIFT + crate::time::TICK_BITS == 64);
 
 impl Word {
@@ -87,8 +92,8 @@ impl Word {
         Self(
             state as u64
                 | (class as u64) << CLASS_SHIFT
-                | (backend as u64) << BACKEND_SHIFT
-                | (alt as u64) << ALT_SHIFT
+                | (backend as u64 & BACKEND_MASK) << BACKEND_SHIFT
+                | (alt as u64 & BACKEND_MASK) << ALT_SHIFT
                 | (seen.0 as u64) << SEEN_SHIFT,
         )
     }
@@ -114,13 +119,13 @@ impl Word {
     /// The backend of the tuple's connection.
     #[inline(always)]
     pub const fn backend(self) -> BackendId {
-        (self.0 >> BACKEND_SHIFT) as u16
+        (self.0 >> BACKEND_SHIFT & BACKEND_MASK) as u16
     }
 
     /// Where packets go that do not belong to `backend`'s connection; equal to it: there is no second identity.
     #[inline(always)]
     pub const fn alt(self) -> BackendId {
-        (self.0 >> ALT_SHIFT) as u16
+        (self.0 >> ALT_SHIFT & BACKEND_MASK) as u16
     }
 
     /// Whether the tuple has one identity only.
@@ -145,6 +150,12 @@ impl Word {
     #[inline(always)]
     pub const fn alt_seen(self) -> bool {
         self.0 & ALT_SEEN != 0
+    }
+
+    /// A FIN or RST of the second identity was seen.
+    #[inline(always)]
+    pub const fn alt_fin(self) -> bool {
+        self.0 & ALT_FIN != 0
     }
 
     /// The class's number.
@@ -197,6 +208,12 @@ impl Word {
         Self(self.0 & !FIN)
     }
 
+    /// With alt_fin as told.
+    #[inline(always)]
+    pub const fn with_alt_fin(self, yes: bool) -> Self {
+        Self(self.0 & !ALT_FIN | (yes as u64) << ALT_FIN.trailing_zeros())
+    }
+
     /// Without alt_seen.
     #[inline(always)]
     pub const fn without_alt_seen(self) -> Self {
@@ -235,13 +252,15 @@ mod tests {
 
     #[test]
     fn a_word_keeps_every_field_apart() {
-        let word = Word::new(State::Half, Class::Promoted, 0xabcd, 0x1234, Tick(0x1ff_fffe));
-        let word = word.with_fin().with_alt_seen();
+        let word = Word::new(State::Half, Class::Promoted, 0x7bcd, 0x1234, Tick(0x1ff_fffe));
+        assert!(!word.alt_fin() && word.with_alt_fin(true).alt_fin());
+        assert_eq!(word.with_alt_fin(true).with_alt_fin(false), word);
+        let word = word.with_fin().with_alt_seen().with_alt_fin(true);
         assert!(word.is(State::Half) && word.fin_seen() && word.alt_seen() && word.live() && !word.single());
-        assert_eq!((word.backend(), word.alt(), word.seen()), (0xabcd, 0x1234, Tick(0x1ff_fffe)));
+        assert_eq!((word.backend(), word.alt(), word.seen()), (0x7bcd, 0x1234, Tick(0x1ff_fffe)));
         assert_eq!(word.class_bits(), Class::Promoted as usize);
         let word = word.with_seen(Tick(7)).with_state(State::Est).with_class(Class::Learned);
-        assert_eq!((word.backend(), word.alt(), word.seen()), (0xabcd, 0x1234, Tick(7)));
+        assert_eq!((word.backend(), word.alt(), word.seen()), (0x7bcd, 0x1234, Tick(7)));
         assert!(word.is(State::Est) && word.fin_seen() && word.class_bits() == Class::Learned as usize);
     }
 }

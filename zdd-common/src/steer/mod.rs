@@ -203,8 +203,9 @@ struct Wanted {
 }
 
 /// Makes an entry: in place of a dead one of the same key, or in free room. False: no quota, no room, or a rival.
-#[inline(always)]
-fn make<T: SteerTables>(tables: &mut T, query: &Query, place: Vacancy<T::Slot>, wanted: &Wanted) -> bool {
+// See [`Query`] for why it is a function of its own.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn make<T: SteerTables>(tables: &mut T, query: &Query, place: &Vacancy<T::Slot>, wanted: &Wanted) -> bool {
     if !tables.take(wanted.class) {
         return false;
     }

@@ -1,7 +1,9 @@
 //! The TCP rows of the decision table.
 
-use super::{Query, Segment, Steered, TRIES, Vacancy, Wanted, belongs, follow, make, near, own_syn};
-use crate::entries::{BackendId, Class, Positions, State, Word};
+use super::{
+    Query, Segment, Steered, TRIES, Transport, Vacancy, Wanted, belongs, follow, make, near, own_syn,
+};
+use crate::entries::{Class, Positions, State, Word};
 use crate::reason::Reason;
 use crate::tables::{Found, Rule, SteerTables};
 use crate::time::Tick;
@@ -14,7 +16,7 @@ pub(super) fn changing<T: SteerTables>(tables: &mut T, query: &mut Query, segmen
 }
 
 #[inline(always)]
-fn steer<T: SteerTables>(tables: &mut T, query: &Query, segment: Segment) -> Steered {
+fn steer<T: SteerTables>(tables: &mut T, query: &mut Query, segment: Segment) -> Steered {
     let now_ns = tables.now_ns();
     let now = Tick::from_ns(now_ns);
     let base = query.cell.base();
@@ -39,7 +41,7 @@ fn steer<T: SteerTables>(tables: &mut T, query: &Query, segment: Segment) -> Ste
             return Steered::to(base, Reason::Base).new_flow(new_flow);
         }
         let (wanted, reason) = first(query, segment, now);
-        if place.room && make(tables, query, place, &wanted) {
+        if place.room && make(tables, query, &place, &wanted) {
             return Steered::to(wanted.word.backend(), reason).new_flow(new_flow);
         }
         // Another packet of the tuple may have been quicker: then its entry decides, else copies of one SYN would part.
@@ -91,7 +93,7 @@ fn live<T: SteerTables>(
     tables: &mut T,
     slot: T::Slot,
     (word, positions): (Word, Positions),
-    query: &Query,
+    query: &mut Query,
     segment: Segment,
     now: Tick,
 ) -> Result<Steered, Steered> {
@@ -100,17 +102,33 @@ fn live<T: SteerTables>(
     }
     // A copy of the connection's own SYN, delayed on its way through us until others had moved the position, is no second
     // identity: taken for one, it would draw the connection away from its backend.
-    if segment.syn && word.single() && !own_syn(positions.backend(), segment.seq) && !query.replay {
-        return second_identity(tables, slot, (word, positions), query.cell.current(), segment.seq, now);
+    if segment.syn && !query.replay && !own_syn(positions.backend(), segment.seq) {
+        let counted = word.class_bits() == Class::Half as usize;
+        if (word.single() || closed(word, positions, segment.seq)) && (counted || tables.take(Class::Half)) {
+            let done = second_identity(tables, slot, &(word, positions), query);
+            return if done { Ok(query.answer) } else { Err(query.answer) };
+        }
+        if word.single() {
+            // The new connection goes where the old entry says and depends on it: were the entry left as old as it is, it
+            // could expire, and the cell settle, before the handshake completes.
+            let to = if tables.without(Rule::Fallback) {
+                Steered::to(query.cell.current(), Reason::New)
+            } else {
+                Steered::to(word.backend(), Reason::Entry)
+            };
+            let fresh = word.refreshed(now);
+            return if fresh == word || tables.update(slot, word, fresh) { Ok(to) } else { Err(to) };
+        }
     }
     let seen = if tables.without(Rule::NearestWins) { word.without_alt_seen() } else { word };
     let here = belongs(seen, positions, segment.seq) || tables.without(Rule::Positions);
     let steered =
         if here { Steered::to(word.backend(), Reason::Entry) } else { Steered::to(word.alt(), Reason::Alt) };
-    let mut new = if here { word.refreshed(now) } else { word.with_alt_seen() };
+    let mut new = if here { word.refreshed(now) } else { alt_met(word, positions, segment) };
     let mut promoted = false;
     if here && !segment.syn {
-        if word.is(State::Half) {
+        let confirms = word.is(State::Half);
+        if confirms {
             new = new.with_state(State::Est);
             // Without room among the confirmed it stays counted as half-open: it lives on, and new ones wait.
             promoted = word.class_bits() == Class::Half as usize && tables.take(Class::Promoted);
@@ -118,11 +136,12 @@ fn live<T: SteerTables>(
                 new = new.with_class(Class::Promoted);
             }
         }
-        // fin_seen lets the sweep reclaim the entry early, so one blind guess must not set it. Nor may it outlive the
-        // position that it was believed at.
+        // fin_seen lets the sweep reclaim the entry early and the next connection of the tuple take it over, so one blind
+        // guess must not set it, nor a forged SYN with a forged FIN after it. Nor may it outlive the position that it was
+        // believed at.
         if !near(positions.backend(), segment.seq) {
             new = new.without_fin();
-        } else if segment.fin || segment.rst {
+        } else if (segment.fin || segment.rst) && (!confirms || tables.without(Rule::FinAfterSyn)) {
             new = new.with_fin();
         }
     }
@@ -163,35 +182,55 @@ fn moved(word: Word, positions: Positions, segment: Segment, here: bool, replay:
     }
 }
 
-/// A SYN that is not the entry's own: the client may have reused its port, or somebody forged it. The new connection
-/// goes to `current`; the old one, should it live, keeps its backend as the tuple's second identity.
+/// Whether a SYN that is not the own one of an entry with two identities begins a new connection which may take the place
+/// of the second one: the client has closed the connection at `backend`, so it uses its port again; and the second identity
+/// is closed as well, or has not been heard of since `backend`'s connection began.
 #[inline(always)]
+fn closed(word: Word, positions: Positions, isn: u32) -> bool {
+    word.is(State::Est)
+        && word.fin_seen()
+        && (!word.alt_seen() || (word.alt_fin() && !own_syn(positions.alt(), isn)))
+}
+
+/// The word after a packet of the second identity. What it says of its end is believed near its position only.
+#[inline(always)]
+fn alt_met(word: Word, positions: Positions, segment: Segment) -> Word {
+    let known = word.alt_seen() && near(positions.alt(), segment.seq);
+    let ends = segment.fin || segment.rst;
+    let closed = !segment.syn && if known { ends || word.alt_fin() } else { ends && !word.alt_seen() };
+    word.with_alt_seen().with_alt_fin(closed)
+}
+
+/// A SYN that is not the entry's own: the client uses its port again, or somebody forged it. Room among the half-open is
+/// taken. The new connection goes to `current`; the old one, should it live, keeps its backend as the tuple's second
+/// identity.
+///
+/// Sets the answer; false: another packet changed the entry meanwhile, and the answer is where the old word sends it.
+// See [`Query`] for why it is a function of its own.
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn second_identity<T: SteerTables>(
     tables: &mut T,
     slot: T::Slot,
-    (word, positions): (Word, Positions),
-    current: BackendId,
-    isn: u32,
-    now: Tick,
-) -> Result<Steered, Steered> {
-    let unchanged = Steered::to(word.backend(), Reason::Entry);
-    let full = if tables.without(Rule::Fallback) { Steered::to(current, Reason::New) } else { unchanged };
+    found: &(Word, Positions),
+    query: &mut Query,
+) -> bool {
+    let (word, positions) = *found;
+    let Transport::Tcp(Segment { seq: isn, .. }) = query.transport else { return false };
+    let current = query.cell.current();
     let counted = word.class_bits() == Class::Half as usize;
-    if !counted && !tables.take(Class::Half) {
-        // The new connection goes where the old entry says and depends on it: were the entry left as old as it is, it
-        // could expire, and the cell settle, before the handshake completes.
-        let fresh = word.refreshed(now);
-        return if fresh == word || tables.update(slot, word, fresh) { Ok(full) } else { Err(full) };
-    }
-    let new = Word::new(State::Half, Class::Half, current, word.backend(), now).with_alt_seen();
-    if tables.replace(slot, word, new, Positions::new(isn, positions.backend())) {
-        if !counted {
-            tables.give(word.class_bits());
-        }
-        return Ok(Steered::to(current, Reason::New).new_flow(true));
-    }
+    let new = Word::new(State::Half, Class::Half, current, word.backend(), Tick::from_ns(tables.now_ns()))
+        .with_alt_seen()
+        .with_alt_fin(word.fin_seen());
+    let done = tables.replace(slot, word, new, Positions::new(isn, positions.backend()));
     if !counted {
-        tables.give(Class::Half as usize);
+        tables.give(if done { word.class_bits() } else { Class::Half as usize });
     }
-    Err(unchanged)
+    query.answer = if done {
+        Steered::to(current, Reason::New).new_flow(true)
+    } else if belongs(word, positions, isn) {
+        Steered::to(word.backend(), Reason::Entry)
+    } else {
+        Steered::to(word.alt(), Reason::Alt)
+    };
+    done
 }

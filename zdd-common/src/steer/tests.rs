@@ -87,6 +87,65 @@ fn a_late_copy_of_the_own_syn_is_no_second_identity() {
     assert_eq!(tcp(&mut model, syn(FAR)).backend, 2);
 }
 
+/// A whole connection from the client's side, but for the SYN: confirmed, then closed.
+fn rest(model: &mut Model, isn: u32) -> u16 {
+    let to = tcp(model, ack(isn + 1)).backend;
+    assert_eq!(tcp(model, Segment { fin: true, ..ack(isn + 100) }).backend, to);
+    assert_eq!(tcp(model, ack(isn + 101)).backend, to);
+    to
+}
+
+#[test]
+fn a_port_used_again_and_again_follows_the_weights() {
+    let mut model = tables(CHANGING);
+    // Each one new: the filter knows a SYN by its number. Near its predecessor, as a clock-driven ISN is within seconds, and far from it.
+    for isn in [ISN, ISN + 1_000_000, FAR, FAR + 5_000_000, ISN + 300_000] {
+        assert_eq!(tcp(&mut model, syn(isn)).backend, 2, "{isn}");
+        assert_eq!(rest(&mut model, isn), 2);
+    }
+    // Rolled back, and forth, and to a third backend.
+    for (current, isn) in [(1, ISN + 400_000), (1, FAR + 1), (2, FAR + 200_000), (3, 5), (1, 200_000)] {
+        model.cells[0] = Cell::new(1, current, Cell::DIRTY | Cell::LOOKUP);
+        assert_eq!(tcp(&mut model, syn(isn)).backend, current, "{isn}");
+        assert_eq!(rest(&mut model, isn), current);
+    }
+    assert_eq!(model.used, [0, 0, 1]);
+}
+
+#[test]
+fn a_half_closed_connection_outlives_a_forged_one_of_its_tuple() {
+    let mut model = tables(CHANGING);
+    tcp(&mut model, syn(ISN));
+    rest(&mut model, ISN);
+    model.cells[0] = Cell::new(1, 3, Cell::DIRTY | Cell::LOOKUP);
+    assert_eq!(tcp(&mut model, syn(FAR)).backend, 3);
+    assert_eq!(tcp(&mut model, ack(ISN + 101)).backend, 2);
+    assert_eq!(tcp(&mut model, ack(FAR + 1)).backend, 3);
+    // Not closed: the next SYN does not take the half-closed one's place.
+    assert_eq!(tcp(&mut model, syn(FAR / 2)).backend, 2);
+    assert_eq!(tcp(&mut model, ack(ISN + 101)).backend, 2);
+}
+
+#[test]
+fn a_fin_right_after_a_syn_closes_nothing() {
+    let mut model = tables(CHANGING);
+    tcp(&mut model, syn(FAR));
+    tcp(&mut model, Segment { fin: true, ..ack(FAR + 1) });
+    assert!(entry(&mut model).is(State::Est) && !entry(&mut model).fin_seen());
+}
+
+#[test]
+fn a_second_identity_that_speaks_elsewhere_is_not_closed() {
+    let mut model = tables(CHANGING);
+    tcp(&mut model, syn(ISN));
+    rest(&mut model, ISN);
+    model.cells[0] = Cell::new(1, 3, Cell::DIRTY | Cell::LOOKUP);
+    tcp(&mut model, syn(FAR));
+    assert!(entry(&mut model).alt_fin());
+    tcp(&mut model, ack(FAR / 2));
+    assert!(!entry(&mut model).alt_fin());
+}
+
 #[test]
 fn an_entry_never_looks_older_because_of_a_clock_that_is_behind() {
     let mut model = tables(CHANGING);

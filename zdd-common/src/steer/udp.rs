@@ -45,7 +45,7 @@ fn steer<T: SteerTables>(tables: &mut T, query: &Query) -> Steered {
         let backend = if armed { cell.base() } else { cell.current() };
         let word = Word::new(State::Est, Class::Learned, backend, backend, now);
         let wanted = Wanted { word, class: Class::Learned, positions: Positions::default() };
-        if place.room && make(tables, query, place, &wanted) {
+        if place.room && make(tables, query, &place, &wanted) {
             let reason = if armed { Reason::Learned } else { Reason::New };
             return Steered::to(backend, reason).new_flow(!armed);
         }
