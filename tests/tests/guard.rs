@@ -261,3 +261,33 @@ fn the_metrics_page_is_the_namespaces_own() -> Result<()> {
     assert!(outside.is_err(), "metrics are for loopback only: {outside:?}");
     Ok(())
 }
+
+#[test]
+fn hosts_with_one_key_file_agree_and_another_key_is_refused() -> Result<()> {
+    let mut world = World::running(small())?;
+    let load = world.load(10)?;
+    world.kill_agent();
+    let key = world.write("key", "000102030405060708090a0b0c0d0e0f\n")?;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("made private");
+    let with_key = format!("[agent]\nkey_file = \"{}\"\n", key.display());
+    let text = world.setup.toml(world.rig.scratch().dir()).replacen("[agent]\n", &with_key, 1);
+    let config = world.write("zdd.toml", &text)?;
+    world
+        .refused_start(&config)?
+        .says(1, &["holds another key than", "state.json", "help: leave key_file out"]);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    // Two hosts, one after the other, both from nothing.
+    let mut hosts = Vec::new();
+    for _ in 0..2 {
+        world.zdd().run(&["detach", "--pin-dir", &world.pin_dir().display().to_string()])?;
+        std::fs::remove_dir_all(world.rig.scratch().dir().join(world.setup.state_dir)).expect("removed");
+        world.start_agent()?;
+        world.wait_healthy()?;
+        world.zdd().run(&["shift", "web", "v2=50%"])?;
+        hosts.push(world.explained("web", 30)?);
+        world.kill_agent();
+    }
+    assert_eq!(hosts[0], hosts[1]);
+    Ok(())
+}

@@ -33,6 +33,9 @@ pub struct AgentSpec {
     pub pin_dir: PathBuf,
     /// Directory for `state.json`. Default `/var/lib/zdd`.
     pub state_dir: PathBuf,
+    /// File with the key of all hashes, see [`crate::state::read_key`]: hosts that share it map every client alike. `None`: each
+    /// state directory has a key of its own.
+    pub key_file: Option<PathBuf>,
     /// The gRPC socket. Default `/run/zdd/zdd.sock`.
     pub socket: PathBuf,
     /// Where Prometheus metrics are served; loopback only. Default `127.0.0.1:9177`; `"off"` turns it off.

@@ -1,7 +1,9 @@
 //! What must survive the agent: the operator's intent, and the numbers under which it stands in the maps.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
+use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
 
@@ -23,6 +25,34 @@ impl State {
     pub fn hash_key(&self) -> HashKey {
         HashKey { k0: self.key.0, k1: self.key.1 }
     }
+}
+
+/// Reads a key file: 32 hexadecimal digits and white space, readable by its owner alone, because whoever knows the key can choose
+/// addresses and ports that all fall on one backend.
+///
+/// # Errors
+/// What is wrong with the file, and how to make a good one.
+pub fn read_key(path: &Path) -> anyhow::Result<(u64, u64)> {
+    use std::os::unix::fs::PermissionsExt;
+    let shown = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("the key file {shown} cannot be read"))?;
+    let mode =
+        std::fs::metadata(path).with_context(|| format!("the key file {shown} cannot be looked at"))?;
+    anyhow::ensure!(
+        mode.permissions().mode() & 0o077 == 0,
+        "the key file {shown} can be read by others\nhelp: chmod 600 {shown}"
+    );
+    let digits: String = text.split_whitespace().collect();
+    let key = Some(&digits)
+        .filter(|d| d.len() == 32 && d.bytes().all(|b| b.is_ascii_hexdigit()))
+        .and_then(|d| u128::from_str_radix(d, 16).ok());
+    let key = key.with_context(|| {
+        format!(
+            "the key file {shown} does not hold 32 hexadecimal digits\nhelp: (umask 077; openssl rand -hex 16 > {shown}), and copy it to the other hosts"
+        )
+    })?;
+    Ok(((key >> 64) as u64, key as u64))
 }
 
 /// One service and its numbers.
@@ -105,4 +135,28 @@ fn unpack<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Erro
                 .ok_or_else(|| serde::de::Error::custom("groups hold a character that is no version"))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_file_is_32_digits_and_nobody_elses_business() {
+        let path = std::env::temp_dir().join(format!("zdd-{}-key", std::process::id()));
+        let said = |text: &str, mode: u32| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            read_key(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("00000000000000010000000000000002\n", 0o600), Ok((1, 2)));
+        assert!(said("00000000000000010000000000000002", 0o640).unwrap_err().contains("chmod 600"));
+        for text in ["", "+0000000000000010000000000000002", "12", "zz000000000000010000000000000002"] {
+            assert!(said(text, 0o600).unwrap_err().contains("openssl rand -hex 16"), "{text}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(read_key(&path).is_err());
+    }
 }

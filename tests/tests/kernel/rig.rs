@@ -165,6 +165,7 @@ fn make() -> Rig {
         mode: AttachMode::Native,
         pin_dir: dir.into(),
         state_dir: dir.into(),
+        key_file: None,
         socket: dir.into(),
         metrics: None,
         limits,

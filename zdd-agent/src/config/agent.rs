@@ -16,6 +16,7 @@ pub(super) struct AgentRead {
     mode: Option<At<AttachMode>>,
     pin_dir: PathBuf,
     state_dir: PathBuf,
+    key_file: Option<PathBuf>,
     socket: PathBuf,
     metrics: Option<SocketAddr>,
     pub limits: Limits,
@@ -30,6 +31,7 @@ impl AgentRead {
             mode: value(self.mode).unwrap_or(AttachMode::Native),
             pin_dir: self.pin_dir,
             state_dir: self.state_dir,
+            key_file: self.key_file,
             socket: self.socket,
             metrics: self.metrics,
             limits: self.limits,
@@ -63,6 +65,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     });
     let pin_dir = path(&mut table, "pin_dir", "/sys/fs/bpf/zdd", sink);
     let state_dir = path(&mut table, "state_dir", "/var/lib/zdd", sink);
+    let key_file = value(table.parsed("key_file", sink, |text| absolute("key_file", text)));
     let socket = path(&mut table, "socket", "/run/zdd/zdd.sock", sink);
     let metrics = table.parsed("metrics", sink, metrics);
     let metrics = value(metrics).unwrap_or_else(|| Some(SocketAddr::from(([127, 0, 0, 1], 9177))));
@@ -81,6 +84,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         mode,
         pin_dir,
         state_dir,
+        key_file,
         socket,
         metrics,
         limits,
@@ -119,7 +123,12 @@ fn interfaces(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<Stri
 }
 
 fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut Sink<'_>) -> PathBuf {
-    let read = table.parsed(key, sink, |text| match text {
+    let read = table.parsed(key, sink, |text| absolute(key, text));
+    value(read).unwrap_or_else(|| PathBuf::from(default))
+}
+
+fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
+    match text {
         _ if !text.starts_with('/') => {
             Err(Unreadable(format!("`{text}` is not absolute; write the path from / on")))
         }
@@ -128,8 +137,7 @@ fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut 
             text.len()
         ))),
         _ => Ok(PathBuf::from(text)),
-    });
-    value(read).unwrap_or_else(|| PathBuf::from(default))
+    }
 }
 
 fn metrics(text: &str) -> Result<Option<SocketAddr>, Unreadable> {

@@ -30,6 +30,18 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         let refusals = plan::refusals(&in_force(state), &desired.services);
         anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
     }
+    let given = desired.agent.key_file.as_deref().map(crate::state::read_key).transpose()?;
+    if let (Some(given), Some(state)) = (given, &saved)
+        && given != state.key
+        && !state.services.is_empty()
+    {
+        anyhow::bail!(
+            "the key file {} holds another key than {}: every client would be mapped anew and live flows would break\nhelp: leave key_file out to go on with the old key; to change it, `zdd detach` in a quiet moment, move {} away and start again",
+            desired.agent.key_file.as_deref().unwrap_or("".as_ref()).display(),
+            store.path().display(),
+            store.path().display(),
+        );
+    }
     let (mut dataplane, opened) = Dataplane::open(&desired.agent)?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
@@ -39,8 +51,10 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         );
     }
     let now = clock::now_ns();
-    let fresh_key = (random(), random());
-    let state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let fresh_key = given.unwrap_or_else(|| (random(), random()));
+    let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    // With services, it is the same.
+    state.key = given.unwrap_or(state.key);
     let merged = plan::merge(&state.file, &in_force(&state), &desired.services);
     let epochs = Epochs::start(dataplane.grace())?;
     let shift = dataplane.epoch_shift();

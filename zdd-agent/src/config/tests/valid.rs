@@ -16,6 +16,7 @@ fn what_is_not_said_has_its_documented_default() {
         mode: Native,
         pin_dir: "/sys/fs/bpf/zdd",
         state_dir: "/var/lib/zdd",
+        key_file: None,
         socket: "/run/zdd/zdd.sock",
         metrics: Some(
             127.0.0.1:9177,
@@ -86,6 +87,7 @@ fn everything_can_be_said() {
         mode = "generic"
         pin_dir = "/sys/fs/bpf/other"
         state_dir = "/srv/zdd"
+        key_file = "/etc/zdd/key"
         socket = "/run/other.sock"
         metrics = "off"
         syn_memory = "2s"
@@ -137,6 +139,9 @@ fn everything_can_be_said() {
             mode: Generic,
             pin_dir: "/sys/fs/bpf/other",
             state_dir: "/srv/zdd",
+            key_file: Some(
+                "/etc/zdd/key",
+            ),
             socket: "/run/other.sock",
             metrics: None,
             limits: Limits {
@@ -214,9 +219,9 @@ fn everything_can_be_said() {
     }
     "#);
     insta::assert_snapshot!(warnings.join("\n"), @"
-    zdd.toml:9:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
-    zdd.toml:27:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
-    zdd.toml:42:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
+    zdd.toml:10:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
+    zdd.toml:28:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
+    zdd.toml:43:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
     ");
 }
 
