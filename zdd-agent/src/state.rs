@@ -1,11 +1,13 @@
 //! What must survive the agent: the operator's intent, and the numbers under which it stands in the maps.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
+use zdd_common::maps::Counters;
 
 use crate::desired::ServiceSpec;
 
@@ -75,6 +77,35 @@ pub struct SavedService {
     pub backends: Vec<SavedBackend>,
     /// Versions that drain.
     pub draining: Vec<VersionDrain>,
+    /// What backends that are forgotten had counted, by version, so that a version's counters never go back.
+    #[serde(default)]
+    pub retired: BTreeMap<String, Retired>,
+}
+
+/// Counters of forgotten backends, as in [`Counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    packets: u64,
+    bytes: u64,
+    new_flows: u64,
+    learned: u64,
+    fallback: u64,
+    alt: u64,
+}
+
+impl Retired {
+    /// Adds a backend's counters.
+    pub fn add(&mut self, of: &Counters) {
+        let Counters { packets, bytes, new_flows, learned, fallback, alt } =
+            Counters::sum([self.counters(), *of]);
+        *self = Self { packets, bytes, new_flows, learned, fallback, alt };
+    }
+
+    /// As the maps count.
+    pub fn counters(&self) -> Counters {
+        let Self { packets, bytes, new_flows, learned, fallback, alt } = *self;
+        Counters { packets, bytes, new_flows, learned, fallback, alt }
+    }
 }
 
 /// One backend and its number.

@@ -14,7 +14,7 @@ use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::report::{ChangeReport, DrainReport};
-use crate::state::{Drain, VersionDrain};
+use crate::state::{Drain, SavedService, VersionDrain};
 
 /// Somebody who waits for a drain.
 pub(super) struct Watcher {
@@ -319,13 +319,17 @@ impl Reconciler {
             let Some(at) = service.saved.backends.iter().position(|b| b.id == *id) else { continue };
             let backend = service.saved.backends.remove(at);
             let counters = self.dataplane.backend_counters(*id);
-            let retired = service.retired.entry(backend.version.clone()).or_default();
-            *retired = zdd_common::maps::Counters::sum([*retired, counters]);
+            service.saved.retired.entry(backend.version.clone()).or_default().add(&counters);
             let proto = service::proto(&service.saved.spec);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
             self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
+            let SavedService { retired, backends, spec, .. } = &mut self.services[index].saved;
+            retired.retain(|version, _| {
+                spec.versions.iter().any(|v| v.name == *version)
+                    || backends.iter().any(|b| b.version == *version)
+            });
             self.follow_backends();
         }
         !gone.is_empty()

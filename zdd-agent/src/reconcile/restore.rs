@@ -55,6 +55,10 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
+    if opened != Opened::Adopted {
+        // What they add to begins at 0 again.
+        state.services.iter_mut().for_each(|service| service.retired.clear());
+    }
     let merged = plan::merge(&state.file, &in_force(&state), &desired.services);
     let epochs = Epochs::start(dataplane.grace())?;
     let shift = dataplane.epoch_shift();

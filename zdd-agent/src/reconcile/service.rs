@@ -8,7 +8,6 @@ use zdd_common::entries::{
     Affinity, Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, Mode, Service as Fixed,
 };
 use zdd_common::hash::HashKey;
-use zdd_common::maps::Counters;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::rules::{self, Timeouts};
 use zdd_common::{maglev, split, syn_filter, time};
@@ -55,8 +54,6 @@ pub(super) struct Service {
     pub(super) unnamed: HashMap<BackendId, u64>,
     pub(super) alarm: Option<String>,
     pub(super) notes: Vec<String>,
-    /// Counters of backends that are gone, by version.
-    pub(super) retired: HashMap<String, Counters>,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -155,7 +152,6 @@ impl Service {
             unnamed: HashMap::new(),
             alarm: None,
             notes: Vec::new(),
-            retired: HashMap::new(),
             saved,
         }
     }

@@ -90,7 +90,7 @@ impl Reconciler {
         let members: Vec<&SavedBackend> =
             service.saved.backends.iter().filter(|b| b.version == name).collect();
         let backends: Vec<BackendStatus> = members.iter().map(|b| self.backend_status(service, b)).collect();
-        let retired = service.retired.get(name).copied().unwrap_or_default();
+        let retired = service.saved.retired.get(name).copied().unwrap_or_default().counters();
         let counted = members.iter().map(|b| self.dataplane.backend_counters(b.id)).chain([retired]);
         let total = Counters::sum(counted);
         VersionStatus {
