@@ -244,3 +244,15 @@ fn metrics_agree_with_status() -> Result<()> {
         Ok(pairs.iter().all(|(a, b)| (a - b).abs() < 1e-9).then_some(()))
     })
 }
+
+#[test]
+fn explain_tells_a_new_udp_flow_that_it_may_be_taken_for_an_old_one() -> Result<()> {
+    let world = World::running(Setup::default())?;
+    let explain = || world.zdd().json(&["explain", "echo", "--from", "10.80.1.1:9"]);
+    assert_eq!(explain()?["version"], "v1");
+    world.zdd().run(&["shift", "echo", "v2=100%"])?;
+    let said = explain()?;
+    assert_eq!(said["version"], "v1", "{said}");
+    assert!(said["why"].as_str().is_some_and(|why| why.contains("udp_idle_timeout")), "{said}");
+    Ok(())
+}
