@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::prefix::{ENCAP_SOURCES, Prefix};
+
 /// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
 pub type BasisPoints = u32;
 
@@ -46,6 +48,24 @@ pub struct AgentSpec {
     pub syn_memory: Duration,
     /// One packet in this many is logged by the XDP program; 0 (the default) logs none.
     pub sample_events: u32,
+    /// Where outer headers of `ipip` come from.
+    pub encap: EncapSources,
+}
+
+/// Source prefixes of outer headers, one per family. What is behind the prefix differs from flow to flow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncapSources {
+    /// Towards IPv4 backends. Default `10.255.0.0/16`.
+    pub v4: Prefix,
+    /// Towards IPv6 backends. Default `fd7a:6464::/64`.
+    pub v6: Prefix,
+}
+
+impl Default for EncapSources {
+    fn default() -> Self {
+        let [v4, v6] = ENCAP_SOURCES;
+        Self { v4, v6 }
+    }
 }
 
 /// Sizes of the kernel's tables, fixed while the maps live.
@@ -141,6 +161,38 @@ pub enum Forward {
     L2,
     /// Rewrites the destination; replies pass this host and are rewritten back.
     Nat,
+    /// Puts an IP header in front; backends take it off, own the VIP and answer directly.
+    Ipip,
+}
+
+impl Forward {
+    /// Whether a backend at `address` can serve `vip` in this mode; else what is wrong, and the way out.
+    pub fn can_reach(self, vip: &Vip, address: SocketAddr) -> Result<(), (String, String)> {
+        let family = |v4| if v4 { "IPv4" } else { "IPv6" };
+        let (inner, outer) = (family(vip.addr.is_ipv4()), family(address.is_ipv4()));
+        if self == Forward::Ipip && inner == "IPv6" && outer == "IPv4" {
+            return Err((
+                format!("backend {address} is IPv4, the VIP {vip} is IPv6: ipip carries no IPv6 over IPv4"),
+                "name the backend's IPv6 address".to_owned(),
+            ));
+        }
+        if self != Forward::Ipip && inner != outer {
+            let help = if inner == "IPv4" {
+                "a service has one address family; make a second service for the other one, or use forward = \"ipip\", \
+                 which carries IPv4 over IPv6"
+            } else {
+                "a service has one address family; make a second service for the other one"
+            };
+            return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help.to_owned()));
+        }
+        if self != Forward::Nat && address.port() != vip.port {
+            return Err((
+                format!("backend {address} has another port than the VIP {vip} under {self}"),
+                format!("{self} does not rewrite ports: write port {}, or use forward = \"nat\"", vip.port),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// One release: a set of backends and its share of new flows.
@@ -159,7 +211,7 @@ pub struct VersionSpec {
 /// One address that takes flows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendSpec {
-    /// Address and port. Under `l2` the port must be the VIP's.
+    /// Address and port. Under `l2` and `ipip` the port must be the VIP's.
     pub address: SocketAddr,
     /// Relative to the version's other backends, 1 to 1000. Default 1.
     pub weight: u32,

@@ -13,6 +13,7 @@ pub mod links;
 pub mod metrics;
 pub mod neighbour;
 pub mod plan;
+pub mod prefix;
 pub mod reconcile;
 pub mod report;
 pub mod shutdown;

@@ -35,6 +35,7 @@ impl fmt::Display for Forward {
         f.write_str(match self {
             Forward::L2 => "l2",
             Forward::Nat => "nat",
+            Forward::Ipip => "ipip",
         })
     }
 }

@@ -62,10 +62,12 @@ reasons! {
     DropSynFin = "drop_syn_fin",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",
-    /// `l2`: the backend's MAC address is not known, and the stack would answer for the VIP itself.
+    /// `l2`, `ipip`: the MAC address of the backend (or of the router before it) is not known, and the stack would answer for the VIP itself.
     DropNoNextHop = "drop_no_next_hop",
-    /// `nat`: the packet has no hop left.
+    /// `nat`, `ipip`: the packet has no hop left.
     DropTtl = "drop_ttl",
+    /// `ipip`: the driver left no room for an outer header in front of the frame.
+    DropNoHeadroom = "drop_no_headroom",
 }
 
 impl Reason {

@@ -183,7 +183,9 @@ impl Tables for Maps<'_> {
                     port: (*backend).port,
                     mode: (*backend).mode,
                     service: (*backend).service,
-                    reserved: [0; 4],
+                    source: (*backend).source,
+                    spread: (*backend).spread,
+                    reserved: [0; 3],
                 }
             }
         })

@@ -171,6 +171,7 @@ fn make() -> Rig {
         limits,
         syn_memory: SYN_MEMORY,
         sample_events: 0,
+        encap: Default::default(),
     };
     let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
@@ -290,8 +291,20 @@ impl Rig {
 
     /// Runs the program on a frame that came in by `link`, and sees that exactly one reason was counted, once.
     pub fn run(&self, link: Link, frame: &[u8]) -> Ran {
+        self.run_behind(link, frame, 0)
+    }
+
+    /// [`Rig::run`] of a frame with hardly any room in front of it.
+    pub fn run_crowded(&self, link: Link, frame: &[u8]) -> Ran {
+        // The kernel keeps 40 of 256 bytes in front for itself.
+        self.run_behind(link, frame, 208)
+    }
+
+    fn run_behind(&self, link: Link, frame: &[u8], metadata: usize) -> Ran {
         let before = self.reasons();
-        let (action, frame) = self.runner.run(self.ifindex(link), frame, 1);
+        let ifindex = self.ifindex(link);
+        let (action, frame) = bpf::run_behind(self.runner.program.as_fd(), ifindex, frame, 1, metadata)
+            .expect("BPF_PROG_TEST_RUN");
         let moved: Vec<_> = (self.reasons().iter().zip(&before).map(|(after, before)| after - before))
             .zip(REASONS)
             .filter(|(count, _)| *count != 0)

@@ -119,7 +119,7 @@ macro_rules! choice {
 }
 
 choice!(Affinity, Affinity { Flow = Flow, Client = Client, ClientVersion = ClientVersion });
-choice!(Forward, Forward { L2 = L2, Nat = Nat });
+choice!(Forward, Forward { L2 = L2, Nat = Nat, Ipip = Ipip });
 choice!(AttachMode, AttachMode { Native = Native, Generic = Generic });
 choice!(report::Role, Role { Stable = Stable, Candidate = Candidate });
 choice!(report::Health, Health { Healthy = Healthy, Unhealthy = Unhealthy, Unknown = Unknown });

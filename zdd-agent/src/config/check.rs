@@ -135,26 +135,9 @@ fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
                 None => drop(seen.insert(address, label(version))),
             }
             let Some(vip) = &service.vip else { continue };
-            if vip.value.addr.is_ipv4() != address.is_ipv4() {
-                let family = |v4| if v4 { "IPv4" } else { "IPv6" };
-                let message = format!(
-                    "backend {address} is {}, the VIP {} is {}",
-                    family(address.is_ipv4()),
-                    vip.value,
-                    family(vip.value.addr.is_ipv4())
-                );
-                sink.error(
-                    span(),
-                    message,
-                    "a service has one address family; make a second service for the other one",
-                );
-            } else if service.forward_of(version) == Some(Forward::L2) && address.port() != vip.value.port {
-                let message =
-                    format!("backend {address} has another port than the VIP {} under l2", vip.value);
-                let help = format!(
-                    "l2 does not rewrite ports: write port {}, or use forward = \"nat\"",
-                    vip.value.port
-                );
+            if let Some(forward) = service.forward_of(version)
+                && let Err((message, help)) = forward.can_reach(&vip.value, address)
+            {
                 sink.error(span(), message, help);
             }
         }

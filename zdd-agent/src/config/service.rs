@@ -98,7 +98,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     let forward = table.parsed("forward", sink, forward);
     table.missing(
         "forward",
-        "write \"nat\" (replies pass this host) or \"l2\" (backends own the VIP and answer directly)",
+        "write \"nat\" (replies pass this host), \"l2\" (backends own the VIP and answer directly) or \"ipip\" (the same, across routers)",
         sink,
     );
     let idle_timeout = table.duration("idle_timeout", SECOND..=DAY, sink);
@@ -140,7 +140,8 @@ fn forward(text: &str) -> Result<Forward, Unreadable> {
     match text {
         "l2" => Ok(Forward::L2),
         "nat" => Ok(Forward::Nat),
-        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\" or \"l2\""))),
+        "ipip" => Ok(Forward::Ipip),
+        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\", \"l2\" or \"ipip\""))),
     }
 }
 

@@ -171,7 +171,9 @@ impl Reconciler {
             unhealthy: None,
         });
         let last = service.saved.backends.len() - 1;
-        self.services[index].write_backend(&mut self.dataplane, last, hop).map_err(internal)
+        self.services[index]
+            .write_backend(&mut self.dataplane, last, hop, &self.desired.agent.encap)
+            .map_err(internal)
     }
 
     /// Brings one service in line with its spec: versions, backends, weights, timeouts.

@@ -232,11 +232,9 @@ impl Reconciler {
         if !(1..=1000).contains(&weight) {
             return Err(Refused::invalid(format!("weight {weight} is not from 1 to 1000")));
         }
-        if address.is_ipv4() != spec.vip.addr.is_ipv4() {
-            return Err(Refused::invalid(format!(
-                "{address} is not of the address family of {name}'s VIP {}\nhelp: a service has one address family; make a second service for the other one",
-                spec.vip
-            )));
+        let own = spec.versions.iter().find(|v| v.name == version).and_then(|v| v.forward);
+        if let Err((message, help)) = own.unwrap_or(spec.forward).can_reach(&spec.vip, address) {
+            return Err(Refused::invalid(format!("{message}\nhelp: {help}")));
         }
         self.address_is_free(index, version, address)?;
         let Some(entry) = spec.versions.iter_mut().find(|v| v.name == version) else {

@@ -196,7 +196,12 @@ impl Reconciler {
             let id = self.services[index].saved.backends[backend].id;
             let hop = if fresh { Default::default() } else { self.dataplane.next_hop(id) };
             let hop = self.keep_port(hop);
-            self.services[index].write_backend(&mut self.dataplane, backend, hop)?;
+            self.services[index].write_backend(
+                &mut self.dataplane,
+                backend,
+                hop,
+                &self.desired.agent.encap,
+            )?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use zdd_common::{maglev, split, syn_filter, time};
 
 use super::grace::Epochs;
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::desired::{self, Forward, Protocol, ServiceSpec};
+use crate::desired::{self, EncapSources, Forward, Protocol, ServiceSpec};
 use crate::health::Health;
 use crate::plan::{self, Candidate, Currents};
 use crate::state::SavedService;
@@ -347,7 +347,9 @@ impl Service {
         dataplane: &mut Dataplane,
         index: usize,
         hop: zdd_common::entries::NextHop,
+        encap: &EncapSources,
     ) -> Result<(), DataplaneError> {
+        let source = if self.saved.backends[index].address.is_ipv4() { encap.v4 } else { encap.v6 };
         let backend = &self.saved.backends[index];
         let spec = &self.saved.spec;
         let mode = self.mode_of(&backend.version);
@@ -360,7 +362,9 @@ impl Service {
                 port,
                 mode: mode as u16,
                 service: self.saved.id.into(),
-                reserved: [0; 4],
+                source: source.addr.into(),
+                spread: source.free_low_bits(),
+                reserved: [0; 3],
             },
         );
         if mode == Mode::Nat {
@@ -388,6 +392,7 @@ impl Service {
         match own.unwrap_or(spec.forward) {
             Forward::L2 => Mode::L2,
             Forward::Nat => Mode::Nat,
+            Forward::Ipip => Mode::Ipip,
         }
     }
 

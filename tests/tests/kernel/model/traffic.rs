@@ -35,8 +35,10 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     let own = backend(service, number);
     let mut pkt = match random.below(20) {
         // A reply, or the answer to somebody who asked the backend itself.
-        0..4 if is_v6(service) == is_v6(id) => packet(random, service).src(own).dst(client),
-        4 if is_v6(service) == is_v6(id) && random.chance(30) => packet(random, service).src(client).dst(own),
+        0..4 if own.0.is_ipv6() == is_v6(id) => packet(random, service).src(own).dst(client),
+        4 if own.0.is_ipv6() == is_v6(id) && random.chance(30) => {
+            packet(random, service).src(client).dst(own)
+        }
         5 => packet(random, id).src(client).dst((vip(id).0, random.of(&[79, 80, 53]))),
         _ => packet(random, id).src(client).dst(vip(id)),
     };

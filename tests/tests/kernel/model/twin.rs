@@ -361,7 +361,7 @@ fn plus(a: Counters, b: Counters) -> Counters {
 fn decide(model: &mut Model, now: u64, frame: &[u8]) -> (Verdict, Vec<u8>) {
     let mut out = frame.to_vec();
     model.now_ns = now;
-    let verdict = process(&mut out[..], model);
+    let verdict = process(&mut out, model);
     model.count(verdict.reason());
     (verdict, out)
 }

@@ -1,6 +1,7 @@
 //! Packet rows: what comes in, what the tables know, what must come out, and why. Expected frames are built whole by
 //! etherparse, from addresses written down here; nothing of `zdd_common::forward` is asked.
 
+mod ipip;
 mod l2;
 mod nat;
 mod parse;
@@ -43,6 +44,8 @@ struct Row {
     reason: Reason,
     /// Service and backend whose counters move, and whether a flow begins.
     counted: Option<(u16, u16, bool)>,
+    /// There is hardly any room in front of the frame.
+    crowded: bool,
 }
 
 impl Row {
@@ -57,6 +60,7 @@ impl Row {
             out: None,
             reason: Reason::PassNotIp,
             counted: None,
+            crowded: false,
         }
     }
 
@@ -101,7 +105,11 @@ impl Row {
             rig.run(*link, frame);
         }
         let before = counters(rig);
-        let ran = rig.run(self.link, &self.frame);
+        let ran = if self.crowded {
+            rig.run_crowded(self.link, &self.frame)
+        } else {
+            rig.run(self.link, &self.frame)
+        };
         assert_eq!(ran.reason, self.reason, "{name}");
         assert_eq!(ran.action, self.action, "{name}: XDP action");
         let out = self.out.as_ref().unwrap_or(&self.frame);
@@ -167,6 +175,7 @@ fn cut(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
 fn every_row_holds() {
     let mut rows = parse::rows();
     rows.extend(l2::rows());
+    rows.extend(ipip::rows());
     rows.extend(nat::rows());
     rows.extend(reply::rows());
     rows.extend(steer::rows());

@@ -134,7 +134,7 @@ pub fn build(rig: &mut Rig) {
                 port: port.to_be(),
                 mode: if is_nat(n) { Mode::Nat } else { Mode::L2 } as u16,
                 service: n.into(),
-                reserved: [0; 4],
+                ..Backend::default()
             },
         );
         rig.plane.write_service(

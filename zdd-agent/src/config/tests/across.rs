@@ -21,14 +21,14 @@ fn backends() {
     zdd.toml:9:73: 255.255.255.255:80 cannot be a backend: it is the broadcast address
     help: write the address and port on which the backend listens, as this host reaches it
     ");
-    insta::assert_snapshot!(backend("\"[2001:db8::2]:8080\", \"[::ffff:10.1.0.1]:8080\""), @"
+    insta::assert_snapshot!(backend("\"[2001:db8::2]:8080\", \"[::ffff:10.1.0.1]:8080\""), @r#"
     zdd.toml:9:13: backend [2001:db8::2]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
-    help: a service has one address family; make a second service for the other one
+    help: a service has one address family; make a second service for the other one, or use forward = "ipip", which carries IPv4 over IPv6
     zdd.toml:9:35: [::ffff:10.1.0.1]:8080 cannot be a backend: it is an IPv4 address written as IPv6
     help: write the address and port on which the backend listens, as this host reaches it
     zdd.toml:9:35: backend [::ffff:10.1.0.1]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
-    help: a service has one address family; make a second service for the other one
-    ");
+    help: a service has one address family; make a second service for the other one, or use forward = "ipip", which carries IPv4 over IPv6
+    "#);
     insta::assert_snapshot!(backend("8080, { weight = 2 }, { address = \"10.1.0.1:80\", weight = 1001 }"), @r#"
     zdd.toml:9:13: `backends` is of type integer
     help: write "10.1.0.1:8080" or { address = "10.1.0.1:8080", weight = 2 }
@@ -55,6 +55,51 @@ fn backends() {
     zdd.toml:12:13: backend 10.2.0.1:8080 has another port than the VIP 10.0.0.10:80/tcp under l2
     help: l2 does not rewrite ports: write port 80, or use forward = "nat"
     "#);
+}
+
+#[test]
+fn ipip_carries_ipv4_over_either_family_and_ipv6_over_ipv6_only() {
+    let with = |vip: &str, backend: &str| {
+        BASE.replace("nat", "ipip")
+            .replace("10.0.0.10:80", vip)
+            .replace("10.1.0.1:8080", backend)
+            .replace("10.2.0.1:8080", "[fd00::2]:80")
+    };
+    valid(&with("10.0.0.10:80", "10.1.0.1:80"));
+    valid(&with("[2001:db8::10]:80", "[fd00::1]:80"));
+    insta::assert_snapshot!(mistakes(&with("[2001:db8::10]:80", "10.1.0.1:80")), @"
+    zdd.toml:9:13: backend 10.1.0.1:80 is IPv4, the VIP [2001:db8::10]:80/tcp is IPv6: ipip carries no IPv6 over IPv4
+    help: name the backend's IPv6 address
+    ");
+    insta::assert_snapshot!(mistakes(&with("10.0.0.10:80", "[fd00::1]:8080")), @r#"
+    zdd.toml:9:13: backend [fd00::1]:8080 has another port than the VIP 10.0.0.10:80/tcp under ipip
+    help: ipip does not rewrite ports: write port 80, or use forward = "nat"
+    "#);
+    // A version of another mode is judged by its own.
+    let l2 =
+        with("10.0.0.10:80", "[fd00::1]:80").replacen("name = \"v1\"", "name = \"v1\"\nforward = \"l2\"", 1);
+    insta::assert_snapshot!(mistakes(&l2), @r#"
+    zdd.toml:10:13: backend [fd00::1]:80 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
+    help: a service has one address family; make a second service for the other one, or use forward = "ipip", which carries IPv4 over IPv6
+    "#);
+}
+
+#[test]
+fn sources_of_outer_headers() {
+    let agent = |line: &str| BASE.replace("[\"eth0\"]", &format!("[\"eth0\"]\n{line}"));
+    let (desired, _) = valid(&agent("encap_source = \"192.0.2.9/32\"\nencap_source6 = \"2001:db8:9::/48\""));
+    assert_eq!(desired.agent.encap.v4.to_string(), "192.0.2.9/32");
+    assert_eq!(desired.agent.encap.v6.to_string(), "2001:db8:9::/48");
+    for line in [
+        "encap_source = \"fd00::/64\"",
+        "encap_source6 = \"10.255.0.0/16\"",
+        "encap_source = \"224.0.0.0/8\"",
+        "encap_source = \"0.0.0.0/0\"",
+        "encap_source = \"10.255.1.0/16\"",
+    ] {
+        let told = with_agent(line);
+        assert!(told.starts_with("zdd.toml:3:"), "{line}: {told}");
+    }
 }
 
 #[test]
@@ -121,7 +166,7 @@ fn many_mistakes_are_told_at_once_in_the_order_of_the_file() {
     zdd.toml:4:8: `name`: `` cannot name a service
     help: use 1 to 63 of a-z, 0-9 and -
     zdd.toml:6:11: `forward`: `dsr` is no forwarding mode
-    help: write "nat" or "l2"
+    help: write "nat", "l2" or "ipip"
     zdd.toml:9:13: `backends`: `x` is not an address
     help: write address:port, as "10.1.0.1:8080" or "[2001:db8::2]:8080"
     "#);

@@ -31,6 +31,10 @@ fn what_is_not_said_has_its_documented_default() {
         },
         syn_memory: 64s,
         sample_events: 0,
+        encap: EncapSources {
+            v4: 10.255.0.0/16,
+            v6: fd7a:6464::/64,
+        },
     }
     "#);
     insta::assert_debug_snapshot!(desired.services, @r#"
@@ -154,6 +158,10 @@ fn everything_can_be_said() {
             },
             syn_memory: 2s,
             sample_events: 100,
+            encap: EncapSources {
+                v4: 10.255.0.0/16,
+                v6: fd7a:6464::/64,
+            },
         },
         services: [
             ServiceSpec {
