@@ -23,6 +23,8 @@ pub struct Setup {
     pub affinity: &'static str,
     /// Cells of each service.
     pub cells: u32,
+    /// Entries of the flow table.
+    pub flows: u32,
     /// Backends in the rig; the file names only those in `v1` and `v2`.
     pub backends: u8,
     /// Numbers of v1's backends.
@@ -57,6 +59,7 @@ impl Default for Setup {
             families: Families::V4,
             affinity: "client",
             cells: 4096,
+            flows: 16384,
             backends: 4,
             v1: vec![1, 2],
             v2: vec![3, 4],
@@ -97,12 +100,13 @@ impl Setup {
              services = 8\n\
              backends = 64\n\
              cells = 131072\n\
-             flows = 16384\n\
+             flows = {}\n\
              syn_filter = 1048576\n",
             self.interfaces,
             pin_dir.display(),
             self.state_dir,
-            self.socket
+            self.socket,
+            self.flows
         )
     }
 

@@ -1,5 +1,7 @@
 //! Everything at this moment, for people and metrics.
 
+use std::time::Duration;
+
 use zdd_common::maps::Counters;
 use zdd_common::reason::REASONS;
 
@@ -66,6 +68,7 @@ impl Reconciler {
             .collect();
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(service));
+        notes.extend(self.unremembered(service));
         ServiceStatus {
             name: spec.name.clone(),
             vip: spec.vips.first().map(ToString::to_string).unwrap_or_default(),
@@ -87,6 +90,25 @@ impl Reconciler {
             },
             versions,
         }
+    }
+
+    /// A note while flows that could not be remembered keep the service from settling.
+    fn unremembered(&self, service: &Service) -> Option<String> {
+        let last = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).last_fail).max()?;
+        let ago = Duration::from_nanos(crate::clock::now_ns().saturating_sub(last));
+        let for_ns = service.times.idle.max(service.times.udp_idle);
+        if last == 0 || service.dirty_cells() == 0 || ago > Duration::from_nanos(for_ns) {
+            return None;
+        }
+        let quotas = self.dataplane.quotas();
+        let used = ["half-open", "learned", "confirmed"].iter().zip(quotas.used.iter().zip(quotas.limit));
+        let used: Vec<String> = used.map(|(name, (used, limit))| format!("{name} {used}/{limit}")).collect();
+        Some(format!(
+            "flows could not be remembered, the last one {} s ago ({}): new flows of cells that are not settled stay at \
+             their base meanwhile, none breaks; a flood, or raise agent.limits.flows",
+            ago.as_secs(),
+            used.join(", ")
+        ))
     }
 
     fn version_status(&self, service: &Service, name: &str, weight: u32, stable: bool) -> VersionStatus {
