@@ -193,7 +193,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     world.refused(&["backend", "add", "web", "v2", &world.address(1)])?.says(1, &[&world.address(1)]);
     world
         .refused(&["backend", "add", "web", "v2", "[2001:db8::1]:80"])?
-        .says(1, &["address family", "help: "]);
+        .says(1, &["is IPv6, the VIP", "help: "]);
     assert_eq!(Kept::of(&world.status()?).intent, before, "nothing was changed");
     as_before(&load)?;
     unharmed(&load.finish());

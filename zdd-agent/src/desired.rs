@@ -95,13 +95,13 @@ pub enum AttachMode {
     Generic,
 }
 
-/// One service: a VIP and the versions behind it.
+/// One service: its VIPs and the versions behind them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Unique name, `[a-z0-9-]{1,63}`.
     pub name: String,
-    /// What clients dial.
-    pub vip: Vip,
+    /// What clients dial: one VIP, or one of each address family (IPv4 first), of the same protocol. One rollout for both.
+    pub vips: Vec<Vip>,
     /// Which hash chooses version and backend.
     pub affinity: Affinity,
     /// Forwarding mode of versions that say none of their own.
@@ -129,6 +129,35 @@ pub struct Vip {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+impl Vip {
+    /// Whether a backend is of its address family, and so can take what comes to it.
+    pub fn serves(&self, backend: &SocketAddr) -> bool {
+        self.addr.is_ipv4() == backend.is_ipv4()
+    }
+
+    /// `IPv4` or `IPv6`.
+    pub fn family(&self) -> &'static str {
+        if self.addr.is_ipv4() { "IPv4" } else { "IPv6" }
+    }
+}
+
+impl ServiceSpec {
+    /// The protocol of all its VIPs.
+    pub fn protocol(&self) -> Protocol {
+        self.vips.first().map_or(Protocol::Tcp, |vip| vip.protocol)
+    }
+
+    /// The VIP that a backend serves: that of its family; the only one there is, which `ipip` can carry over another family.
+    pub fn vip_of(&self, backend: &SocketAddr) -> Option<&Vip> {
+        self.vips.iter().find(|vip| self.vips.len() == 1 || vip.serves(backend))
+    }
+
+    /// Its VIPs for people: `10.0.0.10:80/tcp, [2001:db8::10]:80/tcp`.
+    pub fn dialled(&self) -> String {
+        self.vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Transport protocol of a VIP.
@@ -177,13 +206,10 @@ impl Forward {
             ));
         }
         if self != Forward::Ipip && inner != outer {
-            let help = if inner == "IPv4" {
-                "a service has one address family; make a second service for the other one, or use forward = \"ipip\", \
-                 which carries IPv4 over IPv6"
-            } else {
-                "a service has one address family; make a second service for the other one"
-            };
-            return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help.to_owned()));
+            let help = "write a backend of the VIP's family, or name a VIP of each, as vip = [\"10.0.0.10:80/tcp\", \"[2001:db8::10]:80/tcp\"]";
+            let ipip = if inner == "IPv4" { "; forward = \"ipip\" carries IPv4 over IPv6" } else { "" };
+            let help = format!("{help}{ipip}");
+            return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help));
         }
         if self != Forward::Nat && address.port() != vip.port {
             return Err((

@@ -33,15 +33,17 @@ pub struct Status {
 pub struct ServiceStatus {
     /// Name.
     pub name: String,
-    /// What clients dial, as `10.0.0.10:80/tcp`.
+    /// What clients dial, as `10.0.0.10:80/tcp`; the first of `vips`.
     pub vip: String,
+    /// Every VIP: one, or one of each address family.
+    pub vips: Vec<String>,
     /// Which hash chooses.
     pub affinity: Affinity,
     /// Forwarding mode of versions without one of their own.
     pub forward: Forward,
     /// Number of the committed state; grows by one with each commit.
     pub generation: u64,
-    /// Cells.
+    /// Cells, of all VIPs.
     pub cells: u32,
     /// Groups: the unit in which shares are given.
     pub groups: u32,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
 use zdd_common::maps::Counters;
 
-use crate::desired::ServiceSpec;
+use crate::desired::{ServiceSpec, Vip};
 
 /// Everything in `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,12 +62,8 @@ pub fn read_key(path: &Path) -> anyhow::Result<(u64, u64)> {
 pub struct SavedService {
     /// What is in force: weights as shifted, backends as added and removed.
     pub spec: ServiceSpec,
-    /// Number of the service in the maps.
-    pub id: u16,
-    /// Number of its VIP.
-    pub vip_id: u16,
-    /// First cell of its two rows.
-    pub row: u32,
+    /// One for each VIP.
+    pub faces: Vec<SavedFace>,
     /// Names of versions by their number in `groups`. A removed version keeps its place until another takes it.
     pub slots: Vec<String>,
     /// Which version each group belongs to.
@@ -106,6 +102,19 @@ impl Retired {
         let Self { packets, bytes, new_flows, learned, fallback, alt } = *self;
         Counters { packets, bytes, new_flows, learned, fallback, alt }
     }
+}
+
+/// A VIP of a service and its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedFace {
+    /// What clients dial.
+    pub vip: Vip,
+    /// Its number among the services of the maps.
+    pub id: u16,
+    /// Its number in the keys of flows.
+    pub vip_id: u16,
+    /// First cell of its two rows.
+    pub row: u32,
 }
 
 /// One backend and its number.

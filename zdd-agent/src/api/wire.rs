@@ -128,7 +128,7 @@ choice!(report::Op, Op { Add = Add, Remove = Remove, Change = Change });
 
 message!(report::Status, Status { build, pid, services, reasons, interfaces; flow_table, syn_filter });
 message!(report::ServiceStatus, ServiceStatus {
-    name, vip, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
+    name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
 });
 message!(report::ServiceCounters, ServiceCounters { packets, bytes, new_flows, learned, insert_failed });
 message!(

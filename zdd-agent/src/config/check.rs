@@ -41,18 +41,37 @@ fn service_names(services: &[ServiceRead], sink: &mut Sink<'_>) {
 fn vips(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen = HashMap::new();
     for service in services {
-        let Some(vip) = &service.vip else { continue };
-        if let Some(why) = unusable(&vip.value.socket()) {
-            let message = format!("{} cannot be a VIP: {why}", vip.value);
-            sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
-        }
-        match seen.get(&vip.value) {
-            Some(owner) => {
-                let message = format!("VIP {} belongs to service `{owner}` already", vip.value);
-                let help = "give each service an address, port or protocol of its own, or put the versions into one service";
-                sink.error(Some(vip.span.clone()), message, help);
+        for vip in &service.vips {
+            if let Some(why) = unusable(&vip.value.socket()) {
+                let message = format!("{} cannot be a VIP: {why}", vip.value);
+                sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
             }
-            None => drop(seen.insert(vip.value, service.label())),
+            match seen.get(&vip.value) {
+                Some(owner) => {
+                    let message = format!("VIP {} belongs to service `{owner}` already", vip.value);
+                    let help = "give each service an address, port or protocol of its own, or put the versions into one service";
+                    sink.error(Some(vip.span.clone()), message, help);
+                }
+                None => drop(seen.insert(vip.value, service.label())),
+            }
+        }
+        together(service, sink);
+    }
+}
+
+/// Two VIPs of one service are the two families of the same thing.
+fn together(service: &ServiceRead, sink: &mut Sink<'_>) {
+    let Some((first, others)) = service.vips.split_first() else { return };
+    for (at, vip) in others.iter().enumerate() {
+        let before = &service.vips[..=at];
+        let span = Some(vip.span.clone());
+        if vip.value.protocol != first.value.protocol {
+            let message = format!("{} and {} are of two protocols", first.value, vip.value);
+            sink.error(span, message, "make a service for each protocol: their flows end in different ways");
+        } else if before.iter().any(|b| b.value.family() == vip.value.family() && b.value != vip.value) {
+            let message = format!("service `{}` has two {} VIPs", service.label(), vip.value.family());
+            let help = "a service has one VIP, or one of each address family; make a second service for the other one";
+            sink.error(span, message, help);
         }
     }
 }
@@ -134,13 +153,33 @@ fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
                 }
                 None => drop(seen.insert(address, label(version))),
             }
-            let Some(vip) = &service.vip else { continue };
+            let Some(first) = service.vips.first() else { continue };
+            let vip = service.vips.iter().find(|vip| vip.value.serves(&address)).unwrap_or(first);
             if let Some(forward) = service.forward_of(version)
                 && let Err((message, help)) = forward.can_reach(&vip.value, address)
             {
                 sink.error(span(), message, help);
             }
         }
+        half_served(service, version, sink);
+    }
+}
+
+/// A version with backends for one VIP only would take its weight there and nowhere else.
+fn half_served(service: &ServiceRead, version: &VersionRead, sink: &mut Sink<'_>) {
+    let serves = |vip: &crate::desired::Vip| version.backends.iter().any(|b| vip.serves(&b.value.address));
+    if service.vips.len() < 2 || !service.vips.iter().any(|vip| serves(&vip.value)) {
+        return;
+    }
+    for vip in service.vips.iter().map(|vip| vip.value).filter(|vip| !serves(vip)) {
+        let message = format!(
+            "version `{}` of service `{}` has no {} backend for the VIP {vip}",
+            label(version),
+            service.label(),
+            vip.family()
+        );
+        let help = "add one, so that its weight means the same for both families, or make a service of its own for this VIP";
+        sink.error(Some(version.span.clone()), message, help);
     }
 }
 
@@ -148,11 +187,11 @@ fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
 fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen: HashMap<(SocketAddr, Protocol), (usize, Forward)> = HashMap::new();
     for (at, service) in services.iter().enumerate() {
-        let Some(vip) = &service.vip else { continue };
+        let Some(protocol) = service.protocol() else { continue };
         for version in &service.versions {
             let Some(forward) = service.forward_of(version) else { continue };
             for backend in &version.backends {
-                let key = (backend.value.address, vip.value.protocol);
+                let key = (backend.value.address, protocol);
                 let (owner, mode) = *seen.entry(key).or_insert((at, forward));
                 if owner != at && (mode == Forward::Nat || forward == Forward::Nat) {
                     let message =
@@ -169,7 +208,7 @@ fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
 fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let owners: HashMap<SocketAddr, &str> = services
         .iter()
-        .filter_map(|service| service.vip.as_ref().map(|vip| (vip.value.socket(), service.label())))
+        .flat_map(|service| service.vips.iter().map(|vip| (vip.value.socket(), service.label())))
         .collect();
     for backend in services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends)
     {
@@ -182,14 +221,11 @@ fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
 }
 
 fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
-    if services.len() > limits.services as usize {
+    let vips: Vec<_> = services.iter().flat_map(|service| &service.vips).collect();
+    if let Some(first_above) = vips.get(limits.services as usize) {
         let message =
-            format!("{} services are more than agent.limits.services = {}", services.len(), limits.services);
-        sink.error(
-            Some(services[limits.services as usize].span.clone()),
-            message,
-            "raise agent.limits.services",
-        );
+            format!("{} VIPs are more than agent.limits.services = {}", vips.len(), limits.services);
+        sink.error(Some(first_above.span.clone()), message, "raise agent.limits.services");
     }
     let backends: Vec<_> =
         services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends).collect();
@@ -199,13 +235,15 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         let help = "raise agent.limits.backends, and leave room for those that drain";
         sink.error(Some(first_above.span.clone()), message, help);
     }
+    // Two rows for each VIP.
+    let rows = |service: &ServiceRead| 2 * u64::from(service.cells.value) * service.vips.len().max(1) as u64;
     let mut cells: u64 = 0;
     for service in services {
-        cells += 2 * u64::from(service.cells.value);
+        cells += rows(service);
         if cells > u64::from(limits.cells) {
-            let all: u64 = services.iter().map(|service| 2 * u64::from(service.cells.value)).sum();
+            let all: u64 = services.iter().map(rows).sum();
             let message = format!(
-                "the services need {all} cells (twice their own), agent.limits.cells = {}",
+                "the services need {all} cells (twice their own, for each VIP), agent.limits.cells = {}",
                 limits.cells
             );
             let help = format!(
@@ -224,7 +262,7 @@ fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
         let message = format!("service `{name}` has no health check: every backend counts as healthy");
         sink.warning(Some(service.span.clone()), message);
     }
-    let tcp = service.vip.as_ref().is_some_and(|vip| vip.value.protocol == Protocol::Tcp);
+    let tcp = service.protocol() == Some(Protocol::Tcp);
     if tcp && service.idle_timeout <= agent.syn_memory {
         let say = humantime::format_duration;
         let message = format!(

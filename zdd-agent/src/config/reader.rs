@@ -80,6 +80,32 @@ impl<'a, 't> Table<'a, 't> {
         self.text(key, "a string in quotes", sink, parse)
     }
 
+    /// One text, or an array of texts, that `parse` understands. What it does not is reported and left out.
+    pub fn parsed_all<T>(
+        &mut self,
+        key: &'static str,
+        sink: &mut Sink<'_>,
+        parse: impl Fn(&str) -> Result<T, Unreadable>,
+    ) -> Vec<At<T>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let expected = "a string in quotes, or an array of them";
+        let items: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        };
+        if items.is_empty() {
+            sink.error(Some(value.span()), format!("`{key}` is empty in {}", self.name), "name at least one");
+        }
+        let read = |item: &Spanned<DeValue<'_>>| match item.get_ref().as_str() {
+            Some(text) => readable(key, parse(text), item.span(), sink),
+            None => {
+                wrong_type(key, item, expected, sink);
+                None
+            }
+        };
+        items.into_iter().filter_map(read).collect()
+    }
+
     fn text<T>(
         &mut self,
         key: &'static str,

@@ -10,7 +10,8 @@ use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, readable, wrong_type};
 use super::value;
 use crate::desired::{
-    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, ServiceSpec, VersionSpec, Vip,
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, VersionSpec,
+    Vip,
 };
 use crate::text::{Unreadable, parse_socket};
 
@@ -18,7 +19,8 @@ use crate::text::{Unreadable, parse_socket};
 pub(super) struct ServiceRead {
     pub span: Span,
     pub name: Option<At<String>>,
-    pub vip: Option<At<Vip>>,
+    /// Empty: missing or wrong.
+    pub vips: Vec<At<Vip>>,
     affinity: Affinity,
     pub forward: Option<Forward>,
     pub idle_timeout: Duration,
@@ -45,6 +47,11 @@ impl ServiceRead {
         self.name.as_ref().map_or("?", |name| &name.value)
     }
 
+    /// The protocol of its VIPs, if it is known.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.vips.first().map(|vip| vip.value.protocol)
+    }
+
     /// The mode of one of its versions, if it is known.
     pub fn forward_of(&self, version: &VersionRead) -> Option<Forward> {
         version.forward.or(self.forward)
@@ -61,9 +68,11 @@ impl ServiceRead {
             let backends = version.backends.into_iter().map(|backend| backend.value).collect();
             Some(VersionSpec { name: version.name?.value, weight, forward: version.forward, backends })
         });
+        let mut vips: Vec<Vip> = self.vips.into_iter().map(|vip| vip.value).collect();
+        vips.sort();
         Some(ServiceSpec {
             name: self.name?.value,
-            vip: self.vip?.value,
+            vips: (!vips.is_empty()).then_some(vips)?,
             affinity: self.affinity,
             forward: self.forward?,
             idle_timeout: self.idle_timeout,
@@ -85,7 +94,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     if let Some(name) = &name {
         table.name = format!("service `{}`", name.value);
     }
-    let vip = table.parsed("vip", sink, str::parse::<Vip>);
+    let vips = table.parsed_all("vip", sink, str::parse::<Vip>);
     table.missing("vip", "write what clients dial, as vip = \"10.0.0.10:80/tcp\"", sink);
     let affinity = table.parsed("affinity", sink, |text| match text {
         "flow" => Ok(Affinity::Flow),
@@ -124,7 +133,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     ServiceRead {
         span,
         name,
-        vip,
+        vips,
         affinity: value(affinity).unwrap_or(Affinity::Client),
         forward: value(forward),
         idle_timeout: value(idle_timeout).unwrap_or(Duration::from_secs(350)),

@@ -4,13 +4,14 @@ use zdd_common::entries::BackendId;
 use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
 
 use super::Reconciler;
+use super::face::Face;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
-use crate::desired::{Desired, ServiceSpec};
+use crate::desired::{Desired, ServiceSpec, Vip};
 use crate::plan;
 use crate::report::{ApplyReport, Change};
-use crate::state::{SavedBackend, SavedService};
+use crate::state::{SavedBackend, SavedFace, SavedService};
 
 impl Reconciler {
     /// The services in force.
@@ -56,7 +57,7 @@ impl Reconciler {
     /// First cell of room for two rows.
     fn new_row(&self, cells: u32) -> Option<u32> {
         let mut used: Vec<(u32, u32)> =
-            self.services.iter().map(|s| (s.saved.row, s.saved.row + 2 * s.saved.spec.cells)).collect();
+            self.faces().map(|(face, cells)| (face.row, face.row + 2 * cells)).collect();
         used.sort_unstable();
         let mut start = 0;
         for (from, to) in used {
@@ -68,22 +69,12 @@ impl Reconciler {
         (self.dataplane.cell_capacity().saturating_sub(start) >= 2 * cells).then_some(start)
     }
 
+    /// The VIPs of all services, each with the cells of a row.
+    fn faces(&self) -> impl Iterator<Item = (&SavedFace, u32)> {
+        self.services.iter().flat_map(|s| s.faces.iter().map(|face| (&face.at, s.saved.spec.cells)))
+    }
+
     fn create(&mut self, spec: &ServiceSpec) -> Result<(), Refused> {
-        let limits = &self.desired.agent.limits;
-        let id = (0..limits.services as u16).find(|id| self.services.iter().all(|s| s.saved.id != *id));
-        let vip_id = (1..u16::MAX).find(|id| self.services.iter().all(|s| s.saved.vip_id != *id));
-        let (Some(id), Some(vip_id)) = (id, vip_id) else {
-            return Err(Refused::refused(format!(
-                "{}: there are {} services already, the limit\nhelp: raise agent.limits.services",
-                spec.name, limits.services
-            )));
-        };
-        let Some(row) = self.new_row(spec.cells) else {
-            return Err(Refused::refused(format!(
-                "{}: no room for 2 x {} cells among the {} there are\nhelp: raise agent.limits.cells, or give the service fewer cells",
-                spec.name, spec.cells, limits.cells
-            )));
-        };
         let saved = SavedService {
             spec: ServiceSpec {
                 versions: spec
@@ -93,28 +84,55 @@ impl Reconciler {
                     .collect(),
                 ..spec.clone()
             },
-            id,
-            vip_id,
-            row,
+            faces: Vec::new(),
             slots: spec.versions.iter().map(|v| v.name.clone()).collect(),
             groups: vec![0; service::groups(spec) as usize],
             backends: Vec::new(),
             draining: Vec::new(),
             retired: Default::default(),
         };
-        // A number that another service had: its generation must not pass for ours.
-        self.dataplane.write_service(id, &zdd_common::entries::Service::default());
         let shift = self.dataplane.epoch_shift();
         let key = zdd_common::hash::HashKey { k0: self.key.0, k1: self.key.1 };
         self.services.push(Service::open(saved, key, shift, &self.dataplane, clock::now_ns()));
         Ok(())
     }
 
+    /// Gives a VIP of a service its numbers and its rows; nobody is steered there yet.
+    fn create_face(&mut self, index: usize, vip: Vip) -> Result<(), Refused> {
+        let limits = &self.desired.agent.limits;
+        let spec = &self.services[index].saved.spec;
+        let id = (0..limits.services as u16).find(|id| self.faces().all(|(face, _)| face.id != *id));
+        let vip_id = (1..u16::MAX).find(|id| self.faces().all(|(face, _)| face.vip_id != *id));
+        let (Some(id), Some(vip_id)) = (id, vip_id) else {
+            return Err(Refused::refused(format!(
+                "{}: there are {} VIPs already, the limit\nhelp: raise agent.limits.services",
+                spec.name, limits.services
+            )));
+        };
+        let Some(row) = self.new_row(spec.cells) else {
+            return Err(Refused::refused(format!(
+                "{}: no room for 2 x {} cells among the {} there are\nhelp: raise agent.limits.cells, or give the service fewer cells",
+                spec.name, spec.cells, limits.cells
+            )));
+        };
+        let cells = spec.cells;
+        // A number that another VIP had: its generation must not pass for ours.
+        self.dataplane.write_service(id, &zdd_common::entries::Service::default());
+        let at = SavedFace { vip, id, vip_id, row };
+        let face = Face::open(at.clone(), cells, &self.dataplane, clock::now_ns());
+        let service = &mut self.services[index];
+        service.saved.faces.push(at);
+        service.faces.push(face);
+        Ok(())
+    }
+
     fn delete(&mut self, index: usize) {
         let service = self.services.remove(index);
         let spec = &service.saved.spec;
-        // The VIP first: from then on nothing is steered, and the rest is nobody's.
-        self.dataplane.remove_end(service::end(spec.vip.addr, spec.vip.port, service::proto(spec)));
+        // The VIPs first: from then on nothing is steered, and the rest is nobody's.
+        for face in &service.faces {
+            self.dataplane.remove_end(face.end());
+        }
         for backend in &service.saved.backends {
             self.dataplane.remove_end(service::end(
                 backend.address.ip(),
@@ -122,7 +140,7 @@ impl Reconciler {
                 service::proto(spec),
             ));
         }
-        tracing::info!(service = spec.name, "removed: its VIP is not steered any more");
+        tracing::info!(service = spec.name, "removed: what dials it is not steered any more");
     }
 
     /// Gives a backend its number and makes it known; no cell names it yet.
@@ -195,6 +213,12 @@ impl Reconciler {
                 )));
             }
         }
+        for vip in &spec.vips {
+            if !self.services[index].faces.iter().any(|face| face.at.vip == *vip) {
+                self.create_face(index, *vip)?;
+            }
+        }
+        let service = &mut self.services[index];
         // Names first: a new backend's mode is its version's.
         service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
         for version in &spec.versions {
@@ -264,8 +288,11 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
     let Reconciler { services, dataplane, epochs, health, .. } = reconciler;
     for service in services.iter_mut() {
         let done = service.refresh(dataplane, epochs, health, now).and_then(|()| {
-            dataplane.set_udp_idle(service.saved.id, service.view().udp_idle);
-            service.write_vip(dataplane)
+            for face in &service.faces {
+                dataplane.set_udp_idle(face.at.id, service.view().udp_idle);
+                face.write_vip(dataplane, service.name())?;
+            }
+            Ok(())
         });
         done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
     }
@@ -282,7 +309,9 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
         reconciler.delete(index);
     }
     for saved in before {
-        let Some(service) = reconciler.services.iter_mut().find(|s| s.saved.id == saved.id) else { continue };
+        let Some(service) = reconciler.services.iter_mut().find(|s| s.name() == saved.spec.name) else {
+            continue;
+        };
         let added: Vec<_> = service
             .saved
             .backends
@@ -290,6 +319,8 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
             .filter(|b| !saved.backends.iter().any(|old| old.id == b.id))
             .map(|b| service::end(b.address.ip(), b.address.port(), service::proto(&saved.spec)))
             .collect();
+        // Of a VIP that is taken back nothing was published.
+        service.faces.truncate(saved.faces.len());
         service.saved = saved;
         service.retime(reconciler.dataplane.epoch_shift());
         for end in added {

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
-use zdd_common::entries::BackendId;
+use zdd_common::entries::{BackendId, Cell};
 use zdd_common::rules;
 
 use super::Reconciler;
@@ -265,12 +265,8 @@ impl Reconciler {
         if passed.is_empty() {
             return false;
         }
-        let mut cells = service.cells.clone();
-        for id in &passed {
-            for cell in &mut cells {
-                *cell = rules::remove(*cell, *id);
-            }
-        }
+        let without = |cell: &Cell| passed.iter().fold(*cell, |cell, id| rules::remove(cell, *id));
+        let rows = service.faces.iter().map(|face| Some(face.cells.iter().map(without).collect())).collect();
         let name = service.name().to_owned();
         tracing::warn!(
             service = name,
@@ -278,7 +274,7 @@ impl Reconciler {
             "drain deadline: the flows that are left are let go"
         );
         let Self { services, dataplane, epochs, .. } = self;
-        if let Err(error) = services[index].publish(dataplane, epochs, cells) {
+        if let Err(error) = services[index].publish(dataplane, epochs, rows) {
             tracing::error!(service = name, %error, "the deadline is not published");
         }
         true
@@ -294,7 +290,7 @@ impl Reconciler {
             .filter(|b| service.drains(&b.version, b.address))
             .map(|b| b.id)
             .collect();
-        let named: Vec<bool> = draining.iter().map(|id| service.named(&[*id]) > 0).collect();
+        let named: Vec<bool> = draining.iter().map(|id| service.names(&[*id])).collect();
         let unnamed = &mut self.services[index].unnamed;
         unnamed.retain(|id, _| draining.contains(id));
         for (id, named) in draining.into_iter().zip(named) {

@@ -18,16 +18,17 @@ impl Reconciler {
         let index = self.index_of(name)?;
         let service = &self.services[index];
         let spec = &service.saved.spec;
-        if from.is_ipv4() != spec.vip.addr.is_ipv4() {
+        let Some(face) = service.faces.iter().find(|face| face.at.vip.serves(&from)) else {
+            let family = if from.is_ipv4() { "IPv4" } else { "IPv6" };
             return Err(Refused::invalid(format!(
-                "{from} is not of the address family of {name}'s VIP {}",
-                spec.vip
+                "{name} has no {family} VIP that {from} could dial: it has {}",
+                spec.dialled()
             )));
-        }
-        let key =
-            FlowKey::new(from.ip().into(), from.port().to_be(), spec.vip.port.to_be(), service.saved.vip_id);
+        };
+        let vip_port = face.at.vip.port.to_be();
+        let key = FlowKey::new(from.ip().into(), from.port().to_be(), vip_port, face.at.vip_id);
         let place = steer::place(&service.view(), &key);
-        let cell = service.cells[place.cell as usize];
+        let cell = face.cells[place.cell as usize];
         let entry = self.dataplane.find_flow(&key, place.table_hash);
         let find = |id: BackendId| service.saved.backends.iter().find(|b| b.id == id);
         let address = |id: BackendId| find(id).map(|b| b.address);
@@ -36,10 +37,10 @@ impl Reconciler {
             cell,
             entry,
             now_ns: clock::now_ns(),
-            udp_fail: self.dataplane.facts(service.saved.id).udp_fail,
+            udp_fail: self.dataplane.facts(face.at.id).udp_fail,
         };
         let transport = trial.packet(super::service::proto(spec) == zdd_common::net::UDP);
-        let steered = steer::steer(&mut trial, service.saved.id, &key, transport);
+        let steered = steer::steer(&mut trial, face.at.id, &key, transport);
         let chosen = steered.backend;
         let why = because(steered.reason, cell, transport, entry.is_some());
         let now = Tick::from_ns(clock::now_ns());

@@ -5,6 +5,7 @@ mod apply;
 mod commands;
 mod drains;
 mod explain;
+mod face;
 mod grace;
 mod network;
 mod restore;

@@ -119,29 +119,38 @@ impl Reconciler {
     /// Warns of settings under which the stack drops what is left to it: frames whose next hop is not known yet, or whose
     /// interface takes no redirects.
     fn check_forwarding(&self, interface: &str) {
-        let nat = self.services.iter().any(|service| {
-            service
-                .saved
-                .backends
-                .iter()
-                .any(|b| service.mode_of(&b.version) == zdd_common::entries::Mode::Nat)
-        });
-        let setting = |name: &str| {
-            let path = format!("/proc/sys/net/ipv4/conf/{interface}/{name}");
+        let nat = |v4: bool| {
+            self.services.iter().any(|service| {
+                service.saved.backends.iter().any(|b| {
+                    b.address.is_ipv4() == v4 && service.mode_of(&b.version) == zdd_common::entries::Mode::Nat
+                })
+            })
+        };
+        let setting = |family: &str, name: &str| {
+            let path = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
             std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok())
         };
-        if !nat {
+        for (v4, family, knob) in
+            [(true, "ipv4", "net.ipv4.ip_forward"), (false, "ipv6", "net.ipv6.conf.all.forwarding")]
+        {
+            if nat(v4) && setting(family, "forwarding") == Some(0) {
+                tracing::warn!(
+                    interface,
+                    "this host does not forward {family}: replies of nat backends are lost (sysctl -w {knob}=1)"
+                );
+            }
+        }
+        if !nat(true) {
             return;
         }
-        if setting("forwarding") == Some(0) {
-            tracing::warn!(
-                interface,
-                "this host does not forward: replies of nat backends are lost (sysctl -w net.ipv4.ip_forward=1)"
-            );
-        }
         let locals = self.links.locals();
-        let own_vip = self.services.iter().any(|s| locals.borrow().contains(&s.saved.spec.vip.addr));
-        if own_vip && (setting("accept_local") == Some(0) || setting("rp_filter") == Some(1)) {
+        let own_vip = self
+            .services
+            .iter()
+            .flat_map(|s| &s.saved.spec.vips)
+            .any(|vip| vip.addr.is_ipv4() && locals.borrow().contains(&vip.addr));
+        if own_vip && (setting("ipv4", "accept_local") == Some(0) || setting("ipv4", "rp_filter") == Some(1))
+        {
             tracing::info!(
                 interface,
                 "replies that the stack must route would be dropped, because the VIP is an address of this host \

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::Reconciler;
 use super::apply::adjust;
+use super::face::Face;
 use super::grace::Epochs;
 use super::service::{self, Service};
 use crate::clock;
@@ -176,7 +177,7 @@ impl Reconciler {
         let mut known = Vec::new();
         for service in &self.services {
             let spec = &service.saved.spec;
-            known.push(service::end(spec.vip.addr, spec.vip.port, service::proto(spec)));
+            known.extend(service.faces.iter().map(Face::end));
             for backend in &service.saved.backends {
                 known.push(service::end(backend.address.ip(), backend.address.port(), service::proto(spec)));
             }
@@ -190,8 +191,11 @@ impl Reconciler {
 
     /// Writes what the maps must hold for a saved service, wherever a kill may have come between.
     fn rewrite(&mut self, index: usize) -> anyhow::Result<()> {
-        let fresh = self.services[index].generation == 0;
         for backend in 0..self.services[index].saved.backends.len() {
+            let service = &self.services[index];
+            let address = service.saved.backends[backend].address;
+            let fresh =
+                service.faces.iter().all(|face| face.fresh() || !service.serves(&face.at.vip, &address));
             // Of an adopted backend the next hop stays until the resolver knows better.
             let id = self.services[index].saved.backends[backend].id;
             let hop = if fresh { Default::default() } else { self.dataplane.next_hop(id) };

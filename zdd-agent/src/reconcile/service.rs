@@ -5,18 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use zdd_common::entries::{
-    Affinity, Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, Mode, Service as Fixed,
+    Affinity, Backend, BackendId, Cell, EndEntry, EndKind, Facts, Mode, Service as Fixed,
 };
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::rules::{self, Timeouts};
 use zdd_common::{maglev, split, syn_filter, time};
 
+use super::face::Face;
 use super::grace::Epochs;
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::desired::{self, EncapSources, Forward, Protocol, ServiceSpec};
+use crate::desired::{self, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::Health;
-use crate::plan::{self, Candidate, Currents};
+use crate::plan::{self, Candidate, Usable};
 use crate::state::SavedService;
 
 /// After this, surely no packet is still working with what it read before, ns. (The true bound is an RCU grace period,
@@ -33,26 +34,17 @@ pub(super) type HealthMap = HashMap<(String, SocketAddr), (Health, Option<String
 /// One service.
 pub(super) struct Service {
     pub(super) saved: SavedService,
-    pub(super) generation: u32,
-    /// Which of its two rows is live.
-    second_row: bool,
-    pub(super) cells: Vec<Cell>,
-    /// When each cell became dirty, ns since boot.
-    pub(super) since: Vec<u64>,
+    /// One for each VIP, in the order of `saved.faces`.
+    pub(super) faces: Vec<Face>,
     order: Vec<u32>,
     key: HashKey,
-    cache: Currents,
-    /// The epoch of the last commit.
-    pub(super) committed: u64,
     pub(super) times: Timeouts,
-    pub(super) last_wipe: u64,
     /// Live entries by backend, of the last sweep.
     pub(super) flows: HashMap<BackendId, u64>,
     /// When the last sweep began, ns since boot.
     pub(super) swept: u64,
     /// Since when no cell names a draining backend, ns since boot.
     pub(super) unnamed: HashMap<BackendId, u64>,
-    pub(super) alarm: Option<String>,
     pub(super) notes: Vec<String>,
 }
 
@@ -64,7 +56,7 @@ fn ns(duration: Duration) -> u64 {
 fn timeouts(spec: &ServiceSpec, epoch_shift: u32) -> Timeouts {
     let half_life = u64::from(syn_filter::memory_max(epoch_shift) + 1) << time::TICK_SHIFT;
     // A half-open entry must not outlive what settling waits for. Of the other protocol's timeout nothing waits.
-    let (idle, udp_idle) = match spec.vip.protocol {
+    let (idle, udp_idle) = match spec.protocol() {
         Protocol::Tcp => (ns(spec.idle_timeout).max(half_life), 0),
         Protocol::Udp => (ns(spec.udp_idle_timeout), ns(spec.udp_idle_timeout)),
     };
@@ -87,9 +79,9 @@ pub(super) fn groups(spec: &ServiceSpec) -> u32 {
     spec.cells / per_group(spec)
 }
 
-/// IP protocol number of a VIP.
+/// IP protocol number of a service.
 pub(super) fn proto(spec: &ServiceSpec) -> u8 {
-    match spec.vip.protocol {
+    match spec.protocol() {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     }
@@ -128,29 +120,19 @@ impl Service {
     ) -> Self {
         let times = timeouts(&saved.spec, epoch_shift);
         let order = split::order(&key, groups(&saved.spec));
-        let commit = Commit(dataplane.service(saved.id).commit);
-        let cells = if commit.generation() == 0 {
-            Vec::new()
-        } else {
-            dataplane.read_row(commit.row(), saved.spec.cells)
-        };
-        // Nobody remembers when the dirty ones became so: their clocks start now.
-        let since = vec![now; saved.spec.cells as usize];
+        let faces = saved
+            .faces
+            .iter()
+            .map(|face| Face::open(face.clone(), saved.spec.cells, dataplane, now))
+            .collect();
         Self {
-            generation: commit.generation(),
-            second_row: commit.generation() != 0 && commit.row() != saved.row,
-            cells,
-            since,
+            faces,
             order,
             key,
-            cache: Currents::default(),
-            committed: 0,
             times,
-            last_wipe: 0,
             flows: HashMap::new(),
             swept: 0,
             unnamed: HashMap::new(),
-            alarm: None,
             notes: Vec::new(),
             saved,
         }
@@ -212,10 +194,15 @@ impl Service {
             || self.saved.draining.iter().any(|drain| drain.version == version)
     }
 
-    /// The backends of each slot, as planning sees them.
-    pub(super) fn candidates(&self, health: &HealthMap) -> Vec<Vec<Candidate>> {
+    /// Whether a backend takes what comes to a VIP: see [`ServiceSpec::vip_of`].
+    pub(super) fn serves(&self, vip: &Vip, backend: &SocketAddr) -> bool {
+        self.faces.len() == 1 || vip.serves(backend)
+    }
+
+    /// The backends of each slot that serve a VIP, as planning sees them.
+    fn candidates(&self, vip: &Vip, health: &HealthMap) -> Vec<Vec<Candidate>> {
         let mut slots = vec![Vec::new(); self.saved.slots.len()];
-        for backend in self.saved.backends.iter().filter(|b| !b.removed) {
+        for backend in self.saved.backends.iter().filter(|b| !b.removed && self.serves(vip, &b.address)) {
             let Some(slot) = self.saved.slots.iter().position(|name| *name == backend.version) else {
                 continue;
             };
@@ -253,6 +240,11 @@ impl Service {
             .collect()
     }
 
+    /// What of it can take new flows that come to a VIP.
+    pub(super) fn usable(&self, vip: &Vip, health: &HealthMap) -> Usable {
+        plan::usable(&self.candidates(vip, health), &self.preference())
+    }
+
     /// Brings the cells' currents in line with intent and health, and publishes.
     pub(super) fn refresh(
         &mut self,
@@ -261,34 +253,22 @@ impl Service {
         health: &HealthMap,
         now: u64,
     ) -> Result<(), DataplaneError> {
-        let usable = plan::usable(&self.candidates(health), &self.preference());
-        if self.alarm != usable.alarm {
-            match &usable.alarm {
-                Some(alarm) => tracing::error!(service = self.name(), "{alarm}"),
-                None => tracing::info!(service = self.name(), "the alarm is over"),
+        let usable: Vec<Usable> = self.faces.iter().map(|face| self.usable(&face.at.vip, health)).collect();
+        let name = self.saved.spec.name.clone();
+        let per_group = per_group(&self.saved.spec);
+        let mut rows = Vec::new();
+        for (face, usable) in self.faces.iter_mut().zip(usable) {
+            if face.alarm != usable.alarm {
+                match &usable.alarm {
+                    Some(alarm) => tracing::error!(service = name, vip = %face.at.vip, "{alarm}"),
+                    None => tracing::info!(service = name, vip = %face.at.vip, "the alarm is over"),
+                }
+                face.alarm.clone_from(&usable.alarm);
             }
-            self.alarm.clone_from(&usable.alarm);
+            let currents = plan::currents(&mut face.cache, &usable, &self.saved.groups, per_group, &self.key);
+            rows.push(Some(face.change(currents, now)));
         }
-        let row = plan::currents(
-            &mut self.cache,
-            &usable,
-            &self.saved.groups,
-            per_group(&self.saved.spec),
-            &self.key,
-        );
-        if self.generation == 0 {
-            let cells = row.into_iter().map(Cell::settled).collect();
-            return self.publish(dataplane, epochs, cells);
-        }
-        let mut cells = self.cells.clone();
-        for (index, current) in row.into_iter().enumerate() {
-            let (cell, starts) = rules::change(cells[index], current);
-            cells[index] = cell;
-            if starts {
-                self.since[index] = now;
-            }
-        }
-        self.publish(dataplane, epochs, cells)
+        self.publish(dataplane, epochs, rows)
     }
 
     /// What time does to the cells: disarming and settling. Publishes if anything changed.
@@ -298,46 +278,50 @@ impl Service {
         epochs: &mut Epochs,
         now: u64,
     ) -> Result<(), DataplaneError> {
-        // A row so young that a packet may still be working with the one before is left alone: see rules::settle.
-        if !epochs.over(self.committed) || !self.cells.iter().any(|cell| cell.dirty()) {
-            return Ok(());
-        }
-        let Facts { last_fail, udp_fail, .. } = dataplane.facts(self.saved.id);
-        let facts = rules::Facts { last_fail, udp_fail, last_wipe: self.last_wipe };
-        let cells = self
-            .cells
+        let rows = self
+            .faces
             .iter()
-            .zip(&self.since)
-            .map(|(cell, since)| rules::settle(*cell, *since, facts, &self.times, now))
+            .map(|face| {
+                // A row so young that a packet may still be working with the one before is left alone: see rules::settle.
+                if !epochs.over(face.committed) || !face.cells.iter().any(|cell| cell.dirty()) {
+                    return None;
+                }
+                let Facts { last_fail, udp_fail, .. } = dataplane.facts(face.at.id);
+                let facts = rules::Facts { last_fail, udp_fail, last_wipe: face.last_wipe };
+                let settled =
+                    |(cell, since): (&Cell, &u64)| rules::settle(*cell, *since, facts, &self.times, now);
+                Some(face.cells.iter().zip(&face.since).map(settled).collect())
+            })
             .collect();
-        self.publish(dataplane, epochs, cells)
+        self.publish(dataplane, epochs, rows)
     }
 
-    /// Publishes a row: into the spare one, once no packet can be reading that, then the commit.
+    /// Publishes rows, one for each face (`None`: as it is): into the spare ones, once no packet can be reading those, then
+    /// the commits. All that can fail comes before the first commit, and the commits follow each other without anything in
+    /// between, so that both families get a change together; a kill between them is finished by the restart.
     pub(super) fn publish(
         &mut self,
         dataplane: &Dataplane,
         epochs: &mut Epochs,
-        cells: Vec<Cell>,
+        rows: Vec<Option<Vec<Cell>>>,
     ) -> Result<(), DataplaneError> {
-        if self.generation != 0 && cells == self.cells {
-            return Ok(());
+        let changed: Vec<(usize, Vec<Cell>)> = rows
+            .into_iter()
+            .enumerate()
+            .filter_map(|(face, row)| Some((face, row?)))
+            .filter(|(face, row)| self.faces[*face].differs(row))
+            .collect();
+        for (face, _) in &changed {
+            if !self.faces[*face].fresh() {
+                epochs.wait_for(self.faces[*face].committed)?;
+            }
         }
-        let fresh = self.generation == 0;
-        if !fresh {
-            epochs.wait_for(self.committed)?;
+        let fixed = fixed(&self.saved.spec, self.key, self.times.udp_idle);
+        let commits: Vec<_> =
+            changed.iter().map(|(face, row)| self.faces[*face].stage(dataplane, &fixed, row)).collect();
+        for ((face, row), commit) in changed.into_iter().zip(commits) {
+            self.faces[face].commit(dataplane, commit, row, epochs.commit());
         }
-        let second_row = !fresh && !self.second_row;
-        let row = self.saved.row + if second_row { self.saved.spec.cells } else { 0 };
-        dataplane.write_row(row, &cells);
-        self.generation += 1;
-        if fresh {
-            dataplane.write_service(self.saved.id, &fixed(&self.saved.spec, self.key, self.times.udp_idle));
-        }
-        dataplane.commit(self.saved.id, Commit::new(row, self.generation));
-        self.second_row = second_row;
-        self.cells = cells;
-        self.committed = epochs.commit();
         Ok(())
     }
 
@@ -354,6 +338,10 @@ impl Service {
         let spec = &self.saved.spec;
         let mode = self.mode_of(&backend.version);
         let (addr, port) = (Addr::from(backend.address.ip()), backend.address.port().to_be());
+        // Checked when it came: a backend has a VIP.
+        let Some(face) = self.faces.iter().find(|face| self.serves(&face.at.vip, &backend.address)) else {
+            return Ok(());
+        };
         dataplane.write_backend(
             backend.id,
             &Backend {
@@ -361,7 +349,7 @@ impl Service {
                 next_hop: hop.0,
                 port,
                 mode: mode as u16,
-                service: self.saved.id.into(),
+                service: face.at.id.into(),
                 source: source.addr.into(),
                 spread: source.free_low_bits(),
                 reserved: [0; 3],
@@ -370,10 +358,10 @@ impl Service {
         if mode == Mode::Nat {
             let entry = EndEntry {
                 kind: EndKind::NatBackend as u16,
-                service: self.saved.id,
+                service: face.at.id,
                 id: backend.id,
-                vip_port: spec.vip.port.to_be(),
-                vip: spec.vip.addr.into(),
+                vip_port: face.at.vip.port.to_be(),
+                vip: face.at.vip.addr.into(),
             };
             let key = end(backend.address.ip(), backend.address.port(), proto(spec));
             dataplane.set_end(
@@ -396,31 +384,45 @@ impl Service {
         }
     }
 
-    /// Makes its VIP known: from now on its packets are steered.
-    pub(super) fn write_vip(&self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
-        let spec = &self.saved.spec;
-        let entry = EndEntry {
-            kind: EndKind::Vip as u16,
-            service: self.saved.id,
-            id: self.saved.vip_id,
-            ..EndEntry::default()
-        };
-        let key = end(spec.vip.addr, spec.vip.port, proto(spec));
-        dataplane.set_end(key, entry, &format!("the VIP of {}", spec.name))
+    /// Whether any cell names one of these backends as base or current.
+    pub(super) fn names(&self, ids: &[BackendId]) -> bool {
+        let named = |cell: &Cell| ids.contains(&cell.base()) || ids.contains(&cell.current());
+        self.faces.iter().any(|face| face.cells.iter().any(named))
     }
 
-    /// How many cells name a backend as base or current.
-    pub(super) fn named(&self, ids: &[BackendId]) -> usize {
-        self.cells.iter().filter(|cell| ids.contains(&cell.base()) || ids.contains(&cell.current())).count()
-    }
-
-    /// The share of cells whose new flows go to a set of backends.
+    /// The share of cells, of all its VIPs, whose new flows go to a set of backends.
     pub(super) fn share(&self, ids: &[BackendId]) -> f64 {
-        if self.cells.is_empty() {
+        let cells: usize = self.faces.iter().map(|face| face.cells.len()).sum();
+        if cells == 0 {
             return 0.0;
         }
-        let held = self.cells.iter().filter(|cell| ids.contains(&cell.current())).count();
-        held as f64 / self.cells.len() as f64
+        let takes = |cell: &&Cell| ids.contains(&cell.current());
+        let held: usize = self.faces.iter().map(|face| face.cells.iter().filter(takes).count()).sum();
+        held as f64 / cells as f64
+    }
+
+    /// Grows by one with each commit of one of its VIPs.
+    pub(super) fn generation(&self) -> u64 {
+        self.faces.iter().map(|face| u64::from(face.generation)).sum()
+    }
+
+    /// Cells that have not settled since their last change.
+    pub(super) fn dirty_cells(&self) -> u32 {
+        self.faces.iter().map(|face| face.cells.iter().filter(|cell| cell.dirty()).count() as u32).sum()
+    }
+
+    /// What needs somebody's attention now; with two VIPs it says which.
+    pub(super) fn alarm(&self) -> Option<String> {
+        let both = self.faces.len() > 1;
+        let said: Vec<String> = self
+            .faces
+            .iter()
+            .filter_map(|face| {
+                let alarm = face.alarm.as_ref()?;
+                Some(if both { format!("{}: {alarm}", face.at.vip) } else { alarm.clone() })
+            })
+            .collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 
     /// Ids of a version's backends.

@@ -1,5 +1,7 @@
 //! Everything at this moment, for people and metrics.
 
+use std::time::Duration;
+
 use zdd_common::maps::Counters;
 use zdd_common::reason::REASONS;
 
@@ -55,7 +57,9 @@ impl Reconciler {
 
     fn service_status(&self, service: &Service) -> ServiceStatus {
         let spec = &service.saved.spec;
-        let counters = self.dataplane.service_counters(service.saved.id);
+        let counters =
+            Counters::sum(service.faces.iter().map(|face| self.dataplane.service_counters(face.at.id)));
+        let fails = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).fails).sum();
         let versions: Vec<VersionStatus> = spec
             .versions
             .iter()
@@ -63,27 +67,48 @@ impl Reconciler {
             .map(|(place, version)| self.version_status(service, &version.name, version.weight, place == 0))
             .collect();
         let mut notes = service.notes.clone();
-        notes.extend(elsewhere(&versions, service::groups(spec)));
+        notes.extend(elsewhere(service));
+        notes.extend(self.unremembered(service));
         ServiceStatus {
             name: spec.name.clone(),
-            vip: spec.vip.to_string(),
+            vip: spec.vips.first().map(ToString::to_string).unwrap_or_default(),
+            vips: spec.vips.iter().map(ToString::to_string).collect(),
             affinity: spec.affinity,
             forward: spec.forward,
-            generation: service.generation.into(),
-            cells: spec.cells,
+            generation: service.generation(),
+            cells: spec.cells * service.faces.len() as u32,
             groups: service::groups(spec),
-            dirty_cells: service.cells.iter().filter(|cell| cell.dirty()).count() as u32,
-            alarm: service.alarm.clone(),
+            dirty_cells: service.dirty_cells(),
+            alarm: service.alarm(),
             notes,
             counters: ServiceCounters {
                 packets: counters.packets,
                 bytes: counters.bytes,
                 new_flows: counters.new_flows,
                 learned: counters.learned,
-                insert_failed: self.dataplane.facts(service.saved.id).fails,
+                insert_failed: fails,
             },
             versions,
         }
+    }
+
+    /// A note while flows that could not be remembered keep the service from settling.
+    fn unremembered(&self, service: &Service) -> Option<String> {
+        let last = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).last_fail).max()?;
+        let ago = Duration::from_nanos(crate::clock::now_ns().saturating_sub(last));
+        let for_ns = service.times.idle.max(service.times.udp_idle);
+        if last == 0 || service.dirty_cells() == 0 || ago > Duration::from_nanos(for_ns) {
+            return None;
+        }
+        let quotas = self.dataplane.quotas();
+        let used = ["half-open", "learned", "confirmed"].iter().zip(quotas.used.iter().zip(quotas.limit));
+        let used: Vec<String> = used.map(|(name, (used, limit))| format!("{name} {used}/{limit}")).collect();
+        Some(format!(
+            "flows could not be remembered, the last one {} s ago ({}): new flows of cells that are not settled stay at \
+             their base meanwhile, none breaks; a flood, or raise agent.limits.flows",
+            ago.as_secs(),
+            used.join(", ")
+        ))
     }
 
     fn version_status(&self, service: &Service, name: &str, weight: u32, stable: bool) -> VersionStatus {
@@ -148,12 +173,28 @@ impl Reconciler {
 }
 
 /// A note for each version whose share others take, because it has no backend that can.
-fn elsewhere(versions: &[VersionStatus], groups: u32) -> Vec<String> {
-    let takes_its_share = |v: &&VersionStatus| v.share == 0.0 && v.asked * f64::from(groups) >= 1.0;
-    let taker = versions.iter().find(|v| v.share > 0.0).map_or("nobody", |v| v.name.as_str());
-    let note = |v: &VersionStatus| {
-        let asked = v.asked * 100.0;
-        format!("{} has no healthy backend that takes new flows: its {asked:.2}% go to {taker}", v.name)
-    };
-    versions.iter().filter(takes_its_share).map(note).collect()
+fn elsewhere(service: &Service) -> Vec<String> {
+    let spec = &service.saved.spec;
+    let groups = f64::from(service::groups(spec));
+    let mut notes = Vec::new();
+    for face in &service.faces {
+        let takes = |version: &str| {
+            let ids = service.ids_of(version);
+            face.cells.iter().any(|cell| ids.contains(&cell.current()))
+        };
+        let taker = spec.versions.iter().find(|v| takes(&v.name)).map_or("nobody", |v| v.name.as_str());
+        let family =
+            if service.faces.len() > 1 { format!("{} ", face.at.vip.family()) } else { String::new() };
+        for version in &spec.versions {
+            let asked = f64::from(version.weight) / f64::from(FULL);
+            if asked * groups >= 1.0 && !takes(&version.name) {
+                notes.push(format!(
+                    "{} has no healthy {family}backend that takes new flows: its {:.2}% {family}go to {taker}",
+                    version.name,
+                    asked * 100.0
+                ));
+            }
+        }
+    }
+    notes
 }

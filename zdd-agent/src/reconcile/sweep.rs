@@ -13,8 +13,10 @@ use super::service;
 /// Entries of removed backends that one sweep lets go: their clients reconnect one after another, not all at once.
 const PACE: usize = 1000;
 
-/// What a sweep needs of one service.
+/// What a sweep needs of one VIP of a service.
 struct Seen {
+    /// Place of its service and, there, of its face.
+    of: (usize, usize),
     view: zdd_common::entries::ServiceView,
     udp: bool,
     /// The cells may be relied on: their commit is older than a grace period.
@@ -27,26 +29,36 @@ struct Seen {
 
 impl Reconciler {
     pub(super) fn sweep(&mut self, now: u64) {
-        let mut seen: Vec<Seen> = (0..self.services.len()).map(|index| self.prepare(index)).collect();
+        let mut seen: Vec<Seen> = (0..self.services.len())
+            .flat_map(|index| (0..self.services[index].faces.len()).map(move |face| (index, face)))
+            .map(|of| self.prepare(of))
+            .collect();
         if self.dataplane.any_flows() {
             self.sweep_table(&mut seen, now);
         } else {
             self.totals = Default::default();
             self.drift = [0; 3];
         }
-        for (index, seen) in seen.into_iter().enumerate() {
-            self.services[index].flows = seen.flows;
-            self.services[index].swept = now;
-            self.forget(index, &seen.kept, seen.steady);
+        for service in &mut self.services {
+            service.flows.clear();
+            service.swept = now;
+        }
+        for Seen { of, flows, kept, steady, .. } in seen {
+            // A backend serves one family, so that no two faces count the same one.
+            self.services[of.0].flows.extend(flows);
+            self.forget(of, &kept, steady);
         }
     }
 
-    fn prepare(&self, index: usize) -> Seen {
+    fn prepare(&self, of: (usize, usize)) -> Seen {
+        let (index, face) = of;
         let service = &self.services[index];
+        let face = &service.faces[face];
         Seen {
+            of,
             view: service.view(),
             udp: service::proto(&service.saved.spec) == zdd_common::net::UDP,
-            steady: self.epochs.over(service.committed),
+            steady: self.epochs.over(face.committed),
             let_go: service
                 .saved
                 .backends
@@ -55,13 +67,14 @@ impl Reconciler {
                 .filter(|id| self.let_go(index, *id))
                 .collect(),
             flows: HashMap::new(),
-            kept: vec![false; service.cells.len()],
+            kept: vec![false; face.cells.len()],
         }
     }
 
     fn sweep_table(&mut self, seen: &mut [Seen], now: u64) {
+        let vip_id = |of: (usize, usize)| self.services[of.0].faces[of.1].at.vip_id;
         let by_vip: HashMap<u16, usize> =
-            self.services.iter().enumerate().map(|(index, service)| (service.saved.vip_id, index)).collect();
+            seen.iter().enumerate().map(|(place, seen)| (vip_id(seen.of), place)).collect();
         let used = self.dataplane.quotas().used;
         let pressure =
             used.iter().map(|n| *n as i64).sum::<i64>() > (self.dataplane.flow_capacity() / 2) as i64;
@@ -72,7 +85,7 @@ impl Reconciler {
         self.totals = self.dataplane.sweep(|scan| {
             let word = scan.word;
             counted[word.class_bits().min(2)] += 1;
-            let Some(index) = by_vip.get(&scan.key.vip()).copied() else {
+            let Some(place) = by_vip.get(&scan.key.vip()).copied() else {
                 // Of a service that is gone: nobody will look for it.
                 let Some(times) = default_times else { return Sweep::Free };
                 let nobody = Cell::settled(0);
@@ -83,9 +96,10 @@ impl Reconciler {
                     fate
                 };
             };
-            let (service, seen) = (&services[index], &mut seen[index]);
+            let seen = &mut seen[place];
+            let service = &services[seen.of.0];
             let cell_index = steer::place(&seen.view, &scan.key).cell as usize;
-            let cell = service.cells[cell_index];
+            let cell = service.faces[seen.of.1].cells[cell_index];
             let purged = seen.let_go.iter().find_map(|id| rules::purge(word, *id, now));
             let fate = match purged {
                 Some(fate) if paced < PACE => {
@@ -132,20 +146,18 @@ impl Reconciler {
     }
 
     /// Settled cells without an entry of their own need no lookup any more.
-    fn forget(&mut self, index: usize, kept: &[bool], steady: bool) {
+    fn forget(&mut self, (index, face): (usize, usize), kept: &[bool], steady: bool) {
         let service = &self.services[index];
         let forgettable = |cell: &Cell| !cell.dirty() && cell.lookup();
-        if !steady || !service.cells.iter().any(forgettable) {
+        let cells = &service.faces[face].cells;
+        if !steady || !cells.iter().any(forgettable) {
             return;
         }
-        let cells: Vec<Cell> = service
-            .cells
-            .iter()
-            .zip(kept)
-            .map(|(cell, kept)| if *kept { *cell } else { rules::forget(*cell) })
-            .collect();
+        let without = |(cell, kept): (&Cell, &bool)| if *kept { *cell } else { rules::forget(*cell) };
+        let mut rows = vec![None; service.faces.len()];
+        rows[face] = Some(cells.iter().zip(kept).map(without).collect());
         let Self { services, dataplane, epochs, .. } = self;
-        if let Err(error) = services[index].publish(dataplane, epochs, cells) {
+        if let Err(error) = services[index].publish(dataplane, epochs, rows) {
             tracing::error!(service = services[index].name(), %error, "lookups are not switched off");
         }
     }

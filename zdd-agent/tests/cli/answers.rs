@@ -48,6 +48,7 @@ pub fn status() -> Status {
         services: vec![ServiceStatus {
             name: "web".to_owned(),
             vip: "10.0.0.10:80/tcp".to_owned(),
+            vips: vec!["10.0.0.10:80/tcp".to_owned()],
             affinity: Affinity::ClientVersion,
             forward: Forward::Nat,
             generation: 7,

@@ -166,7 +166,10 @@ async fn the_json_of_status_has_the_promised_shape() {
               "share": 0.09998
             }
           ],
-          "vip": "10.0.0.10:80/tcp"
+          "vip": "10.0.0.10:80/tcp",
+          "vips": [
+            "10.0.0.10:80/tcp"
+          ]
         }
       ],
       "syn_filter": {

@@ -23,11 +23,11 @@ fn backends() {
     ");
     insta::assert_snapshot!(backend("\"[2001:db8::2]:8080\", \"[::ffff:10.1.0.1]:8080\""), @r#"
     zdd.toml:9:13: backend [2001:db8::2]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
-    help: a service has one address family; make a second service for the other one, or use forward = "ipip", which carries IPv4 over IPv6
+    help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6
     zdd.toml:9:35: [::ffff:10.1.0.1]:8080 cannot be a backend: it is an IPv4 address written as IPv6
     help: write the address and port on which the backend listens, as this host reaches it
     zdd.toml:9:35: backend [::ffff:10.1.0.1]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
-    help: a service has one address family; make a second service for the other one, or use forward = "ipip", which carries IPv4 over IPv6
+    help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6
     "#);
     insta::assert_snapshot!(backend("8080, { weight = 2 }, { address = \"10.1.0.1:80\", weight = 1001 }"), @r#"
     zdd.toml:9:13: `backends` is of type integer
@@ -57,6 +57,51 @@ fn backends() {
     "#);
 }
 
+/// [`BASE`] with a VIP of each family, and these backends more in v1 and v2.
+fn both(vips: &str, v1: &str, v2: &str) -> String {
+    BASE.replace("\"10.0.0.10:80/tcp\"", vips)
+        .replace("\"10.1.0.1:8080\"", &format!("\"10.1.0.1:8080\"{v1}"))
+        .replace("\"10.2.0.1:8080\"", &format!("\"10.2.0.1:8080\"{v2}"))
+}
+
+#[test]
+fn two_vips_are_the_two_families_of_one_service() {
+    const BOTH: &str = "[\"[2001:db8::10]:80/tcp\", \"10.0.0.10:80/tcp\"]";
+    let (v1, v2) = (", \"[2001:db8::11]:8080\"", ", \"[2001:db8::12]:8080\"");
+    let (desired, _) = valid(&both(BOTH, v1, v2));
+    assert_eq!(desired.services[0].dialled(), "10.0.0.10:80/tcp, [2001:db8::10]:80/tcp");
+    insta::assert_snapshot!(mistakes(&both(BOTH, v1, "")), @"
+    zdd.toml:10:1: version `v2` of service `web` has no IPv6 backend for the VIP [2001:db8::10]:80/tcp
+    help: add one, so that its weight means the same for both families, or make a service of its own for this VIP
+    ");
+    insta::assert_snapshot!(mistakes(&both("[\"10.0.0.10:80/tcp\", \"10.0.0.11:80/tcp\"]", "", "")), @"
+    zdd.toml:5:28: service `web` has two IPv4 VIPs
+    help: a service has one VIP, or one of each address family; make a second service for the other one
+    ");
+    insta::assert_snapshot!(mistakes(&both("[\"10.0.0.10:80/tcp\", \"[2001:db8::10]:80/udp\"]", v1, v2)), @"
+    zdd.toml:5:28: 10.0.0.10:80/tcp and [2001:db8::10]:80/udp are of two protocols
+    help: make a service for each protocol: their flows end in different ways
+    ");
+    insta::assert_snapshot!(mistakes(&both("[\"10.0.0.10:80/tcp\", \"10.0.0.10:80/tcp\"]", "", "")), @"
+    zdd.toml:5:28: VIP 10.0.0.10:80/tcp belongs to service `web` already
+    help: give each service an address, port or protocol of its own, or put the versions into one service
+    ");
+    insta::assert_snapshot!(mistakes(&both("[]", "", "")), @"
+    zdd.toml:5:7: `vip` is empty in service `web`
+    help: name at least one
+    ");
+    insta::assert_snapshot!(mistakes(&both("[80]", "", "")), @"
+    zdd.toml:5:8: `vip` is of type integer
+    help: write a string in quotes, or an array of them
+    ");
+    // Each VIP has rows of its own.
+    let limited = both(BOTH, v1, v2).replace("[\"eth0\"]", "[\"eth0\"]\nlimits = { cells = 40000 }");
+    insta::assert_snapshot!(mistakes(&limited), @"
+    zdd.toml:4:1: the services need 65536 cells (twice their own, for each VIP), agent.limits.cells = 40000
+    help: raise agent.limits.cells to at least 65536 (8 bytes each), or lower `cells` of a service
+    ");
+}
+
 #[test]
 fn ipip_carries_ipv4_over_either_family_and_ipv6_over_ipv6_only() {
     let with = |vip: &str, backend: &str| {
@@ -80,7 +125,7 @@ fn ipip_carries_ipv4_over_either_family_and_ipv6_over_ipv6_only() {
         with("10.0.0.10:80", "[fd00::1]:80").replacen("name = \"v1\"", "name = \"v1\"\nforward = \"l2\"", 1);
     insta::assert_snapshot!(mistakes(&l2), @r#"
     zdd.toml:10:13: backend [fd00::1]:80 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
-    help: a service has one address family; make a second service for the other one, or use forward = "ipip", which carries IPv4 over IPv6
+    help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6
     "#);
 }
 
@@ -136,7 +181,7 @@ fn more_than_a_limit() {
         mistakes(&(BASE.replace("[\"eth0\"]", &format!("[\"eth0\"]\nlimits = {{ {limit} }}")) + SECOND))
     };
     insta::assert_snapshot!(limit("services = 1"), @"
-    zdd.toml:14:1: 2 services are more than agent.limits.services = 1
+    zdd.toml:16:7: 2 VIPs are more than agent.limits.services = 1
     help: raise agent.limits.services
     ");
     insta::assert_snapshot!(limit("backends = 2"), @"
@@ -144,7 +189,7 @@ fn more_than_a_limit() {
     help: raise agent.limits.backends, and leave room for those that drain
     ");
     insta::assert_snapshot!(limit("cells = 40000"), @"
-    zdd.toml:14:1: the services need 65536 cells (twice their own), agent.limits.cells = 40000
+    zdd.toml:14:1: the services need 65536 cells (twice their own, for each VIP), agent.limits.cells = 40000
     help: raise agent.limits.cells to at least 65536 (8 bytes each), or lower `cells` of a service
     ");
     valid(

@@ -41,11 +41,13 @@ fn what_is_not_said_has_its_documented_default() {
     [
         ServiceSpec {
             name: "web",
-            vip: Vip {
-                addr: 10.0.0.10,
-                port: 80,
-                protocol: Tcp,
-            },
+            vips: [
+                Vip {
+                    addr: 10.0.0.10,
+                    port: 80,
+                    protocol: Tcp,
+                },
+            ],
             affinity: Client,
             forward: Nat,
             idle_timeout: 350s,
@@ -166,11 +168,13 @@ fn everything_can_be_said() {
         services: [
             ServiceSpec {
                 name: "web-6",
-                vip: Vip {
-                    addr: 2001:db8::1,
-                    port: 443,
-                    protocol: Tcp,
-                },
+                vips: [
+                    Vip {
+                        addr: 2001:db8::1,
+                        port: 443,
+                        protocol: Tcp,
+                    },
+                ],
                 affinity: ClientVersion,
                 forward: L2,
                 idle_timeout: 300s,
