@@ -15,6 +15,7 @@ pub mod neighbour;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod rollout;
 pub mod shutdown;
 pub mod state;
 pub mod store;
