@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
 
 use crate::desired::ServiceSpec;
+use crate::rollout::saved::SavedRollouts;
 
 /// Everything in `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct SavedService {
     pub backends: Vec<SavedBackend>,
     /// Versions that drain.
     pub draining: Vec<VersionDrain>,
+    /// Its rollouts. A file from before there were any has none.
+    #[serde(default)]
+    pub rollouts: SavedRollouts,
 }
 
 /// One backend and its number.

@@ -100,6 +100,7 @@ impl Reconciler {
             groups: vec![0; service::groups(spec) as usize],
             backends: Vec::new(),
             draining: Vec::new(),
+            rollouts: Default::default(),
         };
         // A number that another service had: its generation must not pass for ours.
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());

@@ -64,6 +64,17 @@ impl Reconciler {
             .collect();
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(&versions, service::groups(spec)));
+        if let Some(rollout) = service.saved.rollouts.active() {
+            let (plan, progress) = (&rollout.plan, &rollout.progress);
+            notes.push(format!(
+                "rollout {} of {} is {} at {}: `zdd rollout status {}`",
+                plan.id,
+                plan.candidate,
+                if progress.held() { "held" } else { progress.phase.name() },
+                crate::text::percent(progress.weight),
+                spec.name
+            ));
+        }
         ServiceStatus {
             name: spec.name.clone(),
             vip: spec.vip.to_string(),
