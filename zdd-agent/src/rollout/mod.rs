@@ -4,13 +4,16 @@
 //! analysis. [`provider`] measures and calls, and knows nothing of rollouts. `reconcile` brings them together: it alone sets
 //! weights, on the same path as `zdd shift`.
 
+mod along;
 pub mod machine;
+mod operator;
 pub mod provider;
 pub mod report;
 pub mod runs;
 pub mod saved;
 pub mod spec;
 pub mod stages;
+mod walk;
 
 #[cfg(test)]
 mod machine_tests;
