@@ -116,6 +116,9 @@ pub struct ServiceSpec {
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.
     pub health: Option<HealthSpec>,
+    /// How `zdd rollout start` brings a candidate in; `None`: it cannot.
+    #[serde(default)]
+    pub rollout: Option<crate::rollout::RolloutSpec>,
     /// Versions in the order of the file. The first is the stable one, where the share of an unhealthy version goes.
     pub versions: Vec<VersionSpec>,
 }

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod prefix;
 pub mod reconcile;
 pub mod report;
+pub mod rollout;
 pub mod shutdown;
 pub mod state;
 pub mod store;

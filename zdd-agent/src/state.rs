@@ -10,6 +10,7 @@ use zdd_common::hash::HashKey;
 use zdd_common::maps::Counters;
 
 use crate::desired::{ServiceSpec, Vip};
+use crate::rollout::saved::SavedRollouts;
 
 /// Everything in `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,9 @@ pub struct SavedService {
     /// What backends that are forgotten had counted, by version, so that a version's counters never go back.
     #[serde(default)]
     pub retired: BTreeMap<String, Retired>,
+    /// Its rollouts. A file from before there were any has none.
+    #[serde(default)]
+    pub rollouts: SavedRollouts,
 }
 
 /// Counters of forgotten backends, as in [`Counters`].

@@ -39,6 +39,8 @@ pub struct Setup {
     pub health: Option<String>,
     /// The same for `echo`.
     pub echo_health: Option<String>,
+    /// The text of `web`'s `[service.rollout]`, its header included; `None`: it has none.
+    pub rollout: Option<String>,
     /// Where the agent attaches.
     pub interfaces: String,
     /// Directory for maps, below the rig's directory unless absolute.
@@ -67,6 +69,7 @@ impl Default for Setup {
             idle_ms: 3000,
             health: Some(health.clone()),
             echo_health: Some(health),
+            rollout: None,
             interfaces: LB_INTERFACES.to_owned(),
             pin_dir: "bpf/zdd".to_owned(),
             state_dir: "state",
@@ -152,6 +155,9 @@ impl Setup {
         // Writing to a String cannot fail.
         if let Some(health) = if name == "echo" { &self.echo_health } else { &self.health } {
             let _ = writeln!(text, "health = {health}");
+        }
+        if let Some(rollout) = self.rollout.as_ref().filter(|_| name == "web") {
+            let _ = writeln!(text, "{rollout}");
         }
         for (version, weight, members) in
             [("v1", 100 - self.v2_percent, &self.v1), ("v2", self.v2_percent, &self.v2)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::pb;
 use crate::desired::{Affinity, AttachMode, Forward};
 use crate::report;
+use crate::rollout::report as rollout;
 
 /// A message that the other side should not have sent: a field is missing or has a value of a newer build.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +126,59 @@ choice!(report::Role, Role { Stable = Stable, Candidate = Candidate });
 choice!(report::Health, Health { Healthy = Healthy, Unhealthy = Unhealthy, Unknown = Unknown });
 choice!(report::BackendState, BackendState { Active = Active, Draining = Draining, Removed = Removed });
 choice!(report::Op, Op { Add = Add, Remove = Remove, Change = Change });
+
+message!(
+    rollout::RolloutReport,
+    RolloutReport {
+        service,
+        id,
+        revision,
+        strategy,
+        stable,
+        candidate,
+        phase,
+        why,
+        weight,
+        paused,
+        gate_closed,
+        waits_for,
+        steps,
+        analyses,
+        started_unix_ms,
+        watched_ms,
+        log
+    }
+);
+message!(rollout::StepReport, RolloutStep { what, rollback, state });
+message!(
+    rollout::AnalysisReport,
+    AnalysisReport {
+        name,
+        provider,
+        dry_run,
+        proven,
+        count,
+        successes,
+        failures,
+        failure_limit,
+        inconclusive,
+        inconclusive_limit,
+        errors_in_row,
+        consecutive_error_limit,
+        measuring,
+        last
+    }
+);
+message!(rollout::LineReport, RolloutLine { unix_ms, text });
+message!(
+    rollout::RolloutPlan,
+    RolloutPlan { service, strategy, stable, candidate, steps, on_failure, refusals }
+);
+message!(rollout::RolloutHistory, RolloutHistory { service, rollouts });
+message!(
+    rollout::PastRollout,
+    PastRollout { id, kind, stable, candidate, outcome, why, left, started_unix_ms, ended_unix_ms, log }
+);
 
 message!(report::Status, Status { build, pid, services, reasons, interfaces; flow_table, syn_filter });
 message!(report::ServiceStatus, ServiceStatus {

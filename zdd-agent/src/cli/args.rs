@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::rollout_args::{GateCommand, RolloutCommand};
 use crate::control::Target;
 use crate::desired::BasisPoints;
 use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
@@ -25,8 +26,7 @@ pub struct Args {
     pub command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable, 5 rolled back, 6 frozen.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -39,6 +39,11 @@ pub enum Command {
     },
     /// Validate a configuration file; touches nothing.
     Check {
+        /// Configuration file (TOML).
+        file: PathBuf,
+    },
+    /// Look in a configuration file for what is allowed and unwise, with fixes; touches nothing.
+    Lint {
         /// Configuration file (TOML).
         file: PathBuf,
     },
@@ -70,6 +75,12 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Bring a version in step by step, watched, with a way back.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// Hold the rollouts of a service, or let them go on.
+    #[command(subcommand)]
+    Gate(GateCommand),
     /// Add, remove and list backends.
     #[command(subcommand)]
     Backend(BackendCommand),

@@ -86,7 +86,10 @@ pub fn check(file: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
 pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyhow::Result<Outcome> {
     let colours = out.colours();
     match command {
-        Command::Agent { .. } | Command::Check { .. } | Command::Completions { .. } => {
+        Command::Agent { .. }
+        | Command::Check { .. }
+        | Command::Lint { .. }
+        | Command::Completions { .. } => {
             unreachable!("these need no agent and were done before")
         }
         Command::Status { watch: false, .. } => {
@@ -109,6 +112,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::Rollback { service, force } => {
             out.print(&client.rollback(&service, force).await?, table::shift)?;
         }
+        Command::Rollout(command) => return super::rollout::ask(command, &mut client, out).await,
+        Command::Gate(command) => return super::rollout::gate(command, &mut client, out).await,
         Command::Backend(BackendCommand::Add { service, version, address, weight }) => {
             let report = client.backend_add(&service, &version, address, weight).await?;
             out.print(&report, |report| table::changed(report, &format!("{address} added to {version}")))?;

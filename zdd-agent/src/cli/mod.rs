@@ -5,7 +5,10 @@
 mod args;
 mod commands;
 mod detach;
+mod lint;
 mod output;
+mod rollout;
+mod rollout_args;
 mod table;
 
 use std::io::Write;
@@ -33,6 +36,10 @@ pub enum Outcome {
     DeadlinePassed = 3,
     /// No agent answers on the socket.
     Unreachable = 4,
+    /// A rollout that was waited for was rolled back.
+    RolledBack = 5,
+    /// A rollout that was waited for is frozen: somebody must decide.
+    Frozen = 6,
 }
 
 /// Reads the command line and does what it says.
@@ -102,6 +109,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
     match command {
         Command::Agent { config } => commands::agent(&config),
         Command::Check { file } => commands::check(&file, &mut out),
+        Command::Lint { file } => lint::lint(&file, &mut out),
         Command::Completions { shell } => commands::completions(shell, &mut out),
         other => {
             // One thread: a command must be quick to start.

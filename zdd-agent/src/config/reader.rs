@@ -45,9 +45,14 @@ impl<'a, 't> Table<'a, 't> {
         self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 
+    /// Whether a key is there, whatever is in it.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.iter().any(|(name, _)| name.get_ref() == key)
+    }
+
     /// Reports that `key` is missing, unless it is there (and then something else was wrong with it).
     pub fn missing(&self, key: &str, help: &str, sink: &mut Sink<'_>) {
-        if !self.table.iter().any(|(name, _)| name.get_ref() == key) {
+        if !self.has(key) {
             sink.error(Some(self.span.clone()), format!("`{key}` is missing in {}", self.name), help);
         }
     }

@@ -28,6 +28,7 @@ pub(super) struct ServiceRead {
     drain_timeout: Option<Duration>,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
+    rollout: Option<crate::rollout::RolloutSpec>,
     pub versions: Vec<VersionRead>,
 }
 
@@ -80,6 +81,7 @@ impl ServiceRead {
             drain_timeout: self.drain_timeout,
             cells: self.cells.value,
             health: self.health,
+            rollout: self.rollout,
             versions: versions.collect::<Option<Vec<_>>>()?,
         })
     }
@@ -120,6 +122,9 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
     }
     let health = table.table("health", "health", sink).and_then(|health| health_check(health, sink));
+    let rollout = table
+        .table("rollout", "[service.rollout]", sink)
+        .and_then(|rollout| super::rollout::read(rollout, sink));
     let versions: Option<Vec<_>> = table
         .tables("version", sink)
         .map(|versions| versions.into_iter().map(|version| read_version(version, sink)).collect());
@@ -141,6 +146,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         drain_timeout: value(drain_timeout),
         cells,
         health,
+        rollout,
         versions: versions.unwrap_or_default(),
     }
 }
@@ -154,7 +160,12 @@ fn forward(text: &str) -> Result<Forward, Unreadable> {
     }
 }
 
-fn name(table: &mut Table<'_, '_>, what: &str, letters: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
+pub(super) fn name(
+    table: &mut Table<'_, '_>,
+    what: &str,
+    letters: &str,
+    sink: &mut Sink<'_>,
+) -> Option<At<String>> {
     let name = table.parsed("name", sink, |text| {
         if (1..=63).contains(&text.len()) && text.chars().all(|c| letters.contains(c)) {
             Ok(text.to_owned())

@@ -45,6 +45,13 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
     if old.health != new.health {
         field("health", health(old), health(new));
     }
+    if old.rollout != new.rollout {
+        // A specification is a page: what it is called says enough, and `rollout plan` shows the rest.
+        let named = |spec: &ServiceSpec, mark: &str| {
+            spec.rollout.as_ref().map_or("none".to_owned(), |r| format!("{} ({mark})", r.strategy.name()))
+        };
+        field("rollout", named(old, "as it was"), named(new, "as it is now"));
+    }
     for version in &old.versions {
         if !new.versions.iter().any(|v| v.name == version.name) {
             all.push(change(

@@ -90,6 +90,7 @@ impl Reconciler {
             backends: Vec::new(),
             draining: Vec::new(),
             retired: Default::default(),
+            rollouts: Default::default(),
         };
         let shift = self.dataplane.epoch_shift();
         let key = zdd_common::hash::HashKey { k0: self.key.0, k1: self.key.1 };

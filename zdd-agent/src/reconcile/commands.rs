@@ -36,6 +36,15 @@ impl Reconciler {
             Request::DrainedWatch { target, reply } => drop(reply.send(self.drained_watch(&target))),
             Request::Apply { desired, dry_run, reply } => drop(reply.send(self.apply(*desired, dry_run))),
             Request::Explain { service, from, reply } => drop(reply.send(self.explain(&service, from))),
+            Request::Rollout { service, ask, reply } => drop(reply.send(self.rollout(&service, ask))),
+            Request::RolloutStatus { service, reply } => drop(reply.send(self.rollout_status(&service))),
+            Request::RolloutPlan { service, candidate, reply } => {
+                drop(reply.send(self.rollout_plan(&service, &candidate)));
+            }
+            Request::RolloutHistory { service, reply } => drop(reply.send(self.rollout_history(&service))),
+            Request::Gate { service, closed, reason, reply } => {
+                drop(reply.send(self.gate(&service, closed, &reason)));
+            }
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
             }
@@ -61,11 +70,26 @@ impl Reconciler {
             spec.versions.iter().map(|v| (v.name.clone(), v.weight)).collect();
         let new = weights::complete(&current, asked)
             .map_err(|error| Refused::invalid(format!("{name}: {error}")))?;
-        self.set_weights(index, &new, force)
+        let mut report = self.set_weights(index, &new, force)?;
+        if let Some(rollout) = self.services[index].saved.rollouts.active() {
+            report.notes.push(format!(
+                "rollout {} of {} is paused by this: `zdd rollout resume {name}` puts its weights back, `abort` gives it up",
+                rollout.plan.id, rollout.plan.candidate
+            ));
+        }
+        Ok(report)
     }
 
     fn rollback(&mut self, name: &str, force: bool) -> Result<ShiftReport, Refused> {
         let index = self.index_of(name)?;
+        if let Some(stable) = self.abort_for_rollback(index)? {
+            let versions = &self.services[index].saved.spec.versions;
+            let new: Vec<_> = versions.iter().map(|v| if v.name == stable { FULL } else { 0 }).collect();
+            let mut report = self.set_weights(index, &new, force)?;
+            report.notes.push(format!("the rollout was aborted: {stable} has everything"));
+            self.rollout_rolled_back(index);
+            return Ok(report);
+        }
         let mut new = vec![0; self.services[index].saved.spec.versions.len()];
         new[0] = FULL;
         self.set_weights(index, &new, force)
@@ -79,7 +103,18 @@ impl Reconciler {
         force: bool,
     ) -> Result<ShiftReport, Refused> {
         let mut notes = Vec::new();
-        self.guard(index, new, force, &mut notes)?;
+        self.guard_health(index, new, force, &mut notes)?;
+        self.guard_filter(force)?;
+        self.put_weights(index, new, notes)
+    }
+
+    /// The same for weights that were found good.
+    pub(super) fn put_weights(
+        &mut self,
+        index: usize,
+        new: &[BasisPoints],
+        mut notes: Vec<String>,
+    ) -> Result<ShiftReport, Refused> {
         let before = self.services[index].saved.clone();
         let service = &mut self.services[index];
         for (version, weight) in service.saved.spec.versions.iter_mut().zip(new) {
@@ -106,7 +141,7 @@ impl Reconciler {
     }
 
     /// Refuses what would send new flows where nobody can take them.
-    fn guard(
+    pub(super) fn guard_health(
         &self,
         index: usize,
         new: &[BasisPoints],
@@ -116,6 +151,11 @@ impl Reconciler {
         for face in &self.services[index].faces {
             self.guard_vip(index, &face.at.vip, new, force, notes)?;
         }
+        Ok(())
+    }
+
+    /// Refuses a change while new connections cannot be told from old ones.
+    pub(super) fn guard_filter(&self, force: bool) -> Result<(), Refused> {
         let (_, fill) = self.dataplane.filter_fill();
         if fill > FILTER_FULL && !force {
             return Err(Refused::refused(format!(

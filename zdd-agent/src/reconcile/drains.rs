@@ -23,7 +23,7 @@ pub(super) struct Watcher {
     tell: watch::Sender<DrainReport>,
 }
 
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -80,7 +80,7 @@ impl Reconciler {
         chosen.map(|backend| backend.id).collect()
     }
 
-    fn drain_of(&self, index: usize, target: &Target) -> Option<Drain> {
+    pub(super) fn drain_of(&self, index: usize, target: &Target) -> Option<Drain> {
         let saved = &self.services[index].saved;
         match target {
             Target::Version { version, .. } => {
@@ -199,7 +199,7 @@ impl Reconciler {
     }
 
     /// Where a drain stands.
-    fn drain_report(&self, index: usize, target: &Target) -> DrainReport {
+    pub(super) fn drain_report(&self, index: usize, target: &Target) -> DrainReport {
         let ids = self.members(index, target);
         let service = &self.services[index];
         let drain = self.drain_of(index, target);

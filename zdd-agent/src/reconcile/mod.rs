@@ -9,6 +9,8 @@ mod face;
 mod grace;
 mod network;
 mod restore;
+mod rollout_commands;
+mod rollouts;
 mod service;
 mod status;
 mod sweep;
@@ -65,6 +67,7 @@ pub struct Reconciler {
     /// Port slots given out: interface index and MAC.
     ports: Vec<(u32, [u8; 6])>,
     watchers: Vec<Watcher>,
+    rollouts: rollouts::Tasks,
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
@@ -94,6 +97,9 @@ impl Reconciler {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rollout_tick = tokio::time::interval(rollouts::LOOK);
+        rollout_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.resume_rollouts();
         loop {
             tokio::select! {
                 biased;
@@ -103,7 +109,10 @@ impl Reconciler {
                         return self.detach(reply);
                     }
                     self.answer(request);
+                    self.watch_weights();
                 }
+                Some(answer) = self.rollouts.answers.recv() => self.rollout_answer(answer),
+                _ = rollout_tick.tick() => self.tick_rollouts(),
                 Some(transition) = self.transitions.recv() => self.on_health(transition),
                 Some(change) = self.hop_changes.recv() => self.on_next_hop(change),
                 Some(event) = self.link_events.recv() => self.on_link(event).await,

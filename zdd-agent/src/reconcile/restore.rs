@@ -105,6 +105,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         interfaces: HashMap::new(),
         ports: Vec::new(),
         watchers: Vec::new(),
+        rollouts: super::rollouts::Tasks::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
         desired,

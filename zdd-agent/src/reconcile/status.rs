@@ -69,6 +69,17 @@ impl Reconciler {
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(service));
         notes.extend(self.unremembered(service));
+        if let Some(rollout) = service.saved.rollouts.active() {
+            let (plan, progress) = (&rollout.plan, &rollout.progress);
+            notes.push(format!(
+                "rollout {} of {} is {} at {}: `zdd rollout status {}`",
+                plan.id,
+                plan.candidate,
+                if progress.held() { "held" } else { progress.phase.name() },
+                crate::text::percent(progress.weight),
+                spec.name
+            ));
+        }
         ServiceStatus {
             name: spec.name.clone(),
             vip: spec.vips.first().map(ToString::to_string).unwrap_or_default(),

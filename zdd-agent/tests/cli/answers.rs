@@ -203,6 +203,32 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 note(format!("explain {service} {from}"));
                 drop(reply.send(Ok(explained(service, from))));
             }
+            Request::Rollout { service, ask, reply } => {
+                note(format!("rollout {service} {ask:?}"));
+                drop(reply.send(Ok(crate::rollout::report("running"))));
+            }
+            Request::RolloutStatus { service, reply } => {
+                let phase = match service.as_str() {
+                    "good" => "promoted",
+                    "bad" => "rolled-back",
+                    "cold" => "frozen",
+                    _ => "running",
+                };
+                let report = crate::rollout::report(phase);
+                drop(reply.send(Ok(zdd_agent::rollout::report::RolloutReport { service, ..report })));
+            }
+            Request::RolloutPlan { service, candidate, reply } => {
+                note(format!("plan {service} {candidate}"));
+                drop(reply.send(Ok(crate::rollout::plan())));
+            }
+            Request::RolloutHistory { service, reply } => {
+                note(format!("history {service}"));
+                drop(reply.send(Ok(crate::rollout::history())));
+            }
+            Request::Gate { service, closed, reason, reply } => {
+                note(format!("gate {service} closed={closed} {reason:?}"));
+                drop(reply.send(Ok(changed(&service, "noted".to_owned()))));
+            }
             Request::Detach { reply } => {
                 let removed = vec!["link on eth0".to_owned(), "map cells".to_owned()];
                 drop(reply.send(Ok(DetachReport { removed })));

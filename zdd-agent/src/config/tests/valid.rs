@@ -55,6 +55,7 @@ fn what_is_not_said_has_its_documented_default() {
             drain_timeout: None,
             cells: 16384,
             health: None,
+            rollout: None,
             versions: [
                 VersionSpec {
                     name: "v1",
@@ -205,6 +206,7 @@ fn everything_can_be_said() {
                         ),
                     },
                 ),
+                rollout: None,
                 versions: [
                     VersionSpec {
                         name: "2026.11-rc.1",
