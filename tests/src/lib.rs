@@ -4,6 +4,7 @@
 //! - [`traffic`]: servers and clients that count what broke, moved or failed.
 //! - [`checker`]: small worlds around `steer` and the agent's rules, every state of them.
 //! - [`demo`]: the demo's acts, live view, chart and verdict.
+//! - [`sim`]: whole balancers over millions of flows: what breaks with us, with a hash, with an LRU table.
 //! - [`ratio`]: what the balancer costs, against plain forwarding.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
@@ -11,5 +12,6 @@ pub mod checker;
 pub mod demo;
 pub mod ratio;
 pub mod rig;
+pub mod sim;
 pub mod traffic;
 pub mod world;

@@ -2,6 +2,7 @@
 
 mod demo;
 mod model_check;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -21,12 +22,15 @@ enum Command {
     Demo(demo::Arguments),
     /// Check the steering rules over small worlds, state by state, and show each rule to be needed
     ModelCheck(model_check::Arguments),
+    /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
+    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::ModelCheck(arguments) => model_check::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
     };
     match result {
         Ok(code) => code,

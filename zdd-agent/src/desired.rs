@@ -110,6 +110,9 @@ pub struct ServiceSpec {
     pub idle_timeout: Duration,
     /// The same for UDP. Default 60 s.
     pub udp_idle_timeout: Duration,
+    /// What a UDP flow does when its cell changes. Default `stick`.
+    #[serde(default)]
+    pub udp: UdpPolicy,
     /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
     pub drain_timeout: Option<Duration>,
     /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
@@ -157,6 +160,11 @@ impl ServiceSpec {
         self.vips.iter().find(|vip| self.vips.len() == 1 || vip.serves(backend))
     }
 
+    /// Whether flows stay where they began when cells change.
+    pub fn remembers(&self) -> bool {
+        self.protocol() == Protocol::Tcp || self.udp == UdpPolicy::Stick
+    }
+
     /// Its VIPs for people: `10.0.0.10:80/tcp, [2001:db8::10]:80/tcp`.
     pub fn dialled(&self) -> String {
         self.vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -183,6 +191,17 @@ pub enum Affinity {
     Client,
     /// The version from the client's address, the backend from the flow.
     ClientVersion,
+}
+
+/// What a UDP flow does when its cell changes, or its backend fails its checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpPolicy {
+    /// It stays where it is: with a backend that fails its checks for one `udp_idle_timeout`, else until it is silent for that long.
+    #[default]
+    Stick,
+    /// It follows at once, live or not. Nothing is remembered.
+    Now,
 }
 
 /// How a packet reaches its backend.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crate::desired::{Affinity, BasisPoints, FULL, Forward, Protocol, Vip};
+use crate::desired::{Affinity, BasisPoints, FULL, Forward, Protocol, UdpPolicy, Vip};
 
 /// A text that is not what it should be; the message says what was expected, with an example.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,15 @@ impl fmt::Display for Affinity {
             Affinity::Flow => "flow",
             Affinity::Client => "client",
             Affinity::ClientVersion => "client-version",
+        })
+    }
+}
+
+impl fmt::Display for UdpPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UdpPolicy::Stick => "stick",
+            UdpPolicy::Now => "now",
         })
     }
 }

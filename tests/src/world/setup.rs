@@ -35,6 +35,8 @@ pub struct Setup {
     pub v2_percent: u8,
     /// `idle_timeout` in milliseconds: how long a flow may be silent, and a drain takes at the least.
     pub idle_ms: u32,
+    /// `udp` of `echo`, as the file spells it.
+    pub udp: &'static str,
     /// The health check of `web`, as the file spells it; `None`: no check.
     pub health: Option<String>,
     /// The same for `echo`.
@@ -67,6 +69,7 @@ impl Default for Setup {
             v2: vec![3, 4],
             v2_percent: 0,
             idle_ms: 3000,
+            udp: "stick",
             health: Some(health.clone()),
             echo_health: Some(health),
             rollout: None,
@@ -153,6 +156,9 @@ impl Setup {
             self.idle_ms,
         );
         // Writing to a String cannot fail.
+        if name == "echo" {
+            let _ = writeln!(text, "udp = \"{}\"", self.udp);
+        }
         if let Some(health) = if name == "echo" { &self.echo_health } else { &self.health } {
             let _ = writeln!(text, "health = {health}");
         }

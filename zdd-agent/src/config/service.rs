@@ -10,8 +10,8 @@ use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, readable, wrong_type};
 use super::value;
 use crate::desired::{
-    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, VersionSpec,
-    Vip,
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, UdpPolicy,
+    VersionSpec, Vip,
 };
 use crate::text::{Unreadable, parse_socket};
 
@@ -25,6 +25,7 @@ pub(super) struct ServiceRead {
     pub forward: Option<Forward>,
     pub idle_timeout: Duration,
     udp_idle_timeout: Duration,
+    udp: Option<At<UdpPolicy>>,
     drain_timeout: Option<Duration>,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
@@ -78,6 +79,7 @@ impl ServiceRead {
             forward: self.forward?,
             idle_timeout: self.idle_timeout,
             udp_idle_timeout: self.udp_idle_timeout,
+            udp: value(self.udp).unwrap_or_default(),
             drain_timeout: self.drain_timeout,
             cells: self.cells.value,
             health: self.health,
@@ -114,6 +116,17 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     );
     let idle_timeout = table.duration("idle_timeout", SECOND..=DAY, sink);
     let udp_idle_timeout = table.duration("udp_idle_timeout", SECOND..=DAY, sink);
+    let udp = table.parsed("udp", sink, |text| match text {
+        "stick" => Ok(UdpPolicy::Stick),
+        "now" => Ok(UdpPolicy::Now),
+        _ => Err(Unreadable(format!("`{text}` is no policy; write \"stick\" or \"now\""))),
+    });
+    if let (Some(udp), Some(vip)) = (&udp, vips.first())
+        && vip.value.protocol == Protocol::Tcp
+    {
+        let help = "remove it: TCP flows always stay where they began";
+        sink.error(Some(udp.span.clone()), format!("`udp` means nothing to {}", vip.value), help);
+    }
     let drain_timeout = table.duration("drain_timeout", Duration::from_millis(1)..=30 * DAY, sink);
     let cells = table.integer("cells", CELLS, sink).unwrap_or_else(|| At::new(16_384, table.span.clone()));
     if !cells.value.is_power_of_two() {
@@ -143,6 +156,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         forward: value(forward),
         idle_timeout: value(idle_timeout).unwrap_or(Duration::from_secs(350)),
         udp_idle_timeout: value(udp_idle_timeout).unwrap_or(Duration::from_secs(60)),
+        udp,
         drain_timeout: value(drain_timeout),
         cells,
         health,

@@ -39,6 +39,7 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
     field("cells", old.cells.to_string(), new.cells.to_string());
     field("idle_timeout", time(old.idle_timeout), time(new.idle_timeout));
     field("udp_idle_timeout", time(old.udp_idle_timeout), time(new.udp_idle_timeout));
+    field("udp", old.udp.to_string(), new.udp.to_string());
     let drain = |d: Option<std::time::Duration>| d.map_or_else(|| "none".to_owned(), time);
     field("drain_timeout", drain(old.drain_timeout), drain(new.drain_timeout));
     let health = |spec: &ServiceSpec| spec.health.as_ref().map_or("none".to_owned(), |h| format!("{h:?}"));

@@ -12,6 +12,7 @@ mod restore;
 mod rollout_commands;
 mod rollouts;
 mod service;
+mod sick;
 mod status;
 mod sweep;
 
@@ -140,6 +141,7 @@ impl Reconciler {
     fn on_tick(&mut self) {
         let now = clock::now_ns();
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
+        self.give_up_udp(now);
         self.sweep(now);
         self.advance_drains(now);
         self.follow_wanted(now);

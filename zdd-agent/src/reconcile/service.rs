@@ -45,6 +45,10 @@ pub(super) struct Service {
     pub(super) swept: u64,
     /// Since when no cell names a draining backend, ns since boot.
     pub(super) unnamed: HashMap<BackendId, u64>,
+    /// Since when UDP backends fail their checks, ns since boot.
+    pub(super) failing: HashMap<BackendId, u64>,
+    /// Those of them whose flows are let go.
+    pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
 }
 
@@ -133,6 +137,8 @@ impl Service {
             flows: HashMap::new(),
             swept: 0,
             unnamed: HashMap::new(),
+            failing: HashMap::new(),
+            given_up: Vec::new(),
             notes: Vec::new(),
             saved,
         }
@@ -143,9 +149,13 @@ impl Service {
         &self.saved.spec.name
     }
 
+    fn fixed(&self) -> Fixed {
+        fixed(&self.saved.spec, self.key, self.times.udp_idle)
+    }
+
     /// Its fixed fields as steering sees them.
     pub(super) fn view(&self) -> zdd_common::entries::ServiceView {
-        fixed(&self.saved.spec, self.key, self.times.udp_idle).view()
+        self.fixed().view()
     }
 
     /// Takes over changed timeouts.
@@ -266,7 +276,11 @@ impl Service {
                 face.alarm.clone_from(&usable.alarm);
             }
             let currents = plan::currents(&mut face.cache, &usable, &self.saved.groups, per_group, &self.key);
-            rows.push(Some(face.change(currents, now)));
+            rows.push(Some(if self.saved.spec.remembers() {
+                face.change(currents, now)
+            } else {
+                currents.into_iter().map(Cell::settled).collect()
+            }));
         }
         self.publish(dataplane, epochs, rows)
     }
@@ -316,7 +330,7 @@ impl Service {
                 epochs.wait_for(self.faces[*face].committed)?;
             }
         }
-        let fixed = fixed(&self.saved.spec, self.key, self.times.udp_idle);
+        let fixed = self.fixed();
         let commits: Vec<_> =
             changed.iter().map(|(face, row)| self.faces[*face].stage(dataplane, &fixed, row)).collect();
         for ((face, row), commit) in changed.into_iter().zip(commits) {

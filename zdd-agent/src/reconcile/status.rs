@@ -80,6 +80,13 @@ impl Reconciler {
                 spec.name
             ));
         }
+        let given_up = service.saved.backends.iter().filter(|b| service.given_up.contains(&b.id));
+        notes.extend(given_up.map(|b| {
+            format!(
+                "{} has failed its checks for longer than udp_idle_timeout: its UDP flows were let go",
+                b.address
+            )
+        }));
         ServiceStatus {
             name: spec.name.clone(),
             vip: spec.vips.first().map(ToString::to_string).unwrap_or_default(),

@@ -64,7 +64,7 @@ impl Reconciler {
                 .backends
                 .iter()
                 .map(|b| b.id)
-                .filter(|id| self.let_go(index, *id))
+                .filter(|id| self.let_go(index, *id) || service.given_up.contains(id))
                 .collect(),
             flows: HashMap::new(),
             kept: vec![false; face.cells.len()],

@@ -148,6 +148,22 @@ fn sources_of_outer_headers() {
 }
 
 #[test]
+fn a_policy_for_udp_is_for_udp() {
+    let policy =
+        |policy: &str| BASE.to_owned() + &SECOND.replace("\"nat\"", &format!("\"nat\"\nudp = \"{policy}\""));
+    assert_eq!(valid(&policy("now")).0.services[1].udp, crate::desired::UdpPolicy::Now);
+    assert_eq!(valid(&policy("stick")).0.services[1].udp, crate::desired::UdpPolicy::Stick);
+    insta::assert_snapshot!(mistakes(&policy("move")), @r#"
+    zdd.toml:17:7: `udp`: `move` is no policy
+    help: write "stick" or "now"
+    "#);
+    insta::assert_snapshot!(with("udp = \"now\""), @"
+    zdd.toml:7:7: `udp` means nothing to 10.0.0.10:80/tcp
+    help: remove it: TCP flows always stay where they began
+    ");
+}
+
+#[test]
 fn one_backend_in_two_services_under_nat() {
     let second = SECOND.replace("10.1.0.53:53", "10.1.0.1:8080").replace(":53/udp", ":81/tcp");
     insta::assert_snapshot!(mistakes(&(BASE.to_owned() + &second)), @r#"

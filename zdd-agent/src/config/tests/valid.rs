@@ -52,6 +52,7 @@ fn what_is_not_said_has_its_documented_default() {
             forward: Nat,
             idle_timeout: 350s,
             udp_idle_timeout: 60s,
+            udp: Stick,
             drain_timeout: None,
             cells: 16384,
             health: None,
@@ -180,6 +181,7 @@ fn everything_can_be_said() {
                 forward: L2,
                 idle_timeout: 300s,
                 udp_idle_timeout: 30s,
+                udp: Stick,
                 drain_timeout: Some(
                     5400s,
                 ),
