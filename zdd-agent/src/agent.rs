@@ -1,6 +1,7 @@
 //! The agent's life from start to end.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -8,10 +9,14 @@ use crate::api::server::{Socket, serve};
 use crate::config::Warning;
 use crate::control::{self, Handle};
 use crate::desired::Desired;
+use crate::doctor;
 use crate::metrics::{self, MetricsServer, MetricsSnapshot};
 use crate::reconcile::{self, Ended};
 use crate::report::{Health, Status};
 use crate::shutdown::Shutdown;
+
+/// How long a look at the host may hold up the start. What it finds is told and stops nothing.
+const DOCTOR_PATIENCE: Duration = Duration::from_millis(80);
 
 /// Runs the agent until it is told to end. Traffic goes on after it, except after `zdd detach`.
 ///
@@ -30,6 +35,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let socket = Socket::bind(&socket_path)?;
+    for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
+        let fix = finding.fix.unwrap_or_default();
+        tracing::warn!(check = finding.check, fix, "{}", finding.what);
+    }
     let reconciler = reconcile::start(desired).await?;
     let (handle, requests) = control::channel(64);
     if let Some(address) = metrics_at {

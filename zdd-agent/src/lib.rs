@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod desired;
+pub mod doctor;
 pub mod health;
 pub mod links;
 pub mod metrics;

@@ -15,7 +15,7 @@ use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
 #[command(name = "zdd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Args {
     /// Unix socket of the agent.
-    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = "/run/zdd/zdd.sock")]
+    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
@@ -24,6 +24,9 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Where an agent listens unless its configuration says otherwise.
+pub const SOCKET: &str = "/run/zdd/zdd.sock";
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable.";
@@ -120,6 +123,13 @@ pub enum Command {
     Completions {
         /// Shell.
         shell: clap_complete::Shell,
+    },
+    /// Look at everything that zdd needs of this host; each finding comes with its fix.
+    #[command(after_help = "Exit codes: 0 nothing to do, 1 warnings only, 2 at least one problem.")]
+    Doctor {
+        /// Also look at what this configuration needs: interfaces, settings, pins, backends.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 

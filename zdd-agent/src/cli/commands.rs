@@ -86,7 +86,10 @@ pub fn check(file: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
 pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyhow::Result<Outcome> {
     let colours = out.colours();
     match command {
-        Command::Agent { .. } | Command::Check { .. } | Command::Completions { .. } => {
+        Command::Agent { .. }
+        | Command::Check { .. }
+        | Command::Completions { .. }
+        | Command::Doctor { .. } => {
             unreachable!("these need no agent and were done before")
         }
         Command::Status { watch: false, .. } => {

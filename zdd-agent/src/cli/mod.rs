@@ -5,6 +5,7 @@
 mod args;
 mod commands;
 mod detach;
+mod doctor;
 mod output;
 mod table;
 
@@ -103,6 +104,10 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Agent { config } => commands::agent(&config),
         Command::Check { file } => commands::check(&file, &mut out),
         Command::Completions { shell } => commands::completions(shell, &mut out),
+        Command::Doctor { config } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(doctor::run(config.as_deref(), &socket, &mut out))
+        }
         other => {
             // One thread: a command must be quick to start.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
