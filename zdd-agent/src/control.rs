@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desired::{BasisPoints, Desired};
-use crate::report::{ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status};
+use crate::report::{
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+};
 use crate::text::{Unreadable, parse_socket};
 
 /// Where the answer to one request goes.
@@ -189,6 +191,12 @@ pub enum Request {
     Detach {
         reply: Reply<DetachReport>,
     },
+    WhoMoves {
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+        clients: Vec<SocketAddr>,
+        reply: Reply<WhoMoves>,
+    },
 }
 
 impl Request {
@@ -206,6 +214,7 @@ impl Request {
             Request::Apply { reply, .. } => drop(reply.send(Err(refused))),
             Request::Explain { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
+            Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
         }
     }
 }
@@ -307,6 +316,17 @@ impl Handle {
     /// Detaches the program and removes every pin; the agent ends after the answer.
     pub async fn detach(&self) -> Result<DetachReport, Refused> {
         self.ask(|reply| Request::Detach { reply }).await
+    }
+
+    /// What [`Handle::shift`] to these weights would move, worked out by the same code and not made. `clients` are told one by one.
+    /// A shift that would be refused is not: the notes say why it would be.
+    pub async fn who_moves(
+        &self,
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+        clients: Vec<SocketAddr>,
+    ) -> Result<WhoMoves, Refused> {
+        self.ask(|reply| Request::WhoMoves { service, weights, clients, reply }).await
     }
 }
 

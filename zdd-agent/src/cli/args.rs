@@ -131,6 +131,17 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Say how many clients and flows a shift would move, before it is made.
+    WhoMoves {
+        /// Service.
+        service: String,
+        /// Shares as for `shift`.
+        #[arg(required = true, value_name = "VERSION=WEIGHT%", value_parser = parse_weight)]
+        weights: Vec<(String, BasisPoints)>,
+        /// Also say what happens to this client; may be given again.
+        #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
+        from: Vec<SocketAddr>,
+    },
 }
 
 /// What to do with backends.

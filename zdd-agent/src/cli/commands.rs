@@ -12,6 +12,7 @@ use super::Outcome;
 use super::args::{Args, BackendCommand, Command};
 use super::output::{Output, remark};
 use super::table;
+use super::who_moves;
 use crate::api::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Warning};
 use crate::control::Refused;
@@ -150,6 +151,9 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         }
         Command::Explain { service, from } => {
             out.print(&client.explain(&service, from).await?, table::explain)?;
+        }
+        Command::WhoMoves { service, weights, from } => {
+            out.print(&client.who_moves(&service, &weights, &from).await?, who_moves::text)?;
         }
         Command::Detach { .. } => out.print(&client.detach().await?, table::detached)?,
     }

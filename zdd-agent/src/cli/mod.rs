@@ -8,6 +8,7 @@ mod detach;
 mod doctor;
 mod output;
 mod table;
+mod who_moves;
 
 use std::io::Write;
 use std::path::Path;

@@ -11,6 +11,7 @@ mod restore;
 mod service;
 mod status;
 mod sweep;
+mod who_moves;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};

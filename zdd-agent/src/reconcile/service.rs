@@ -15,7 +15,7 @@ use zdd_common::{maglev, split, syn_filter, time};
 
 use super::grace::Epochs;
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::desired::{self, Forward, Protocol, ServiceSpec};
+use crate::desired::{self, BasisPoints, Forward, Protocol, ServiceSpec};
 use crate::health::Health;
 use crate::plan::{self, Candidate, Currents};
 use crate::state::SavedService;
@@ -257,6 +257,29 @@ impl Service {
             .collect()
     }
 
+    /// The backend of each cell's new flows, given which backends can take some.
+    pub(super) fn row(&mut self, usable: &plan::Usable) -> Vec<BackendId> {
+        let per_group = per_group(&self.saved.spec);
+        plan::currents(&mut self.cache, usable, &self.saved.groups, per_group, &self.key)
+    }
+
+    /// Gives the versions new weights, in their order, and moves groups accordingly; how many moved. A drain of a version that
+    /// has weight now is over; `notes` are told.
+    pub(super) fn give_weights(&mut self, new: &[BasisPoints], notes: &mut Vec<String>) -> u32 {
+        for (version, weight) in self.saved.spec.versions.iter_mut().zip(new) {
+            version.weight = *weight;
+        }
+        let versions = &self.saved.spec.versions;
+        self.saved.draining.retain(|drain| {
+            let ends = versions.iter().any(|v| v.name == drain.version && v.weight > 0);
+            if ends {
+                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
+            }
+            !ends
+        });
+        self.assign()
+    }
+
     /// Brings the cells' currents in line with intent and health, and publishes.
     pub(super) fn refresh(
         &mut self,
@@ -273,13 +296,7 @@ impl Service {
             }
             self.alarm.clone_from(&usable.alarm);
         }
-        let row = plan::currents(
-            &mut self.cache,
-            &usable,
-            &self.saved.groups,
-            per_group(&self.saved.spec),
-            &self.key,
-        );
+        let row = self.row(&usable);
         if self.generation == 0 {
             let cells = row.into_iter().map(Cell::settled).collect();
             return self.publish(dataplane, epochs, cells);
