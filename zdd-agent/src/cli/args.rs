@@ -142,6 +142,8 @@ pub enum Command {
         #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
         from: Vec<SocketAddr>,
     },
+    /// Show everything on a whole screen, with keys for shift, drain and rollback.
+    Top,
 }
 
 /// What to do with backends.

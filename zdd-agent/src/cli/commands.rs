@@ -90,7 +90,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::Agent { .. }
         | Command::Check { .. }
         | Command::Completions { .. }
-        | Command::Doctor { .. } => {
+        | Command::Doctor { .. }
+        | Command::Top => {
             unreachable!("these need no agent and were done before")
         }
         Command::Status { watch: false, .. } => {

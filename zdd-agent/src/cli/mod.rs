@@ -8,6 +8,7 @@ mod detach;
 mod doctor;
 mod output;
 mod table;
+mod top;
 mod who_moves;
 
 use std::io::Write;
@@ -108,6 +109,10 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Doctor { config } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(doctor::run(config.as_deref(), &socket, &mut out))
+        }
+        Command::Top => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(top::run(&socket))
         }
         other => {
             // One thread: a command must be quick to start.
