@@ -1,6 +1,7 @@
 //! The agent's life from start to end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,6 +12,7 @@ use crate::control::{self, Handle};
 use crate::desired::Desired;
 use crate::doctor;
 use crate::metrics::{self, MetricsServer, MetricsSnapshot};
+use crate::notify::Notify;
 use crate::reconcile::{self, Ended};
 use crate::report::{Health, Status};
 use crate::shutdown::Shutdown;
@@ -44,6 +46,8 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     if let Some(address) = metrics_at {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
     }
+    let notify = Arc::new(Notify::from_environment());
+    let (alive, by) = (notify.clone(), handle.clone());
     let (stop, stopping) = Shutdown::new();
     let stop_api = shutdown.clone();
     let api = tokio::spawn(serve(socket, handle, async move {
@@ -53,7 +57,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         }
     }));
     tracing::info!(socket = %socket_path.display(), "ready");
+    notify.tell("READY=1\nSTATUS=ready");
+    tokio::spawn(async move { alive.stay_alive(by).await });
     let ended = reconciler.run(requests, shutdown).await?;
+    notify.tell("STOPPING=1\nSTATUS=stopping; traffic goes on");
     // Lets answers that are under way reach their callers.
     stop.start();
     api.await.context("the API ended in a panic")??;

@@ -13,6 +13,7 @@ pub mod health;
 pub mod links;
 pub mod metrics;
 pub mod neighbour;
+pub mod notify;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
