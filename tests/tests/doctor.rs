@@ -1,7 +1,7 @@
 //! `zdd doctor`: each finding is shown by making the fault, and is gone when the fault is. Needs root.
 
 use serde_json::Value;
-use zdd_tests::rig::{Result, XdpPass};
+use zdd_tests::rig::{Forward, Result, XdpPass};
 use zdd_tests::world::{Setup, World};
 
 /// A host on which the doctor has nothing to say.
@@ -257,4 +257,25 @@ fn an_agent_tells_what_is_amiss_before_it_attaches_and_starts_all_the_same() -> 
         assert!(log.contains(words), "{words:?} is missing in {log}");
     }
     Ok(())
+}
+
+#[test]
+fn what_is_slow_under_nat_is_a_problem_under_l2() -> Result<()> {
+    let setup = Setup { forward: Forward::L2, backends: 2, v1: vec![1], v2: vec![2], ..Setup::default() };
+    let world = World::without_servers(setup)?;
+    is_well(&world)?;
+    let b1 = world.rig.ns("b1");
+    b1.run(&["ethtool", "-K", "b0", "gro", "off"])?;
+    says(&world, "redirect", "problem", &["zlb1", "an l2 service drops them", "gro on"])?;
+    b1.run(&["ethtool", "-K", "b0", "gro", "on"])?;
+    // Behind a gateway the backend's own hardware address cannot be had.
+    let lb = world.rig.ns("lb");
+    lb.run(&["ip", "addr", "del", "10.81.2.1/30", "dev", "zlb2"])?;
+    lb.run(&["ip", "route", "add", "10.81.2.2/32", "via", "10.81.1.2"])?;
+    says(
+        &world,
+        "neighbours",
+        "problem",
+        &["10.81.2.2 is behind a gateway", "with replies through this host"],
+    )
 }
