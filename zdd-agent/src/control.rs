@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desired::{BasisPoints, Desired};
-use crate::report::{ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status};
+use crate::report::{
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+};
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
 use crate::text::{Unreadable, parse_socket};
 
@@ -214,6 +216,12 @@ pub enum Request {
     Detach {
         reply: Reply<DetachReport>,
     },
+    WhoMoves {
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+        clients: Vec<SocketAddr>,
+        reply: Reply<WhoMoves>,
+    },
 }
 
 /// What is asked of a rollout.
@@ -273,6 +281,7 @@ impl Request {
             Request::RolloutHistory { reply, .. } => drop(reply.send(Err(refused))),
             Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
+            Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
         }
     }
 }
@@ -399,6 +408,17 @@ impl Handle {
     /// Detaches the program and removes every pin; the agent ends after the answer.
     pub async fn detach(&self) -> Result<DetachReport, Refused> {
         self.ask(|reply| Request::Detach { reply }).await
+    }
+
+    /// What [`Handle::shift`] to these weights would move, worked out by the same code and not made. `clients` are told one by one.
+    /// A shift that would be refused is not: the notes say why it would be.
+    pub async fn who_moves(
+        &self,
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+        clients: Vec<SocketAddr>,
+    ) -> Result<WhoMoves, Refused> {
+        self.ask(|reply| Request::WhoMoves { service, weights, clients, reply }).await
     }
 }
 

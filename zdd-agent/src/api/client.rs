@@ -17,7 +17,9 @@ pub use super::wire::Malformed;
 use super::wire::Wire;
 use crate::control::{Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
 use crate::desired::BasisPoints;
-use crate::report::{ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status};
+use crate::report::{
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+};
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
 
 /// Why a call failed.
@@ -273,5 +275,22 @@ impl Client {
     /// See [`Handle::detach`](crate::control::Handle::detach).
     pub async fn detach(&mut self) -> Result<DetachReport, ClientError> {
         report(self.inner.detach(pb::DetachRequest {}).await)
+    }
+
+    /// See [`Handle::who_moves`](crate::control::Handle::who_moves).
+    pub async fn who_moves(
+        &mut self,
+        service: &str,
+        weights: &[(String, BasisPoints)],
+        clients: &[SocketAddr],
+    ) -> Result<WhoMoves, ClientError> {
+        let weights = weights
+            .iter()
+            .map(|(version, points)| pb::Weight { version: version.clone(), points: *points })
+            .collect();
+        let clients = clients.iter().map(ToString::to_string).collect();
+        report(
+            self.inner.who_moves(pb::WhoMovesRequest { service: service.to_owned(), weights, clients }).await,
+        )
     }
 }

@@ -268,4 +268,14 @@ impl pb::control_server::Control for Control {
     async fn detach(&self, _: Request<pb::DetachRequest>) -> Result<Response<pb::DetachReport>, Status> {
         answer(self.handle.detach().await)
     }
+
+    async fn who_moves(
+        &self,
+        request: Request<pb::WhoMovesRequest>,
+    ) -> Result<Response<pb::WhoMovesReport>, Status> {
+        let pb::WhoMovesRequest { service, weights, clients } = request.into_inner();
+        let weights = weights.into_iter().map(|weight| (weight.version, weight.points)).collect();
+        let clients = clients.iter().map(|client| address(client)).collect::<Result<_, _>>()?;
+        answer(self.handle.who_moves(service, weights, clients).await)
+    }
 }

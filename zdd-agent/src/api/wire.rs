@@ -210,6 +210,27 @@ message!(report::DrainReport, DrainReport { drained, left, waited_ms, deadline_p
 message!(report::ApplyReport, ApplyReport { changes, applied, warnings });
 message!(report::Change, Change { op, what, from, to });
 message!(report::DetachReport, DetachReport { removed });
+message!(
+    report::WhoMoves,
+    WhoMovesReport {
+        service,
+        generation,
+        cells,
+        moved_cells,
+        moved_groups,
+        moved_share,
+        other_backend_cells,
+        versions,
+        moves,
+        live_flows,
+        kept_flows,
+        clients,
+        notes
+    }
+);
+message!(report::VersionMove, VersionMove { name, asked_before, asked_after, share_before, share_after });
+message!(report::CellMove, CellMove { from, to, cells });
+message!(report::ClientMove, ClientMove { from, before, after });
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
 #[command(name = "zdd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Args {
     /// Unix socket of the agent.
-    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = "/run/zdd/zdd.sock")]
+    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
@@ -25,6 +25,9 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Where an agent listens unless its configuration says otherwise.
+pub const SOCKET: &str = "/run/zdd/zdd.sock";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable, 5 rolled back, 6 frozen.";
 
@@ -132,6 +135,26 @@ pub enum Command {
         /// Shell.
         shell: clap_complete::Shell,
     },
+    /// Look at everything that zdd needs of this host; each finding comes with its fix.
+    #[command(after_help = "Exit codes: 0 nothing to do, 1 warnings only, 2 at least one problem.")]
+    Doctor {
+        /// Also look at what this configuration needs: interfaces, settings, pins, backends.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Say how many clients and flows a shift would move, before it is made.
+    WhoMoves {
+        /// Service.
+        service: String,
+        /// Shares as for `shift`.
+        #[arg(required = true, value_name = "VERSION=WEIGHT%", value_parser = parse_weight)]
+        weights: Vec<(String, BasisPoints)>,
+        /// Also say what happens to this client; may be given again.
+        #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
+        from: Vec<SocketAddr>,
+    },
+    /// Show everything on a whole screen, with keys for shift, drain and rollback.
+    Top,
 }
 
 /// What to do with backends.

@@ -12,6 +12,7 @@ use super::Outcome;
 use super::args::{Args, BackendCommand, Command};
 use super::output::{Output, remark};
 use super::table;
+use super::who_moves;
 use crate::api::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Warning};
 use crate::control::Refused;
@@ -89,7 +90,9 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::Agent { .. }
         | Command::Check { .. }
         | Command::Lint { .. }
-        | Command::Completions { .. } => {
+        | Command::Completions { .. }
+        | Command::Doctor { .. }
+        | Command::Top => {
             unreachable!("these need no agent and were done before")
         }
         Command::Status { watch: false, .. } => {
@@ -152,6 +155,9 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         }
         Command::Explain { service, from } => {
             out.print(&client.explain(&service, from).await?, table::explain)?;
+        }
+        Command::WhoMoves { service, weights, from } => {
+            out.print(&client.who_moves(&service, &weights, &from).await?, who_moves::text)?;
         }
         Command::Detach { .. } => out.print(&client.detach().await?, table::detached)?,
     }

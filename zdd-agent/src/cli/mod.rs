@@ -5,11 +5,14 @@
 mod args;
 mod commands;
 mod detach;
+mod doctor;
 mod lint;
 mod output;
 mod rollout;
 mod rollout_args;
 mod table;
+mod top;
+mod who_moves;
 
 use std::io::Write;
 use std::path::Path;
@@ -111,6 +114,14 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Check { file } => commands::check(&file, &mut out),
         Command::Lint { file } => lint::lint(&file, &mut out),
         Command::Completions { shell } => commands::completions(shell, &mut out),
+        Command::Doctor { config } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(doctor::run(config.as_deref(), &socket, &mut out))
+        }
+        Command::Top => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(top::run(&socket))
+        }
         other => {
             // One thread: a command must be quick to start.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -9,6 +9,7 @@ mod grace;
 mod mapped;
 mod object;
 mod pins;
+pub mod probe;
 mod tables;
 
 pub use attach::{Attached, detach};

@@ -81,6 +81,19 @@ fn config_of(agent: &AgentSpec) -> Config {
     }
 }
 
+/// The maps whose size follows from the limits alone, with that size.
+pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 6] {
+    let (config, limits) = (config_of(agent), &agent.limits);
+    [
+        ("SERVICES", limits.services),
+        ("CELLS", limits.cells),
+        ("BACKENDS", limits.backends + 1),
+        ("DIRECT", limits.direct),
+        ("FLOWS", config.buckets),
+        ("SYNS", config.lines),
+    ]
+}
+
 impl Dataplane {
     /// Loads the program and opens or makes the maps. Nothing is attached yet.
     pub fn open(agent: &AgentSpec) -> Result<(Self, Opened), DataplaneError> {
@@ -250,7 +263,7 @@ fn kernel_is_new_enough() -> Result<(), DataplaneError> {
 }
 
 /// Whether a kernel release is below 5.15. One that cannot be read is not: the kernel itself will say what it lacks.
-fn too_old(release: &str) -> bool {
+pub(super) fn too_old(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 15),

@@ -48,6 +48,9 @@ impl Reconciler {
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
             }
+            Request::WhoMoves { service, weights, clients, reply } => {
+                drop(reply.send(self.who_moves(&service, &weights, &clients)));
+            }
         }
     }
 
@@ -116,20 +119,7 @@ impl Reconciler {
         mut notes: Vec<String>,
     ) -> Result<ShiftReport, Refused> {
         let before = self.services[index].saved.clone();
-        let service = &mut self.services[index];
-        for (version, weight) in service.saved.spec.versions.iter_mut().zip(new) {
-            version.weight = *weight;
-        }
-        let weighted: Vec<String> =
-            service.saved.spec.versions.iter().filter(|v| v.weight > 0).map(|v| v.name.clone()).collect();
-        service.saved.draining.retain(|drain| {
-            let ends = weighted.contains(&drain.version);
-            if ends {
-                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
-            }
-            !ends
-        });
-        let moved_groups = service.assign();
+        let moved_groups = self.services[index].give_weights(new, &mut notes);
         if let Err(refused) = self.save() {
             self.services[index].saved = before;
             return Err(refused);

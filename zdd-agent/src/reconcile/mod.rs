@@ -15,6 +15,7 @@ mod service;
 mod sick;
 mod status;
 mod sweep;
+mod who_moves;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};

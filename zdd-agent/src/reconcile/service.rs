@@ -15,7 +15,7 @@ use zdd_common::{maglev, split, syn_filter, time};
 use super::face::Face;
 use super::grace::Epochs;
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::desired::{self, EncapSources, Forward, Protocol, ServiceSpec, Vip};
+use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::Health;
 use crate::plan::{self, Candidate, Usable};
 use crate::state::SavedService;
@@ -255,6 +255,35 @@ impl Service {
         plan::usable(&self.candidates(vip, health), &self.preference())
     }
 
+    /// For each face, what can take new flows and the backend of each cell's.
+    pub(super) fn rows(&mut self, health: &HealthMap) -> Vec<(Usable, Vec<BackendId>)> {
+        let usable: Vec<Usable> = self.faces.iter().map(|face| self.usable(&face.at.vip, health)).collect();
+        let per_group = per_group(&self.saved.spec);
+        let (groups, key) = (&self.saved.groups, &self.key);
+        let row = |(face, usable): (&mut Face, Usable)| {
+            let row = plan::currents(&mut face.cache, &usable, groups, per_group, key);
+            (usable, row)
+        };
+        self.faces.iter_mut().zip(usable).map(row).collect()
+    }
+
+    /// Gives the versions new weights, in their order, and moves groups accordingly; how many moved. A drain of a version that
+    /// has weight now is over; `notes` are told.
+    pub(super) fn give_weights(&mut self, new: &[BasisPoints], notes: &mut Vec<String>) -> u32 {
+        for (version, weight) in self.saved.spec.versions.iter_mut().zip(new) {
+            version.weight = *weight;
+        }
+        let versions = &self.saved.spec.versions;
+        self.saved.draining.retain(|drain| {
+            let ends = versions.iter().any(|v| v.name == drain.version && v.weight > 0);
+            if ends {
+                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
+            }
+            !ends
+        });
+        self.assign()
+    }
+
     /// Brings the cells' currents in line with intent and health, and publishes.
     pub(super) fn refresh(
         &mut self,
@@ -263,11 +292,10 @@ impl Service {
         health: &HealthMap,
         now: u64,
     ) -> Result<(), DataplaneError> {
-        let usable: Vec<Usable> = self.faces.iter().map(|face| self.usable(&face.at.vip, health)).collect();
         let name = self.saved.spec.name.clone();
-        let per_group = per_group(&self.saved.spec);
+        let new = self.rows(health);
         let mut rows = Vec::new();
-        for (face, usable) in self.faces.iter_mut().zip(usable) {
+        for (face, (usable, currents)) in self.faces.iter_mut().zip(new) {
             if face.alarm != usable.alarm {
                 match &usable.alarm {
                     Some(alarm) => tracing::error!(service = name, vip = %face.at.vip, "{alarm}"),
@@ -275,7 +303,6 @@ impl Service {
                 }
                 face.alarm.clone_from(&usable.alarm);
             }
-            let currents = plan::currents(&mut face.cache, &usable, &self.saved.groups, per_group, &self.key);
             rows.push(Some(if self.saved.spec.remembers() {
                 face.change(currents, now)
             } else {

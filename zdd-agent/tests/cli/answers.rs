@@ -229,6 +229,38 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 note(format!("gate {service} closed={closed} {reason:?}"));
                 drop(reply.send(Ok(changed(&service, "noted".to_owned()))));
             }
+            Request::WhoMoves { service, weights, clients, reply } => {
+                note(format!("who-moves {service} {weights:?}"));
+                let answer = WhoMoves {
+                    service,
+                    generation: 7,
+                    cells: 16_384,
+                    moved_cells: 1_632,
+                    moved_groups: 102,
+                    moved_share: 0.0996,
+                    other_backend_cells: 16,
+                    versions: vec![VersionMove {
+                        name: "v2".to_owned(),
+                        asked_before: 0.0,
+                        asked_after: 0.1,
+                        share_before: 0.0,
+                        share_after: 0.0996,
+                    }],
+                    moves: vec![CellMove { from: Some("v1".to_owned()), to: None, cells: 1_632 }],
+                    live_flows: 12,
+                    kept_flows: 3,
+                    clients: clients
+                        .into_iter()
+                        .map(|from| ClientMove {
+                            from,
+                            before: Some("v1".to_owned()),
+                            after: Some("v2".to_owned()),
+                        })
+                        .collect(),
+                    notes: vec!["a note".to_owned()],
+                };
+                drop(reply.send(Ok(answer)));
+            }
             Request::Detach { reply } => {
                 let removed = vec!["link on eth0".to_owned(), "map cells".to_owned()];
                 drop(reply.send(Ok(DetachReport { removed })));
