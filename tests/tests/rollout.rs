@@ -435,3 +435,58 @@ fn a_state_from_before_there_were_rollouts_loads() -> Result<()> {
     assert_eq!(status.code(), Some(0), "{report:#}");
     Ok(())
 }
+
+#[test]
+fn without_enough_traffic_a_success_is_inconclusive() -> Result<()> {
+    let few = analyses().replace("name = \"errors\"", "name = \"errors\"\nmin_samples = 5");
+    let text = format!("[service.rollout]\nstrategy = \"canary\"\nsteps = [{STEPS}]\n{few}");
+    let (world, _page) = with(text)?;
+    world.zdd().run(&["rollout", "start", "web", "v2"])?;
+    let report = wait_rollout(&world, "the limit", |r| r["phase"] == "rolled-back")?;
+    let why = report["why"].as_str().unwrap_or_default();
+    assert!(why.contains("of 0 new flows, 5 are needed"), "{why}");
+    let load = world.load(10)?;
+    let (status, report) =
+        world.zdd().json_any(&["rollout", "retry", "web", "--wait", "--timeout", "30s"])?;
+    assert_eq!(status.code(), Some(0), "{report:#}");
+    unharmed(&load.finish());
+    Ok(())
+}
+
+/// Rollouts in a row; each takes the place of the one before.
+const IN_A_ROW: usize = 10;
+
+#[test]
+fn healthy_rollouts_in_a_row_raise_no_false_alarm_and_their_events_are_told() -> Result<()> {
+    // One write each, so that events at the same time do not run into each other.
+    let events = "[[service.rollout.hook]]\non = \"event\"\nexec = [\"/bin/sh\", \"-c\", \"printf '%s\\\\n' \\\"$(cat)\\\" >> EVENTS\"]\n";
+    let steps = "{ weight = 20 }, { weight = 60 }";
+    let mut world = World::new(Setup::default())?;
+    let told_at = world.rig.scratch().path("events");
+    let events = events.replace("EVENTS", &told_at.display().to_string());
+    world.setup.rollout = Some(canary("", steps) + &events);
+    world.write_config()?;
+    world.start_agent()?;
+    world.wait_healthy()?;
+    let _page = Page::start(&world.rig, GOOD)?;
+    let load = world.load(20)?;
+    for round in 0..IN_A_ROW {
+        let candidate = if round % 2 == 0 { "v2" } else { "v1" };
+        let (status, report) =
+            world.zdd().json_any(&["rollout", "start", "web", candidate, "--wait", "--timeout", "30s"])?;
+        assert_eq!((status.code(), report["phase"].as_str()), (Some(0), Some("promoted")), "{report:#}");
+        assert_eq!(asked(&world, candidate)?, 1.0);
+    }
+    wait_for("the last event to be told", PATIENCE, LOOK_EVERY, || {
+        let told = std::fs::read_to_string(&told_at).unwrap_or_default();
+        let read = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ends =
+            read.filter(|event| event["what"].as_str().is_some_and(|what| what.starts_with("promoted: ")));
+        Ok((ends.count() == IN_A_ROW).then_some(()))
+    })?;
+    let history = world.zdd().json(&["rollout", "history", "web"])?;
+    assert_eq!(history["rollouts"].as_array().map(Vec::len), Some(IN_A_ROW));
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}

@@ -15,6 +15,7 @@ use crate::desired::{BasisPoints, FULL};
 use crate::health::Health;
 use crate::rollout::machine::{self, Effect, Event, Phase, Work};
 use crate::rollout::provider::{self, About};
+use crate::rollout::runs::Outcome;
 use crate::rollout::saved::{Past, SavedRollout};
 use crate::rollout::spec::{Builtin, HookKind, Provider};
 use crate::text::percent;
@@ -44,6 +45,8 @@ pub(super) struct Tasks {
     pub(super) answers: mpsc::Receiver<Answer>,
     /// When each rollout's clock was last read.
     clocks: HashMap<String, Instant>,
+    /// New flows of the candidate when each analysis was last judged: by service, rollout and analysis.
+    samples: HashMap<(String, u64, usize), u64>,
     events: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
@@ -51,7 +54,14 @@ impl Tasks {
     pub(super) fn new() -> Self {
         let (give, answers) = mpsc::channel(64);
         let events = std::sync::Arc::new(tokio::sync::Semaphore::new(EVENT_CALLS));
-        Tasks { running: HashMap::new(), give, answers, clocks: HashMap::new(), events }
+        Tasks {
+            running: HashMap::new(),
+            give,
+            answers,
+            clocks: HashMap::new(),
+            samples: HashMap::new(),
+            events,
+        }
     }
 }
 
@@ -63,6 +73,7 @@ impl Reconciler {
             let (service, effects) =
                 (self.services[index].name().to_owned(), machine::resume(&saved.progress));
             tracing::info!(service, rollout = saved.plan.id, "the rollout goes on");
+            self.sample_from_now(index);
             for effect in effects {
                 self.start_work(index, &effect);
             }
@@ -144,6 +155,7 @@ impl Reconciler {
             match effect {
                 Effect::SetWeights(to) => {
                     let done = self.rollout_weights(index, to);
+                    self.sample_from_now(index);
                     let event = match done {
                         Ok(()) => Event::WeightsSet(to),
                         Err(refused) => Event::Refused(to, refused.message.replace('\n', "; ")),
@@ -189,6 +201,44 @@ impl Reconciler {
             self.guard_filter(false)?;
         }
         self.put_weights(index, &new, notes).map(drop)
+    }
+
+    /// New flows of the candidate since its counters began.
+    fn candidate_flows(&self, index: usize) -> u64 {
+        let service = &self.services[index];
+        let Some(rollout) = &service.saved.rollouts.current else { return 0 };
+        let candidate = &rollout.plan.candidate;
+        let members = service.saved.backends.iter().filter(|backend| backend.version == *candidate);
+        let live = members.map(|backend| self.dataplane.backend_counters(backend.id).new_flows);
+        live.sum::<u64>() + service.retired.get(candidate).map_or(0, |retired| retired.new_flows)
+    }
+
+    /// What came before says nothing of the weight that is in force now.
+    fn sample_from_now(&mut self, index: usize) {
+        let flows = self.candidate_flows(index);
+        let service = &self.services[index];
+        let Some(rollout) = &service.saved.rollouts.current else { return };
+        let (name, id, count) = (service.name(), rollout.plan.id, rollout.plan.spec.analyses.len());
+        self.rollouts.samples.retain(|(of, _, _), _| of != name);
+        self.rollouts.samples.extend((0..count).map(|at| ((name.to_owned(), id, at), flows)));
+    }
+
+    /// A success is one only when enough users have met the candidate since the measurement before.
+    fn weigh(&mut self, index: usize, token: u64, outcome: Outcome) -> Outcome {
+        let flows = self.candidate_flows(index);
+        let service = &self.services[index];
+        let Some(rollout) = &service.saved.rollouts.current else { return outcome };
+        let under_way = rollout.progress.outstanding();
+        let at = under_way.iter().find_map(|(t, work)| match work {
+            Work::Measure(at) if *t == token => Some(*at),
+            _ => None,
+        });
+        let Some((at, spec)) = at.and_then(|at| Some((at, rollout.plan.spec.analyses.get(at)?))) else {
+            return outcome;
+        };
+        let key = (service.name().to_owned(), rollout.plan.id, at);
+        let before = self.rollouts.samples.insert(key, flows).unwrap_or(flows);
+        outcome.of_samples(flows.saturating_sub(before), spec.min_samples)
     }
 
     fn about(&self, index: usize, what: &str) -> Option<About> {
@@ -371,6 +421,10 @@ impl Reconciler {
             service_of.name() == service && current.is_some_and(|rollout| rollout.plan.id == id)
         };
         if let Some(index) = (0..self.services.len()).find(of_it) {
+            let event = match event {
+                Event::Measured(token, outcome) => Event::Measured(token, self.weigh(index, token, outcome)),
+                other => other,
+            };
             self.rollout_goes_on(index, event);
         }
     }
