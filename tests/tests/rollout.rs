@@ -490,3 +490,44 @@ fn healthy_rollouts_in_a_row_raise_no_false_alarm_and_their_events_are_told() ->
     unharmed(&load.finish());
     Ok(())
 }
+
+#[test]
+fn an_abort_is_in_force_as_soon_as_a_shift_is() -> Result<()> {
+    use zdd_agent::api::client::Client;
+    use zdd_agent::control::{RolloutAct, RolloutAsk};
+
+    let (world, _page) = with(canary("", WAITS))?;
+    let load = world.load(10)?;
+    let socket = world.zdd().socket().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ask = |act| RolloutAsk { act, revision: None, reason: String::new() };
+    let (mut took, mut shifts): (Vec<Duration>, Vec<Duration>) = runtime.block_on(async {
+        let mut client = Client::connect(&socket).await.expect("the agent answers");
+        let mut took = Vec::new();
+        for _ in 0..50 {
+            let start = ask(RolloutAct::Start("v2".to_owned()));
+            let report = client.rollout("web", start).await.expect("started");
+            assert_eq!((report.weight, report.phase.as_str()), (0.1, "running"));
+            let since = Instant::now();
+            let report = client.rollout("web", ask(RolloutAct::Abort)).await.expect("aborted");
+            took.push(since.elapsed());
+            assert_eq!((report.weight, report.phase.as_str()), (0.0, "rolled-back"));
+        }
+        let mut shifts = Vec::new();
+        for round in 0..50u32 {
+            let since = Instant::now();
+            let weights = [("v2".to_owned(), round % 2 * 1_000)];
+            client.shift("web", &weights, false).await.expect("shifted");
+            shifts.push(since.elapsed());
+        }
+        client.shift("web", &[("v2".to_owned(), 0)], false).await.expect("shifted");
+        (took, shifts)
+    });
+    shifts.sort_unstable();
+    took.sort_unstable();
+    println!("abort: median {:?}, 98th percentile {:?}; shift: median {:?}", took[25], took[48], shifts[25]);
+    assert!(took[25] < 4 * shifts[25], "{:?} {:?}", took[25], shifts[25]);
+    assert_eq!(asked(&world, "v1")?, 1.0);
+    unharmed(&load.finish());
+    Ok(())
+}
