@@ -12,12 +12,11 @@ use super::Reconciler;
 use super::drains::unix_ms;
 use crate::control::{Refused, Target};
 use crate::desired::{BasisPoints, FULL};
-use crate::health::Health;
 use crate::rollout::machine::{self, Effect, Event, Phase, Work};
 use crate::rollout::provider::{self, About};
 use crate::rollout::runs::Outcome;
 use crate::rollout::saved::{Past, SavedRollout};
-use crate::rollout::spec::{Builtin, HookKind, Provider};
+use crate::rollout::spec::{HookKind, Provider};
 use crate::text::percent;
 
 /// How often time is looked at while a rollout is under way.
@@ -46,7 +45,7 @@ pub(super) struct Tasks {
     /// When each rollout's clock was last read.
     clocks: HashMap<String, Instant>,
     /// New flows of the candidate when each analysis was last judged: by service, rollout and analysis.
-    samples: HashMap<(String, u64, usize), u64>,
+    pub(super) samples: HashMap<(String, u64, usize), u64>,
     events: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
@@ -85,10 +84,12 @@ impl Reconciler {
     fn rollout_clock(&mut self, index: usize) -> u64 {
         let service = &mut self.services[index];
         let now = Instant::now();
-        let before = self.rollouts.clocks.insert(service.name().to_owned(), now).unwrap_or(now);
+        let read = self.rollouts.clocks.entry(service.name().to_owned()).or_insert(now);
+        // Whole milliseconds; what is left over is there at the next look.
+        let passed = now.duration_since(*read).as_millis() as u64;
+        *read += Duration::from_millis(passed);
         let Some(rollout) = &mut service.saved.rollouts.current else { return 0 };
-        // Rounded down once per look; what is lost is far below a look.
-        rollout.clock_ms += now.duration_since(before).as_micros().div_ceil(1_000) as u64;
+        rollout.clock_ms += passed;
         rollout.clock_ms
     }
 
@@ -203,44 +204,6 @@ impl Reconciler {
         self.put_weights(index, &new, notes).map(drop)
     }
 
-    /// New flows of the candidate since its counters began.
-    fn candidate_flows(&self, index: usize) -> u64 {
-        let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return 0 };
-        let candidate = &rollout.plan.candidate;
-        let members = service.saved.backends.iter().filter(|backend| backend.version == *candidate);
-        let live = members.map(|backend| self.dataplane.backend_counters(backend.id).new_flows);
-        live.sum::<u64>() + service.retired.get(candidate).map_or(0, |retired| retired.new_flows)
-    }
-
-    /// What came before says nothing of the weight that is in force now.
-    fn sample_from_now(&mut self, index: usize) {
-        let flows = self.candidate_flows(index);
-        let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return };
-        let (name, id, count) = (service.name(), rollout.plan.id, rollout.plan.spec.analyses.len());
-        self.rollouts.samples.retain(|(of, _, _), _| of != name);
-        self.rollouts.samples.extend((0..count).map(|at| ((name.to_owned(), id, at), flows)));
-    }
-
-    /// A success is one only when enough users have met the candidate since the measurement before.
-    fn weigh(&mut self, index: usize, token: u64, outcome: Outcome) -> Outcome {
-        let flows = self.candidate_flows(index);
-        let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return outcome };
-        let under_way = rollout.progress.outstanding();
-        let at = under_way.iter().find_map(|(t, work)| match work {
-            Work::Measure(at) if *t == token => Some(*at),
-            _ => None,
-        });
-        let Some((at, spec)) = at.and_then(|at| Some((at, rollout.plan.spec.analyses.get(at)?))) else {
-            return outcome;
-        };
-        let key = (service.name().to_owned(), rollout.plan.id, at);
-        let before = self.rollouts.samples.insert(key, flows).unwrap_or(flows);
-        outcome.of_samples(flows.saturating_sub(before), spec.min_samples)
-    }
-
     fn about(&self, index: usize, what: &str) -> Option<About> {
         let service = &self.services[index];
         let rollout = service.saved.rollouts.current.as_ref()?;
@@ -268,20 +231,24 @@ impl Reconciler {
                 else {
                     return;
                 };
-                let known = match &analysis.provider {
-                    Provider::Builtin { metric, success } => {
-                        Some(provider::judge(&self.builtin(index, *metric), success))
-                    }
-                    _ => None,
-                };
-                let provider = analysis.provider.clone();
-                tokio::spawn(async move {
-                    let outcome = match known {
-                        Some(outcome) => outcome,
-                        None => provider::measure(&provider, &about).await,
+                if let Provider::Builtin { metric, success } = &analysis.provider {
+                    let outcome = provider::judge(&self.builtin(index, *metric), success);
+                    // An agent that has just started knows of nobody's health, and that is not the candidate's fault.
+                    let patience = match outcome {
+                        Outcome::Inconclusive(_) => self.until_probed(index),
+                        _ => Duration::ZERO,
                     };
-                    drop(give.send(answer(Event::Measured(token, outcome))).await);
-                })
+                    tokio::spawn(async move {
+                        tokio::time::sleep(patience).await;
+                        drop(give.send(answer(Event::Measured(token, outcome))).await);
+                    })
+                } else {
+                    let provider = analysis.provider.clone();
+                    tokio::spawn(async move {
+                        let outcome = provider::measure(&provider, &about).await;
+                        drop(give.send(answer(Event::Measured(token, outcome))).await);
+                    })
+                }
             }
             Work::Call(at) => {
                 let Some(hook) = spec.hooks.get(at).cloned() else { return };
@@ -303,25 +270,6 @@ impl Reconciler {
         if let Some(task) = self.rollouts.running.remove(&key) {
             task.abort();
         }
-    }
-
-    /// A metric that the agent knows; null when it does not know.
-    fn builtin(&self, index: usize, metric: Builtin) -> serde_json::Value {
-        let Builtin::HealthyShare = metric;
-        let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return serde_json::Value::Null };
-        let members =
-            service.saved.backends.iter().filter(|b| b.version == rollout.plan.candidate && !b.removed);
-        let (mut all, mut healthy) = (0.0, 0.0);
-        for backend in members {
-            match self.health.get(&(service.name().to_owned(), backend.address)).map(|(health, _)| *health) {
-                Some(Health::Healthy) => healthy += 1.0,
-                Some(Health::Unhealthy) => {}
-                _ => return serde_json::Value::Null,
-            }
-            all += 1.0;
-        }
-        serde_json::Number::from_f64(healthy / all).map_or(serde_json::Value::Null, serde_json::Value::Number)
     }
 
     /// Begins the drain of the old version if it does not drain, and tells the machine when it is over.
@@ -427,6 +375,11 @@ impl Reconciler {
             };
             self.rollout_goes_on(index, event);
         }
+    }
+
+    /// Whether time matters to any of them.
+    pub(super) fn rollouts_go_on(&self) -> bool {
+        self.services.iter().any(|service| service.saved.rollouts.active().is_some())
     }
 
     pub(super) fn tick_rollouts(&mut self) {
