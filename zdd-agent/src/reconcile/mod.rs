@@ -189,6 +189,7 @@ impl Reconciler {
         {
             tracing::error!(service = name, %error, "the change is not published: the last generation stays");
         }
+        self.health_is_known(&name);
     }
 
     /// Tells checker and resolver which backends there are.

@@ -358,6 +358,29 @@ impl Reconciler {
         rollouts.remember(past);
     }
 
+    /// A measurement that waits for health to be known is judged as soon as it is.
+    pub(super) fn health_is_known(&mut self, service: &str) {
+        let Some(index) = self.services.iter().position(|other| other.name() == service) else { return };
+        let Some(rollout) = self.services[index].saved.rollouts.active() else { return };
+        let (id, mut ready) = (rollout.plan.id, Vec::new());
+        for (token, work) in rollout.progress.outstanding() {
+            let Work::Measure(at) = work else { continue };
+            if let Some(Provider::Builtin { metric, success }) =
+                rollout.plan.spec.analyses.get(at).map(|analysis| &analysis.provider)
+            {
+                let outcome = provider::judge(&self.builtin(index, *metric), success);
+                if !matches!(outcome, Outcome::Inconclusive(_)) {
+                    ready.push((token, outcome));
+                }
+            }
+        }
+        for (token, outcome) in ready {
+            self.stop_work(index, token);
+            let event = Event::Measured(token, outcome);
+            self.rollout_answer(Answer { service: service.to_owned(), id, event });
+        }
+    }
+
     pub(super) fn rollout_answer(&mut self, answer: Answer) {
         let Answer { service, id, event } = answer;
         if let Event::Measured(token, _) | Event::HookDone(token, _) = &event {
