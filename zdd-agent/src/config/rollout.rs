@@ -207,6 +207,7 @@ fn analysis(mut table: Table<'_, '_>, canary: bool, sink: &mut Sink<'_>) -> Opti
     let failure_limit = table.integer("failure_limit", 0..=1_000_000, sink);
     let inconclusive_limit = table.integer("inconclusive_limit", 0..=1_000_000, sink);
     let consecutive_error_limit = table.integer("consecutive_error_limit", 0..=1_000_000, sink);
+    let min_samples = table.integer("min_samples", 0..=1_000_000_000, sink);
     let dry_run = boolean(&mut table, "dry_run", sink);
     let provider = provider(&mut table, sink);
     table.finish(sink);
@@ -219,6 +220,7 @@ fn analysis(mut table: Table<'_, '_>, canary: bool, sink: &mut Sink<'_>) -> Opti
         failure_limit: value(failure_limit).unwrap_or(0),
         inconclusive_limit: value(inconclusive_limit).unwrap_or(3),
         consecutive_error_limit: value(consecutive_error_limit).unwrap_or(4),
+        min_samples: value(min_samples).unwrap_or(0),
         dry_run: dry_run.unwrap_or(false),
         provider: provider?,
     })

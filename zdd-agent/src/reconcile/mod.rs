@@ -10,6 +10,7 @@ mod grace;
 mod network;
 mod restore;
 mod rollout_commands;
+mod rollout_signals;
 mod rollouts;
 mod service;
 mod sick;
@@ -114,7 +115,7 @@ impl Reconciler {
                     self.watch_weights();
                 }
                 Some(answer) = self.rollouts.answers.recv() => self.rollout_answer(answer),
-                _ = rollout_tick.tick() => self.tick_rollouts(),
+                _ = rollout_tick.tick(), if self.rollouts_go_on() => self.tick_rollouts(),
                 Some(transition) = self.transitions.recv() => self.on_health(transition),
                 Some(change) = self.hop_changes.recv() => self.on_next_hop(change),
                 Some(event) = self.link_events.recv() => self.on_link(event).await,
@@ -192,6 +193,7 @@ impl Reconciler {
         {
             tracing::error!(service = name, %error, "the change is not published: the last generation stays");
         }
+        self.health_is_known(&name);
     }
 
     /// Tells checker and resolver which backends there are.

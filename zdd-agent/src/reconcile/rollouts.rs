@@ -12,11 +12,11 @@ use super::Reconciler;
 use super::drains::unix_ms;
 use crate::control::{Refused, Target};
 use crate::desired::{BasisPoints, FULL};
-use crate::health::Health;
 use crate::rollout::machine::{self, Effect, Event, Phase, Work};
 use crate::rollout::provider::{self, About};
+use crate::rollout::runs::Outcome;
 use crate::rollout::saved::{Past, SavedRollout};
-use crate::rollout::spec::{Builtin, HookKind, Provider};
+use crate::rollout::spec::{HookKind, Provider};
 use crate::text::percent;
 
 /// How often time is looked at while a rollout is under way.
@@ -44,6 +44,8 @@ pub(super) struct Tasks {
     pub(super) answers: mpsc::Receiver<Answer>,
     /// When each rollout's clock was last read.
     clocks: HashMap<String, Instant>,
+    /// New flows of the candidate when each analysis was last judged: by service, rollout and analysis.
+    pub(super) samples: HashMap<(String, u64, usize), u64>,
     events: std::sync::Arc<tokio::sync::Semaphore>,
 }
 
@@ -51,7 +53,14 @@ impl Tasks {
     pub(super) fn new() -> Self {
         let (give, answers) = mpsc::channel(64);
         let events = std::sync::Arc::new(tokio::sync::Semaphore::new(EVENT_CALLS));
-        Tasks { running: HashMap::new(), give, answers, clocks: HashMap::new(), events }
+        Tasks {
+            running: HashMap::new(),
+            give,
+            answers,
+            clocks: HashMap::new(),
+            samples: HashMap::new(),
+            events,
+        }
     }
 }
 
@@ -63,6 +72,7 @@ impl Reconciler {
             let (service, effects) =
                 (self.services[index].name().to_owned(), machine::resume(&saved.progress));
             tracing::info!(service, rollout = saved.plan.id, "the rollout goes on");
+            self.sample_from_now(index);
             for effect in effects {
                 self.start_work(index, &effect);
             }
@@ -74,10 +84,12 @@ impl Reconciler {
     fn rollout_clock(&mut self, index: usize) -> u64 {
         let service = &mut self.services[index];
         let now = Instant::now();
-        let before = self.rollouts.clocks.insert(service.name().to_owned(), now).unwrap_or(now);
+        let read = self.rollouts.clocks.entry(service.name().to_owned()).or_insert(now);
+        // Whole milliseconds; what is left over is there at the next look.
+        let passed = now.duration_since(*read).as_millis() as u64;
+        *read += Duration::from_millis(passed);
         let Some(rollout) = &mut service.saved.rollouts.current else { return 0 };
-        // Rounded down once per look; what is lost is far below a look.
-        rollout.clock_ms += now.duration_since(before).as_micros().div_ceil(1_000) as u64;
+        rollout.clock_ms += passed;
         rollout.clock_ms
     }
 
@@ -144,6 +156,7 @@ impl Reconciler {
             match effect {
                 Effect::SetWeights(to) => {
                     let done = self.rollout_weights(index, to);
+                    self.sample_from_now(index);
                     let event = match done {
                         Ok(()) => Event::WeightsSet(to),
                         Err(refused) => Event::Refused(to, refused.message.replace('\n', "; ")),
@@ -218,20 +231,24 @@ impl Reconciler {
                 else {
                     return;
                 };
-                let known = match &analysis.provider {
-                    Provider::Builtin { metric, success } => {
-                        Some(provider::judge(&self.builtin(index, *metric), success))
-                    }
-                    _ => None,
-                };
-                let provider = analysis.provider.clone();
-                tokio::spawn(async move {
-                    let outcome = match known {
-                        Some(outcome) => outcome,
-                        None => provider::measure(&provider, &about).await,
+                if let Provider::Builtin { metric, success } = &analysis.provider {
+                    let outcome = provider::judge(&self.builtin(index, *metric), success);
+                    // An agent that has just started knows of nobody's health, and that is not the candidate's fault.
+                    let patience = match outcome {
+                        Outcome::Inconclusive(_) => self.until_probed(index),
+                        _ => Duration::ZERO,
                     };
-                    drop(give.send(answer(Event::Measured(token, outcome))).await);
-                })
+                    tokio::spawn(async move {
+                        tokio::time::sleep(patience).await;
+                        drop(give.send(answer(Event::Measured(token, outcome))).await);
+                    })
+                } else {
+                    let provider = analysis.provider.clone();
+                    tokio::spawn(async move {
+                        let outcome = provider::measure(&provider, &about).await;
+                        drop(give.send(answer(Event::Measured(token, outcome))).await);
+                    })
+                }
             }
             Work::Call(at) => {
                 let Some(hook) = spec.hooks.get(at).cloned() else { return };
@@ -253,25 +270,6 @@ impl Reconciler {
         if let Some(task) = self.rollouts.running.remove(&key) {
             task.abort();
         }
-    }
-
-    /// A metric that the agent knows; null when it does not know.
-    fn builtin(&self, index: usize, metric: Builtin) -> serde_json::Value {
-        let Builtin::HealthyShare = metric;
-        let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return serde_json::Value::Null };
-        let members =
-            service.saved.backends.iter().filter(|b| b.version == rollout.plan.candidate && !b.removed);
-        let (mut all, mut healthy) = (0.0, 0.0);
-        for backend in members {
-            match self.health.get(&(service.name().to_owned(), backend.address)).map(|(health, _)| *health) {
-                Some(Health::Healthy) => healthy += 1.0,
-                Some(Health::Unhealthy) => {}
-                _ => return serde_json::Value::Null,
-            }
-            all += 1.0;
-        }
-        serde_json::Number::from_f64(healthy / all).map_or(serde_json::Value::Null, serde_json::Value::Number)
     }
 
     /// Begins the drain of the old version if it does not drain, and tells the machine when it is over.
@@ -360,6 +358,29 @@ impl Reconciler {
         rollouts.remember(past);
     }
 
+    /// A measurement that waits for health to be known is judged as soon as it is.
+    pub(super) fn health_is_known(&mut self, service: &str) {
+        let Some(index) = self.services.iter().position(|other| other.name() == service) else { return };
+        let Some(rollout) = self.services[index].saved.rollouts.active() else { return };
+        let (id, mut ready) = (rollout.plan.id, Vec::new());
+        for (token, work) in rollout.progress.outstanding() {
+            let Work::Measure(at) = work else { continue };
+            if let Some(Provider::Builtin { metric, success }) =
+                rollout.plan.spec.analyses.get(at).map(|analysis| &analysis.provider)
+            {
+                let outcome = provider::judge(&self.builtin(index, *metric), success);
+                if !matches!(outcome, Outcome::Inconclusive(_)) {
+                    ready.push((token, outcome));
+                }
+            }
+        }
+        for (token, outcome) in ready {
+            self.stop_work(index, token);
+            let event = Event::Measured(token, outcome);
+            self.rollout_answer(Answer { service: service.to_owned(), id, event });
+        }
+    }
+
     pub(super) fn rollout_answer(&mut self, answer: Answer) {
         let Answer { service, id, event } = answer;
         if let Event::Measured(token, _) | Event::HookDone(token, _) = &event {
@@ -371,8 +392,17 @@ impl Reconciler {
             service_of.name() == service && current.is_some_and(|rollout| rollout.plan.id == id)
         };
         if let Some(index) = (0..self.services.len()).find(of_it) {
+            let event = match event {
+                Event::Measured(token, outcome) => Event::Measured(token, self.weigh(index, token, outcome)),
+                other => other,
+            };
             self.rollout_goes_on(index, event);
         }
+    }
+
+    /// Whether time matters to any of them.
+    pub(super) fn rollouts_go_on(&self) -> bool {
+        self.services.iter().any(|service| service.saved.rollouts.active().is_some())
     }
 
     pub(super) fn tick_rollouts(&mut self) {

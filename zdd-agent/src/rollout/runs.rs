@@ -52,6 +52,18 @@ pub struct Run {
     pub last: Option<Outcome>,
 }
 
+impl Outcome {
+    /// What few flows say is no success.
+    pub fn of_samples(self, flows: u64, needed: u32) -> Outcome {
+        match self {
+            Outcome::Success(said) if flows < u64::from(needed) => {
+                Outcome::Inconclusive(format!("{said}, but of {flows} new flows, {needed} are needed"))
+            }
+            other => other,
+        }
+    }
+}
+
 impl Run {
     fn interval(spec: &AnalysisSpec) -> u64 {
         spec.interval.as_millis() as u64

@@ -27,6 +27,7 @@ fn analysis(name: &str, dry_run: bool, when: When) -> AnalysisSpec {
         failure_limit: 0,
         inconclusive_limit: 1,
         consecutive_error_limit: 1,
+        min_samples: 0,
         dry_run,
         provider: Provider::Exec { argv: vec!["true".to_owned()], timeout: Duration::from_secs(1) },
     }

@@ -106,6 +106,8 @@ pub struct AnalysisSpec {
     pub inconclusive_limit: u32,
     /// Errors in a row (nobody answers) that are tolerated. Default 4.
     pub consecutive_error_limit: u32,
+    /// New flows of the candidate since the measurement before; with fewer a success is inconclusive. Default 0.
+    pub min_samples: u32,
     /// Measure and show, and never decide by it.
     pub dry_run: bool,
     /// Where the value comes from.

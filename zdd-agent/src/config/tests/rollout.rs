@@ -76,6 +76,7 @@ interval = "10s"
 initial_delay = "1s"
 count = 3
 failure_limit = 1
+min_samples = 20
 inconclusive_limit = 2
 consecutive_error_limit = 5
 prometheus = { address = "http://10.0.0.9:9090", query = "rate(x{v=\"{{candidate}}\"}[1m])", success = "< 0.5" }
@@ -137,6 +138,7 @@ timeout = "1m"
           "failure_limit": 1,
           "inconclusive_limit": 2,
           "consecutive_error_limit": 5,
+          "min_samples": 20,
           "dry_run": false,
           "provider": {
             "prometheus": {
@@ -165,6 +167,7 @@ timeout = "1m"
           "failure_limit": 0,
           "inconclusive_limit": 3,
           "consecutive_error_limit": 4,
+          "min_samples": 0,
           "dry_run": true,
           "provider": {
             "exec": {
@@ -190,6 +193,7 @@ timeout = "1m"
           "failure_limit": 0,
           "inconclusive_limit": 3,
           "consecutive_error_limit": 4,
+          "min_samples": 0,
           "dry_run": false,
           "provider": {
             "builtin": {
@@ -213,6 +217,7 @@ timeout = "1m"
           "failure_limit": 0,
           "inconclusive_limit": 3,
           "consecutive_error_limit": 4,
+          "min_samples": 0,
           "dry_run": false,
           "provider": {
             "web": {

@@ -1,71 +1,15 @@
 //! Rollouts with a running agent, under traffic that must not notice. Needs root.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod answers;
+mod page;
+
 use std::time::{Duration, Instant};
 
+use page::{PAGE, Page};
 use serde_json::Value;
-use zdd_tests::rig::{Result, Rig, wait_for};
+use zdd_tests::rig::{Result, wait_for};
 use zdd_tests::world::status::{number, service, told, version};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
-
-/// Where the page is that analyses read, inside the balancer's namespace.
-const PAGE: &str = "127.0.0.1:9900";
-
-/// A web page whose text a test changes.
-struct Page {
-    text: Arc<Mutex<String>>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Page {
-    fn start(rig: &Rig, text: &str) -> Result<Page> {
-        let listener = rig.in_ns("lb", || std::net::TcpListener::bind(PAGE))?.expect("the port is free");
-        listener.set_nonblocking(true).expect("a plain socket option");
-        let text = Arc::new(Mutex::new(text.to_owned()));
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let shared = text.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = stopped => {}
-                    () = serve(listener, shared) => {}
-                }
-            });
-        });
-        Ok(Page { text, stop: Some(stop), thread: Some(thread) })
-    }
-
-    fn says(&self, text: &str) {
-        text.clone_into(&mut self.text.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
-async fn serve(listener: std::net::TcpListener, text: Arc<Mutex<String>>) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let mut asked = [0; 2048];
-        if stream.read(&mut asked).await.is_err() {
-            continue;
-        }
-        let body = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-        // A caller that has gone away needs no answer.
-        drop(stream.write_all((head + &body).as_bytes()).await);
-    }
-}
 
 const INTERVAL: Duration = Duration::from_millis(400);
 
@@ -81,6 +25,7 @@ fn analyses() -> String {
          [[service.rollout.analysis]]\n\
          name = \"health\"\n\
          interval = \"200ms\"\n\
+         inconclusive_limit = 0\n\
          builtin = {{ metric = \"healthy-share\", success = \">= 1\" }}\n",
         INTERVAL.as_millis()
     )
@@ -349,42 +294,6 @@ fn a_shift_by_hand_pauses_the_rollout_and_says_so_and_a_rollback_ends_it() -> Re
 }
 
 #[test]
-fn a_hook_that_hangs_is_given_up_and_everything_stays_where_it_is() -> Result<()> {
-    let hook = "[[service.rollout.hook]]\non = \"pre-rollout\"\nexec = [\"/bin/sleep\", \"60\"]\n\
-                timeout = \"300ms\"\nretries = 1\ninterval = \"100ms\"\n";
-    let (world, _page) = with(canary("", STEPS) + hook)?;
-    world.zdd().run(&["rollout", "start", "web", "v2"])?;
-    // While it hangs, the agent answers.
-    let report = rollout(&world)?;
-    assert!(report["waits_for"][0].as_str().is_some_and(|w| w.contains("pre-rollout")), "{report:#}");
-    let report = wait_rollout(&world, "the end", |r| r["phase"] == "rolled-back")?;
-    assert_eq!(report["why"], "a pre-rollout hook failed: no answer within 300ms");
-    assert!(lines(&report).iter().all(|line| !line.contains("10%")), "{report:#}");
-    Ok(())
-}
-
-#[test]
-fn what_is_unreachable_or_no_number_is_never_a_success() -> Result<()> {
-    let (world, page) = with(canary("", STEPS))?;
-    page.says("{\"errors\": \"NaN\"}");
-    world.zdd().run(&["rollout", "start", "web", "v2"])?;
-    let report = wait_rollout(&world, "the limit", |r| r["phase"] == "rolled-back")?;
-    let why = report["why"].as_str().unwrap_or_default();
-    assert!(why.contains("3 inconclusive, 2 are tolerated") && why.contains("NaN"), "{why}");
-    assert_eq!(report["analyses"][0]["successes"], 0);
-    drop(page);
-    world.zdd().run(&["rollout", "retry", "web"])?;
-    let report = wait_rollout(&world, "the limit", |r| r["phase"] == "rolled-back" && r["id"] == 2)?;
-    let why = report["why"].as_str().unwrap_or_default();
-    assert!(why.contains("3 errors in a row, 2 are tolerated") && why.contains("cannot connect"), "{why}");
-    assert!(
-        lines(&report).iter().all(|line| !line.contains("50%")),
-        "it stayed on the first step: {report:#}"
-    );
-    Ok(())
-}
-
-#[test]
 fn blue_green_switches_at_once_and_ends_when_the_old_version_is_drained() -> Result<()> {
     let rollout_text = format!(
         "[service.rollout]\nstrategy = \"blue-green\"\nbake = \"300ms\"\ndrain_deadline = \"60s\"\n{}",
@@ -433,5 +342,84 @@ fn a_state_from_before_there_were_rollouts_loads() -> Result<()> {
     world.zdd().run(&["shift", "web", "v2=0%"])?;
     let (status, report) = world.zdd().json_any(&["rollout", "start", "web", "v2", "--wait"])?;
     assert_eq!(status.code(), Some(0), "{report:#}");
+    Ok(())
+}
+
+/// Rollouts in a row; each takes the place of the one before.
+const IN_A_ROW: usize = 10;
+
+#[test]
+fn healthy_rollouts_in_a_row_raise_no_false_alarm_and_their_events_are_told() -> Result<()> {
+    // One write each, so that events at the same time do not run into each other.
+    let events = "[[service.rollout.hook]]\non = \"event\"\nexec = [\"/bin/sh\", \"-c\", \"printf '%s\\\\n' \\\"$(cat)\\\" >> EVENTS\"]\n";
+    let steps = "{ weight = 20 }, { weight = 60 }";
+    let mut world = World::new(Setup::default())?;
+    let told_at = world.rig.scratch().path("events");
+    let events = events.replace("EVENTS", &told_at.display().to_string());
+    world.setup.rollout = Some(canary("", steps) + &events);
+    world.write_config()?;
+    world.start_agent()?;
+    world.wait_healthy()?;
+    let _page = Page::start(&world.rig, GOOD)?;
+    let load = world.load(20)?;
+    for round in 0..IN_A_ROW {
+        let candidate = if round % 2 == 0 { "v2" } else { "v1" };
+        let (status, report) =
+            world.zdd().json_any(&["rollout", "start", "web", candidate, "--wait", "--timeout", "30s"])?;
+        assert_eq!((status.code(), report["phase"].as_str()), (Some(0), Some("promoted")), "{report:#}");
+        assert_eq!(asked(&world, candidate)?, 1.0);
+    }
+    wait_for("the last event to be told", PATIENCE, LOOK_EVERY, || {
+        let told = std::fs::read_to_string(&told_at).unwrap_or_default();
+        let read = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ends =
+            read.filter(|event| event["what"].as_str().is_some_and(|what| what.starts_with("promoted: ")));
+        Ok((ends.count() == IN_A_ROW).then_some(()))
+    })?;
+    let history = world.zdd().json(&["rollout", "history", "web"])?;
+    assert_eq!(history["rollouts"].as_array().map(Vec::len), Some(IN_A_ROW));
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn an_abort_is_in_force_as_soon_as_a_shift_is() -> Result<()> {
+    use zdd_agent::api::client::Client;
+    use zdd_agent::control::{RolloutAct, RolloutAsk};
+
+    let (world, _page) = with(canary("", WAITS))?;
+    let load = world.load(10)?;
+    let socket = world.zdd().socket().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ask = |act| RolloutAsk { act, revision: None, reason: String::new() };
+    let (mut took, mut shifts): (Vec<Duration>, Vec<Duration>) = runtime.block_on(async {
+        let mut client = Client::connect(&socket).await.expect("the agent answers");
+        let mut took = Vec::new();
+        for _ in 0..50 {
+            let start = ask(RolloutAct::Start("v2".to_owned()));
+            let report = client.rollout("web", start).await.expect("started");
+            assert_eq!((report.weight, report.phase.as_str()), (0.1, "running"));
+            let since = Instant::now();
+            let report = client.rollout("web", ask(RolloutAct::Abort)).await.expect("aborted");
+            took.push(since.elapsed());
+            assert_eq!((report.weight, report.phase.as_str()), (0.0, "rolled-back"));
+        }
+        let mut shifts = Vec::new();
+        for round in 0..50u32 {
+            let since = Instant::now();
+            let weights = [("v2".to_owned(), round % 2 * 1_000)];
+            client.shift("web", &weights, false).await.expect("shifted");
+            shifts.push(since.elapsed());
+        }
+        client.shift("web", &[("v2".to_owned(), 0)], false).await.expect("shifted");
+        (took, shifts)
+    });
+    shifts.sort_unstable();
+    took.sort_unstable();
+    println!("abort: median {:?}, 98th percentile {:?}; shift: median {:?}", took[25], took[48], shifts[25]);
+    assert!(took[25] < 4 * shifts[25], "{:?} {:?}", took[25], shifts[25]);
+    assert_eq!(asked(&world, "v1")?, 1.0);
+    unharmed(&load.finish());
     Ok(())
 }
