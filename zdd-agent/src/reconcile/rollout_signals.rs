@@ -45,7 +45,8 @@ impl Reconciler {
         let candidate = &rollout.plan.candidate;
         let members = service.saved.backends.iter().filter(|backend| backend.version == *candidate);
         let live = members.map(|backend| self.dataplane.backend_counters(backend.id).new_flows);
-        live.sum::<u64>() + service.retired.get(candidate).map_or(0, |retired| retired.new_flows)
+        live.sum::<u64>()
+            + service.saved.retired.get(candidate).map_or(0, |retired| retired.counters().new_flows)
     }
 
     /// What came before says nothing of the weight that is in force now.
