@@ -10,6 +10,7 @@
 
 pub mod atomic;
 pub mod checksum;
+pub mod decap;
 pub mod encap;
 #[macro_use]
 pub mod wire;

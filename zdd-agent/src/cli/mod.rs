@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod decap;
 mod detach;
 mod output;
 mod table;
@@ -103,6 +104,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Agent { config } => commands::agent(&config),
         Command::Check { file } => commands::check(&file, &mut out),
         Command::Completions { shell } => commands::completions(shell, &mut out),
+        Command::Decap(args) => decap::run(args, &mut out),
         other => {
             // One thread: a command must be quick to start.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -165,7 +165,7 @@ impl Tunnel {
 }
 
 /// Sets the traffic class of a frame's IP header.
-pub(super) fn with_class(mut frame: Vec<u8>, class: u8) -> Vec<u8> {
+pub fn with_class(mut frame: Vec<u8>, class: u8) -> Vec<u8> {
     if frame[L3] >> 4 == 6 {
         frame[L3] = 0x60 | class >> 4;
         frame[L3 + 1] = frame[L3 + 1] & 0x0f | class << 4;

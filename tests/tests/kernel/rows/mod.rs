@@ -11,6 +11,8 @@ mod steer;
 
 use std::collections::HashSet;
 
+pub use ipip::with_class;
+
 use actions::*;
 use zdd_common::maps::Counters;
 use zdd_common::reason::{REASONS, Reason};
