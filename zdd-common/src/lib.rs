@@ -21,6 +21,7 @@ pub mod frame;
 pub mod hash;
 pub mod limits;
 pub mod maps;
+pub mod mss;
 pub mod net;
 pub mod packet;
 pub mod process;
@@ -29,6 +30,7 @@ pub mod steer;
 pub mod syn_filter;
 pub mod tables;
 pub mod time;
+pub mod toobig;
 
 #[cfg(any(test, feature = "std"))]
 pub mod maglev;

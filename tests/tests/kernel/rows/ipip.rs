@@ -49,8 +49,13 @@ impl Tunnel {
         }
     }
 
-    fn client(self) -> (IpAddr, u16) {
+    pub(super) fn client(self) -> (IpAddr, u16) {
         (if self.inner_v6 { neighbour6(Link::A, 10) } else { neighbour4(Link::A, 10) }, 40_000)
+    }
+
+    /// Bytes of the outer header.
+    pub(super) fn overhead(self) -> usize {
+        if self.outer_v6 { 40 } else { 20 }
     }
 
     fn backend(self) -> IpAddr {

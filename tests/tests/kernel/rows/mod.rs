@@ -3,6 +3,7 @@
 
 mod ipip;
 mod l2;
+mod mtu;
 mod nat;
 mod parse;
 mod reply;
@@ -178,6 +179,7 @@ fn every_row_holds() {
     let mut rows = parse::rows();
     rows.extend(l2::rows());
     rows.extend(ipip::rows());
+    rows.extend(mtu::rows());
     rows.extend(nat::rows());
     rows.extend(reply::rows());
     rows.extend(steer::rows());
