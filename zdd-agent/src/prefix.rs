@@ -35,6 +35,15 @@ impl Prefix {
         u32::MAX.checked_shr(32 - free.min(32)).unwrap_or(0)
     }
 
+    /// Whether an address lies in it.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match (self.addr, addr) {
+            (IpAddr::V4(own), IpAddr::V4(addr)) => u32::from(own) == u32::from(addr) & self.mask() as u32,
+            (IpAddr::V6(own), IpAddr::V6(addr)) => u128::from(own) == u128::from(addr) & self.mask(),
+            _ => false,
+        }
+    }
+
     fn mask(&self) -> u128 {
         let left = u32::from(128 - self.width() + self.length);
         u128::MAX.checked_shl(128 - left).unwrap_or(0)
@@ -110,6 +119,23 @@ mod tests {
         ] {
             let error = text.parse::<Prefix>().expect_err(text).to_string();
             assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_lies_in_a_prefix() {
+        for (prefix, addr, inside) in [
+            ("10.255.0.0/16", "10.255.255.255", true),
+            ("10.255.0.0/16", "10.254.255.255", false),
+            ("10.255.0.0/16", "::ffff:10.255.0.1", false),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("192.0.2.1/32", "192.0.2.2", false),
+            ("fd00::/64", "fd00::1:2:3:4", true),
+            ("fd00::/64", "fd00:0:0:1::", false),
+            ("::/0", "10.0.0.1", false),
+        ] {
+            let prefix: Prefix = prefix.parse().expect("a prefix");
+            assert_eq!(prefix.contains(addr.parse().expect("an address")), inside, "{prefix} {addr}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The grammar of the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use super::rollout_args::{GateCommand, RolloutCommand};
 use crate::control::Target;
 use crate::desired::BasisPoints;
+use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
 
 /// Shifts live traffic between versions in the kernel, and breaks no connection.
@@ -130,6 +131,11 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// On a backend under ipip: take off what balancers put in front of packets for the VIPs.
+    ///
+    /// Stays in the foreground and detaches when told to end (SIGTERM, Ctrl-C). Killed outright it leaves the program at work;
+    /// the next start takes over without a gap.
+    Decap(DecapArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Shell.
@@ -155,6 +161,32 @@ pub enum Command {
     },
     /// Show everything on a whole screen, with keys for shift, drain and rollback.
     Top,
+}
+
+/// `zdd decap`.
+#[derive(Debug, clap::Args)]
+pub struct DecapArgs {
+    /// Interface on which packets of balancers come in.
+    #[arg(long, value_name = "DEV")]
+    pub interface: String,
+    /// Prefix that balancers' outer headers come from (agent.encap_source there); default: the agent's defaults.
+    #[arg(long, value_name = "PREFIX")]
+    pub from: Vec<Prefix>,
+    /// VIP address of this backend; inner packets for others are dropped.
+    #[arg(long, value_name = "ADDR", required_unless_present_any = ["status", "detach"])]
+    pub vip: Vec<IpAddr>,
+    /// Run in the stack instead of the driver: slower, works everywhere.
+    #[arg(long)]
+    pub generic: bool,
+    /// Directory below a BPF file system; one below it for each interface.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/zdd-decap")]
+    pub pin_dir: PathBuf,
+    /// Only print what was counted.
+    #[arg(long, conflicts_with_all = ["from", "vip", "generic"])]
+    pub status: bool,
+    /// Only take away what a killed process left.
+    #[arg(long, conflicts_with_all = ["from", "vip", "generic", "status"])]
+    pub detach: bool,
 }
 
 /// What to do with backends.

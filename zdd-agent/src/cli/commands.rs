@@ -18,9 +18,16 @@ use crate::config::{Config, ConfigError, Warning};
 use crate::control::Refused;
 use crate::report::{BackendStatus, DrainReport, ServiceStatus};
 
-/// Runs the agent in the foreground. Its log goes to stderr; `ZDD_LOG` chooses what (default `info`).
+/// Runs the agent in the foreground.
 pub fn agent(config: &Path) -> anyhow::Result<Outcome> {
     let (desired, warnings) = Config::load(config)?;
+    log_to_stderr()?;
+    crate::agent::run(desired, warnings)?;
+    Ok(Outcome::Done)
+}
+
+/// Starts the log; `ZDD_LOG` chooses what goes into it (default `info`).
+pub fn log_to_stderr() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var("ZDD_LOG")
@@ -28,8 +35,7 @@ pub fn agent(config: &Path) -> anyhow::Result<Outcome> {
         .context("ZDD_LOG cannot be read\nhelp: write a level as info, or info,zdd_agent=debug")?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    crate::agent::run(desired, warnings)?;
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// Prints a completion script.
@@ -91,6 +97,7 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         | Command::Check { .. }
         | Command::Lint { .. }
         | Command::Completions { .. }
+        | Command::Decap(_)
         | Command::Doctor { .. }
         | Command::Top => {
             unreachable!("these need no agent and were done before")

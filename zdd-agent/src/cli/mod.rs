@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod decap;
 mod detach;
 mod doctor;
 mod lint;
@@ -122,6 +123,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(top::run(&socket))
         }
+        Command::Decap(args) => decap::run(args, &mut out),
         other => {
             // One thread: a command must be quick to start.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

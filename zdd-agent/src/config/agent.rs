@@ -23,7 +23,7 @@ pub(super) struct AgentRead {
     pub limits: Limits,
     pub syn_memory: Duration,
     sample_events: u32,
-    encap: EncapSources,
+    pub encap: EncapSources,
 }
 
 impl AgentRead {

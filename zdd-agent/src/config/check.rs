@@ -7,7 +7,7 @@ use super::agent::AgentRead;
 use super::problems::Sink;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
-use crate::desired::{FULL, Forward, Limits, Protocol};
+use crate::desired::{EncapSources, FULL, Forward, Limits, Protocol};
 use crate::text::percent;
 
 pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
@@ -21,6 +21,7 @@ pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'
     }
     shared_backends(services, sink);
     vip_as_backend(services, sink);
+    outer_sources(&agent.encap, services, sink);
     limits(&agent.limits, services, sink);
 }
 
@@ -216,6 +217,22 @@ fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
             let message = format!("backend {} is the VIP of service `{owner}`", backend.value.address);
             let help = "a packet would go round in circles: name the backend's own address";
             sink.error(Some(backend.span.clone()), message, help);
+        }
+    }
+}
+
+/// Outer headers come from addresses that nobody else uses: replies and errors would go to a VIP or a backend.
+fn outer_sources(encap: &EncapSources, services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let inside = |addr| [encap.v4, encap.v6].into_iter().find(|prefix| prefix.contains(addr));
+    for service in services {
+        let vip = service.vips.iter().map(|vip| (vip.value.addr, &vip.span));
+        let backends = service.versions.iter().flat_map(|version| &version.backends);
+        for (addr, span) in vip.chain(backends.map(|backend| (backend.value.address.ip(), &backend.span))) {
+            if let Some(prefix) = inside(addr).filter(|_| service.tunnels()) {
+                let message = format!("{addr} lies in {prefix}, where outer headers of ipip come from");
+                let help = "set agent.encap_source (agent.encap_source6) to a prefix that nobody uses";
+                sink.error(Some(span.clone()), message, help);
+            }
         }
     }
 }

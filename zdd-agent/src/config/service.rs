@@ -59,6 +59,11 @@ impl ServiceRead {
         version.forward.or(self.forward)
     }
 
+    /// Whether any version's packets get outer headers.
+    pub fn tunnels(&self) -> bool {
+        self.versions.iter().any(|version| self.forward_of(version) == Some(Forward::Ipip))
+    }
+
     pub fn into_spec(self) -> Option<ServiceSpec> {
         let no_weights = self.versions.iter().all(|version| version.weight.is_none());
         let versions = self.versions.into_iter().enumerate().map(|(at, version)| {

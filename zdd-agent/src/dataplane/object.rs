@@ -211,7 +211,7 @@ impl Dataplane {
     }
 }
 
-fn missing(what: &str) -> DataplaneError {
+pub(super) fn missing(what: &str) -> DataplaneError {
     DataplaneError::Kernelspace {
         what: format!("{what} is missing in the object"),
         reason: "a build fault".into(),
@@ -222,7 +222,7 @@ fn map_of(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
     ebpf.take_map(name).ok_or_else(|| missing(name))
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -235,7 +235,7 @@ fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, values: u32) -> Result<Mapped<
         .map_err(|error| DataplaneError::kernel(format!("cannot map {name} into memory"), error))
 }
 
-fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
+pub(super) fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
     if let EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }) = &error
     {
         return DataplaneError::Resized {
@@ -253,7 +253,7 @@ fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
     }
 }
 
-fn kernel_is_new_enough() -> Result<(), DataplaneError> {
+pub(super) fn kernel_is_new_enough() -> Result<(), DataplaneError> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     if too_old(release) {

@@ -35,6 +35,9 @@ impl Reconciler {
                 }
             }
             LinkEvent::Changed { before, after } => {
+                if before.mtu != after.mtu {
+                    self.recheck_ports();
+                }
                 if before.name != after.name || before.mac != after.mac {
                     if self.wanted(&before.name) && !self.wanted(&after.name) {
                         self.release(before.index, &before.name);
@@ -215,14 +218,15 @@ impl Reconciler {
         }
         let link = self.links.links().get(&ifindex).cloned();
         let redirect = link.as_ref().is_some_and(|link| self.allow_redirect(link));
-        let veth = link.is_some_and(|link| link.kind.as_deref() == Some("veth"));
+        let veth = link.as_ref().is_some_and(|link| link.kind.as_deref() == Some("veth"));
         let mut flags = 0;
         if !redirect {
             flags |= Port::STACK;
         } else if !veth {
             flags |= Port::TX;
         }
-        let port = Port { ifindex, flags, mac, reserved: 0 };
+        let mtu = link.map_or(0, |link| link.mtu);
+        let port = Port { ifindex, flags, mac, mtu };
         if let Err(error) = self.dataplane.set_port(index as u16, port) {
             tracing::error!("{error}");
             return None;
@@ -231,25 +235,37 @@ impl Reconciler {
         Some(index as u16)
     }
 
-    /// Looks again which veths take redirected frames: that changes with their peer's GRO, which nobody announces.
+    /// Looks again which veths take redirected frames, which changes with their peer's GRO and nobody announces, and how
+    /// large the packets are that each port sends.
     pub(super) fn recheck_ports(&mut self) {
         let links = self.links.links();
         let generic = self.desired.agent.mode == AttachMode::Generic;
         let veth = |link: &&Link| link.kind.as_deref() == Some("veth");
         for (slot, (ifindex, mac)) in self.ports.clone().into_iter().enumerate() {
-            let Some(link) = links.get(&ifindex).filter(veth) else { continue };
+            let Some(link) = links.get(&ifindex) else { continue };
             let index = slot as u16 + 1;
-            let flags = if xdp::takes_redirects(ifindex, Some("veth"), generic) { 0 } else { Port::STACK };
-            if self.dataplane.port(index).flags == flags {
+            let now = self.dataplane.port(index);
+            let flags = match veth(&link) {
+                false => now.flags,
+                true if xdp::takes_redirects(ifindex, Some("veth"), generic) => 0,
+                true => Port::STACK,
+            };
+            let port = Port { ifindex, flags, mac, mtu: link.mtu };
+            if now == port {
                 continue;
             }
-            tracing::info!(
-                interface = link.name,
-                redirect = flags == 0,
-                "its peer changed: frames go another way"
-            );
-            self.allow_redirect(link);
-            if let Err(error) = self.dataplane.set_port(index, Port { ifindex, flags, mac, reserved: 0 }) {
+            if now.flags != flags {
+                tracing::info!(
+                    interface = link.name,
+                    redirect = flags == 0,
+                    "its peer changed: frames go another way"
+                );
+                self.allow_redirect(link);
+            }
+            if now.mtu != link.mtu {
+                tracing::info!(interface = link.name, mtu = link.mtu, "its MTU changed");
+            }
+            if let Err(error) = self.dataplane.set_port(index, port) {
                 tracing::error!("{error}");
             }
         }

@@ -263,10 +263,10 @@ pub struct Port {
     pub flags: u16,
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// 0.
-    pub reserved: u32,
+    /// Bytes of the largest IP packet that it sends; 0: not known, nothing is too big.
+    pub mtu: u32,
 }
-wire!(Port, 16, { ifindex: u32, flags: u16, mac: [u8; 6], reserved: u32 });
+wire!(Port, 16, { ifindex: u32, flags: u16, mac: [u8; 6], mtu: u32 });
 
 impl Port {
     /// The device cannot take redirected frames: rewritten packets go up the stack, which forwards them.

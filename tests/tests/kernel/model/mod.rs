@@ -5,7 +5,7 @@ mod traffic;
 mod twin;
 mod world;
 
-use random::Random;
+pub use random::Random;
 use twin::Twin;
 use world::World;
 use zdd_common::reason::{REASONS, Reason};

@@ -46,10 +46,17 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
         pkt.hops = random.of(&[0, 1, 2, 255]);
     }
     if random.chance(40) {
-        pkt.payload = (0..random.below(60)).map(|_| random.bits() as u8).collect();
+        let most = random.of(&[60, 60, 60, 60, 1600]);
+        pkt.payload = (0..random.below(most)).map(|_| random.bits() as u8).collect();
     }
     if random.chance(5) && !is_v6(id) {
         pkt.ip_options = vec![1; 4 * random.below(11)];
+    }
+    if random.chance(15) && matches!(pkt.l4, L4::Tcp(..)) {
+        let mut options = vec![1; random.below(8)];
+        options.extend([2, 4, random.bits() as u8, random.bits() as u8]);
+        options.resize(options.len().next_multiple_of(4), 0);
+        pkt.tcp_options = options;
     }
     if random.chance(10) {
         pkt.padding = random.below(20);

@@ -66,6 +66,7 @@ impl<'a> Twin<'a> {
         // The map has more slots than anybody names; they are all 0.
         model.ports = (0..4096).map(|index| (index, Port::default())).collect();
         model.routes = routes(rig);
+        model.redirects = [rig.a, rig.b].into();
         let mut twin = Self { rig, model, told: Told::default(), first: Default::default() };
         twin.first = twin.counters();
         twin

@@ -49,8 +49,13 @@ impl Tunnel {
         }
     }
 
-    fn client(self) -> (IpAddr, u16) {
+    pub(super) fn client(self) -> (IpAddr, u16) {
         (if self.inner_v6 { neighbour6(Link::A, 10) } else { neighbour4(Link::A, 10) }, 40_000)
+    }
+
+    /// Bytes of the outer header.
+    pub(super) fn overhead(self) -> usize {
+        if self.outer_v6 { 40 } else { 20 }
     }
 
     fn backend(self) -> IpAddr {
@@ -165,7 +170,7 @@ impl Tunnel {
 }
 
 /// Sets the traffic class of a frame's IP header.
-pub(super) fn with_class(mut frame: Vec<u8>, class: u8) -> Vec<u8> {
+pub fn with_class(mut frame: Vec<u8>, class: u8) -> Vec<u8> {
     if frame[L3] >> 4 == 6 {
         frame[L3] = 0x60 | class >> 4;
         frame[L3 + 1] = frame[L3 + 1] & 0x0f | class << 4;

@@ -164,6 +164,16 @@ fn a_policy_for_udp_is_for_udp() {
 }
 
 #[test]
+fn sources_of_outer_headers_are_nobodys() {
+    let text = BASE.replace("10.1.0.1:8080", "10.255.0.1:80").replace("10.2.0.1:8080", "10.2.0.1:80");
+    valid(&text);
+    insta::assert_snapshot!(mistakes(&text.replace("nat", "ipip")), @"
+    zdd.toml:9:13: 10.255.0.1 lies in 10.255.0.0/16, where outer headers of ipip come from
+    help: set agent.encap_source (agent.encap_source6) to a prefix that nobody uses
+    ");
+}
+
+#[test]
 fn one_backend_in_two_services_under_nat() {
     let second = SECOND.replace("10.1.0.53:53", "10.1.0.1:8080").replace(":53/udp", ":81/tcp");
     insta::assert_snapshot!(mistakes(&(BASE.to_owned() + &second)), @r#"
