@@ -121,7 +121,7 @@ impl Traffic {
         let length = (self.random.unit().powf(-1.0 / SHAPE)).min(LONGEST);
         let length = (length * SECOND as f64) as u64;
         // A talkative one speaks every few hundred milliseconds, a quiet one every minute.
-        let gap = SECOND / 4 << self.random.below(8);
+        let gap = (SECOND / 4) << self.random.below(8);
         let seq = self.random.next() as u32;
         // Distinct: a permutation of the flow's number (odd multiplier, 2^40).
         let id = (u64::from(flow) * 0x9e_3779_b97f + 1) & 0xff_ffff_ffff;
