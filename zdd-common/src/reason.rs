@@ -34,6 +34,10 @@ reasons! {
     Learned = "learned",
     /// To base, because a clean cell or a RST needs no entry.
     Base = "base",
+    /// A later fragment, to where its datagram's first one went.
+    Fragment = "fragment",
+    /// An ICMP error, to the backend of the flow whose packet it quotes.
+    IcmpError = "icmp_error",
     /// To base, because an entry could not be made (table or quota full).
     Fallback = "fallback",
     /// A backend's reply, rewritten to come from the VIP.
@@ -42,13 +46,13 @@ reasons! {
     StackRouted = "stack_routed",
     /// A backend's reply, rewritten, and left to the stack to route.
     ReplyStackRouted = "reply_stack_routed",
-    /// Not for us: neither IPv4 nor IPv6.
+    /// Not for us: neither IPv4 nor IPv6, or no whole header of it.
     PassNotIp = "pass_not_ip",
-    /// Not for us: neither TCP nor UDP, or an extension header before it.
+    /// Not for us: neither TCP nor UDP, nor an ICMP error about a flow of ours.
     PassNotTransport = "pass_not_transport",
-    /// Not for us: no VIP, no backend.
+    /// Not for us: no VIP, no backend; whatever else may be wrong with it.
     PassNotVip = "pass_not_vip",
-    /// A fragment: it has no ports, or the rest of its datagram will have none.
+    /// A fragment that is not for us.
     PassFragment = "pass_fragment",
     /// To or from a backend's own address.
     PassDirect = "pass_direct",
@@ -56,10 +60,21 @@ reasons! {
     PassLocal = "pass_local",
     /// For a VIP whose service was never committed.
     PassNoService = "pass_no_service",
-    /// The packet is shorter than its headers say: passing it would let the stack parse what we could not.
+    /// Not a plain frame, and the program for such frames is not loaded: it passes unseen.
+    PassOdd = "pass_odd",
+    /// For a VIP, or a backend's reply, and shorter than its headers say: passing it would let the stack parse what we could
+    /// not.
     DropMalformed = "drop_malformed",
-    /// SYN together with FIN or RST: no TCP sends it, and no rule of ours could place it.
+    /// For a VIP, or a backend's reply: SYN together with FIN or RST. No TCP sends it, and no rule of ours could place it.
     DropSynFin = "drop_syn_fin",
+    /// For a VIP: more IPv6 extension headers than are looked behind.
+    DropHeaders = "drop_headers",
+    /// For a VIP, or a backend's reply: a first fragment without the whole transport header, or a later one that overlaps the
+    /// first (RFC 1858, RFC 5722, RFC 7112).
+    DropFragment = "drop_fragment",
+    /// For a VIP: a later fragment of a datagram whose first one has not been seen lately. It came too early, or its trail was
+    /// lost; what is missing goes to a backend, so the stack could not use it either.
+    DropFragmentEarly = "drop_fragment_early",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",
     /// `l2`: the backend's MAC address is not known, and the stack would answer for the VIP itself.

@@ -209,6 +209,10 @@ pub fn sums(frame: &[u8]) -> Sums {
         (Some(TransportHeader::Udp(udp)), src, dst) => {
             udp.checksum != 0 && udp_sum(udp, src, dst, payload) == udp.checksum
         }
+        (Some(TransportHeader::Icmpv4(icmp)), ..) => icmp.icmp_type.calc_checksum(payload) == icmp.checksum,
+        (Some(TransportHeader::Icmpv6(icmp)), IpAddr::V6(src), IpAddr::V6(dst)) => {
+            icmp.icmp_type.calc_checksum(src.octets(), dst.octets(), payload).ok() == Some(icmp.checksum)
+        }
         _ => false,
     };
     Sums { ip, l4 }

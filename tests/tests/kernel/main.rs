@@ -6,5 +6,6 @@ mod budget;
 mod frames;
 mod hammer;
 mod model;
+mod odd_frames;
 mod rig;
 mod rows;

@@ -213,7 +213,7 @@ impl Reconciler {
         } else if !veth {
             flags |= Port::TX;
         }
-        let port = Port { ifindex, flags, mac, reserved: 0 };
+        let port = Port { ifindex, flags, mac, tags: 0 };
         if let Err(error) = self.dataplane.set_port(index as u16, port) {
             tracing::error!("{error}");
             return None;
@@ -240,7 +240,7 @@ impl Reconciler {
                 "its peer changed: frames go another way"
             );
             self.allow_redirect(link);
-            if let Err(error) = self.dataplane.set_port(index, Port { ifindex, flags, mac, reserved: 0 }) {
+            if let Err(error) = self.dataplane.set_port(index, Port { ifindex, flags, mac, tags: 0 }) {
                 tracing::error!("{error}");
             }
         }

@@ -8,7 +8,7 @@ mod world;
 use random::Random;
 use twin::Twin;
 use world::World;
-use zdd_common::reason::REASONS;
+use zdd_common::reason::{REASONS, Reason};
 
 use crate::rig;
 
@@ -52,8 +52,10 @@ fn kernel_and_model_agree_on_random_frames() {
         for reason in REASONS {
             println!("{:>20} {}", reason.name(), told.reasons.get(reason).copied().unwrap_or_default());
         }
-        // Agreement about what never came is worth nothing.
-        let never: Vec<_> = REASONS.iter().filter(|reason| !told.reasons.contains_key(reason)).collect();
+        // Agreement about what never came is worth nothing. The model has both parts always; a row is without the second.
+        let never: Vec<_> = (REASONS.iter())
+            .filter(|reason| **reason != Reason::PassOdd && !told.reasons.contains_key(reason))
+            .collect();
         assert!(frames < FRAMES || never.is_empty(), "no frame ended in {never:?}");
     });
 }
