@@ -86,8 +86,10 @@ fn covered(odd: &Odd) -> u16 {
 // A function of its own: see `steer`'s query.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
+    // A service that was never committed has no backend to follow to: the first fragment passes.
+    let passes = odd.work.steered.reason as u32 == Reason::PassNoService as u32;
     let (to, port) = match odd.work.next {
-        Next::Steer => (Trail::BACKEND, 0),
+        Next::Steer if !passes => (Trail::BACKEND, 0),
         Next::Reply => (Trail::REPLY, odd.work.packet.src_port),
         _ if is_vip_address(tables, odd.work.packet.dst) => (Trail::PASSED, 0),
         _ => return super::done(),

@@ -7,7 +7,8 @@ use zdd_common::time::ticks;
 
 use super::actions::{PASS, REDIRECT};
 use super::scene::{
-    self, L2, L2_UDP, L2_V6, NAT, NAT_UDP, NAT_UDP_V6, NAT_V6, backend, cell, mac, to_client, to_vip, vip,
+    self, L2, L2_UDP, L2_V6, NAT, NAT_UDP, NAT_UDP_V6, NAT_V6, NEVER, backend, cell, mac, to_client, to_vip,
+    vip,
 };
 use super::{Row, cut, patch};
 use crate::frames::{L3, L4, Pkt};
@@ -76,6 +77,16 @@ pub(super) fn rows() -> Vec<Row> {
     for n in [NAT, NAT_V6, NAT_UDP, NAT_UDP_V6] {
         rows.extend(replies(n));
     }
+    let never = pieces(&to_vip(NEVER));
+    rows.push(
+        Row::new("a first fragment for a service never committed", never[0].clone())
+            .pass(Reason::PassNoService),
+    );
+    rows.push(
+        Row::new("a later fragment for a service never committed", never[1].clone())
+            .after(Link::A, never[0].clone())
+            .pass(Reason::PassFragment),
+    );
     let silent = Pkt { l4: L4::Udp(false), ..to_vip(NAT_UDP) };
     let out = fragments(&whole(Pkt { l4: L4::Udp(false), ..sent(NAT_UDP) }).bytes(), SIZE);
     rows.push(
