@@ -95,6 +95,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_tells_what_to_do_about_every_reason() {
+        let readme = include_str!("../../README.md");
+        let from = readme.find("### Packet reasons").expect("the table of reasons");
+        let table = readme[from..].split("\n## ").next().expect("its end");
+        let told: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
+        for reason in REASONS {
+            let name = format!("`{}`", reason.name());
+            let line =
+                told.iter().find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&name)));
+            let line = line.unwrap_or_else(|| panic!("{name} is not told"));
+            assert!(
+                line.split('|').nth(3).is_some_and(|cell| !cell.trim().is_empty()),
+                "{line}: what to do?"
+            );
+        }
+    }
+
+    #[test]
     fn numbers_are_indices_and_names_are_unique() {
         for (index, reason) in REASONS.iter().enumerate() {
             assert_eq!(*reason as usize, index);
