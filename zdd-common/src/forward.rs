@@ -17,7 +17,7 @@ pub enum Side {
 /// Writes both MAC addresses. False: the frame is too short, which a parsed one never is.
 #[inline(always)]
 pub fn ethernet<F: Frame + ?Sized>(frame: &mut F, dst: [u8; 6], src: [u8; 6]) -> bool {
-    frame.write(0, dst) && frame.write(6, src)
+    frame.write_link(0, dst) && frame.write_link(6, src)
 }
 
 /// Takes one hop off (RFC 1812 5.3.1, RFC 8200 3), as a router does; `None` when none is left.
@@ -70,6 +70,9 @@ pub fn translate<F: Frame + ?Sized>(
         {
             return None;
         }
+    }
+    if frame.headless() {
+        return Some(());
     }
     if !frame.write(port_at, port) {
         return None;

@@ -4,8 +4,13 @@ use crate::wire::Wire;
 
 /// A frame, from its Ethernet header on.
 pub trait Frame {
-    /// Bytes of the whole frame.
+    /// Bytes of the frame.
     fn length(&self) -> usize;
+    /// Bytes of all of it, also of tags that are left out of sight.
+    #[inline(always)]
+    fn size(&self) -> usize {
+        self.length()
+    }
     /// A value at an offset in bytes, if all of it lies within the frame. Multi-byte integers come as they stand.
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
     /// Overwrites; false if it does not lie within the frame.
@@ -22,6 +27,75 @@ pub trait Frame {
     /// Takes bytes away at the end, so that this many are left. False, and nothing changed, if there are not so many.
     fn truncate(&mut self, _length: usize) -> bool {
         false
+    }
+    /// Overwrites before the EtherType: the MAC addresses, which lie before any tags.
+    #[inline(always)]
+    fn write_link<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        self.write(offset, value)
+    }
+    /// VLANs of the tags that are left out of sight: outer in bits 0-15, inner in 16-31. 0: none, or priority tags only,
+    /// which belong to the untagged link (IEEE 802.1Q, 6.9).
+    #[inline(always)]
+    fn tags(&self) -> u32 {
+        0
+    }
+    /// Whether no transport header of ours to rewrite is in sight: addresses change, ports do not.
+    #[inline(always)]
+    fn headless(&self) -> bool {
+        false
+    }
+}
+
+// Every method, also those with a default: inside a function that has a `&mut F`, this is the implementation that is found.
+impl<F: Frame + ?Sized> Frame for &mut F {
+    #[inline(always)]
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    #[inline(always)]
+    fn write_link<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        (**self).write_link(offset, value)
+    }
+
+    #[inline(always)]
+    fn tags(&self) -> u32 {
+        (**self).tags()
+    }
+
+    #[inline(always)]
+    fn headless(&self) -> bool {
+        (**self).headless()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        (**self).length()
+    }
+
+    #[inline(always)]
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        (**self).read(offset)
+    }
+
+    #[inline(always)]
+    fn write<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        (**self).write(offset, value)
+    }
+
+    #[inline(always)]
+    fn prepend(&mut self, bytes: usize) -> bool {
+        (**self).prepend(bytes)
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, bytes: usize) -> bool {
+        (**self).strip(bytes)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: usize) -> bool {
+        (**self).truncate(length)
     }
 }
 

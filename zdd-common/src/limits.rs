@@ -20,9 +20,17 @@ pub const POSITION_REACH: u32 = 64 << 20;
 /// How far ahead of its initial sequence number a connection may be while it is half-open and the tuple has a second
 /// identity: an initial window of jumbo frames fits, a live older connection almost never does.
 pub const HALF_OPEN_REACH: u32 = 64 << 10;
+/// IPv6 extension headers before a transport header.
+pub const EXTENSIONS_MAX: usize = 4;
+/// Bytes of these headers together.
+pub const EXTENSION_BYTES_MAX: usize = 128;
+/// Datagrams of which the first fragment's way is remembered at a time.
+pub const FRAGMENTED_MAX: u32 = 8192;
+/// For how long: what the stack waits for the rest of an IPv4 datagram (ipfrag_time, 30 s).
+pub const FRAGMENT_LIFE_NS: u64 = 30_000_000_000;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 const _: () =
     assert!(CELLS_MAX >= 100 * BACKENDS_PER_SERVICE_MAX, "a cell must weigh at most 1 % of a backend");

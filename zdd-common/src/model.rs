@@ -11,6 +11,7 @@ use crate::flows::{self, Bucket, Slot};
 use crate::limits::WAYS;
 use crate::maps::Counters;
 use crate::net::{Addr, DirectKey, End};
+use crate::odd::{DatagramKey, Trail};
 use crate::reason::{REASONS, Reason};
 use crate::syn_filter::{self, Line};
 use crate::tables::{Found, Route, SteerTables, Tables};
@@ -35,6 +36,8 @@ pub struct Model {
     pub locals: HashSet<Addr>,
     /// Conversations with backends' own addresses.
     pub direct: HashSet<DirectKey>,
+    /// Ways of fragmented datagrams.
+    pub trails: HashMap<DatagramKey, Trail>,
     /// Routes by destination.
     pub routes: HashMap<Addr, Route>,
     /// Interfaces that frames can be redirected to.
@@ -190,6 +193,14 @@ impl Tables for Model {
 
     fn remember_direct(&mut self, key: &DirectKey) {
         self.direct.insert(*key);
+    }
+
+    fn trail(&mut self, key: &DatagramKey) -> Option<Trail> {
+        self.trails.get(key).copied()
+    }
+
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) {
+        self.trails.insert(*key, *trail);
     }
 
     fn route(&mut self, _src: &Addr, dst: &Addr, _proto: u8, _length: u16) -> Option<Route> {

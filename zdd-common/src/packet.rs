@@ -15,6 +15,10 @@ pub const L3: usize = EthHdr::LEN;
 pub const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
 /// EtherType of IPv6 as it stands in a frame.
 pub const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
+/// 802.1Q.
+pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100u16.to_be();
+/// 802.1ad.
+pub(crate) const ETHERTYPE_QINQ: u16 = 0x88a8u16.to_be();
 
 /// Offset of the EtherType.
 pub const ETHERTYPE: usize = core::mem::offset_of!(EthHdr, ether_type);
@@ -51,23 +55,17 @@ impl Default for Packet {
     }
 }
 
-/// Parses a frame.
+/// Parses a plain frame: untagged, one whole TCP or UDP packet without extension headers. Field by field into a packet that is
+/// there: on a BPF stack there is room for one.
 ///
-/// `Err` tells the counter: what is not ours to look at passes, what contradicts itself is dropped.
-pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
-    let mut packet = Packet::default();
-    match parse_into(frame, &mut packet) {
-        Some(reason) => Err(reason),
-        None => Ok(packet),
-    }
-}
-
-/// [`parse`], field by field into a packet that is there: on a BPF stack there is room for one. `None`: all went well.
+/// `None`: all went well. [`Reason::PassNotIp`]: nothing to look at. Any other reason: not a plain frame, and
+/// [`crate::odd`] looks at it.
 #[inline(always)]
 pub fn parse_into<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Option<Reason> {
     match frame.read::<u16>(ETHERTYPE) {
         Some(ETHERTYPE_IPV4) => v4(frame, packet),
         Some(ETHERTYPE_IPV6) => v6(frame, packet),
+        Some(ETHERTYPE_VLAN | ETHERTYPE_QINQ) => Some(Reason::PassOdd),
         _ => Some(Reason::PassNotIp),
     }
 }
@@ -165,7 +163,7 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 #[inline(always)]
-fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, payload: usize) -> Option<Reason> {
+pub(crate) fn transport<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, payload: usize) -> Option<Reason> {
     // More than the frame holds; less is Ethernet's padding.
     let lies = packet.l4 as usize + payload > frame.length();
     match packet.proto {

@@ -1,11 +1,12 @@
 //! A whole packet: parse, find out whose it is, steer, forward. The XDP program does this and counts the reason.
 
-mod ipip;
+pub(crate) mod ipip;
 
 use crate::entries::{Backend, EndEntry, EndKind, FlowKey, Mode, NextHop, Port};
 use crate::forward::{self, Side};
 use crate::frame::Frame;
 use crate::net::{DirectKey, End};
+use crate::odd;
 use crate::packet::{self, Packet};
 use crate::reason::Reason;
 use crate::steer::{self, Steered};
@@ -22,6 +23,8 @@ pub enum Verdict {
     Transmit(Reason),
     /// Sent out of another interface (its index).
     Redirect(u32, Reason),
+    /// Not a plain frame: [`odd::process`] decides. If it cannot be had, the frame passes.
+    Odd,
 }
 
 impl Verdict {
@@ -32,19 +35,30 @@ impl Verdict {
             Self::Pass(reason) | Self::Drop(reason) | Self::Transmit(reason) | Self::Redirect(_, reason) => {
                 reason
             }
+            Self::Odd => Reason::PassOdd,
         }
     }
 }
 
 /// Decides about a frame and rewrites it.
-#[inline(always)]
 pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> Verdict {
+    match plain(frame, tables) {
+        Verdict::Odd => odd::process(frame, tables, &mut odd::Odd::default()),
+        verdict => verdict,
+    }
+}
+
+/// The first part, for plain frames: untagged, one whole TCP or UDP packet without extension headers. In the kernel the second
+/// part, [`odd::process`], is a program of its own with a stack and a verifier budget of its own.
+#[inline(always)]
+pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> Verdict {
     let mut work = Work::default();
     read(frame, &mut work);
     if matches!(work.next, Next::Classify) {
         classify(tables, &mut work);
     }
     match work.next {
+        Next::Odd => return Verdict::Odd,
         Next::Done | Next::Classify | Next::Encapsulate => {}
         Next::Reply => {
             find_route(tables, &mut work);
@@ -61,36 +75,31 @@ pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> V
             }
         }
     }
-    match work.fate.action {
-        Action::Pass => Verdict::Pass(work.fate.reason),
-        Action::Drop => Verdict::Drop(work.fate.reason),
-        Action::Transmit => Verdict::Transmit(work.fate.reason),
-        Action::Redirect => Verdict::Redirect(work.fate.ifindex, work.fate.reason),
-    }
+    work.fate.verdict()
 }
 
 /// A frame on its way through the steps. For why they are functions of their own in the kernel, see `steer`'s query.
-struct Work {
-    packet: Packet,
+pub(crate) struct Work {
+    pub(crate) packet: Packet,
     /// What the packet's end is: of a packet to be steered the VIP, of a reply the backend.
-    end: EndEntry,
-    next: Next,
-    steered: Steered,
-    route: Option<Route>,
-    fate: Fate,
+    pub(crate) end: EndEntry,
+    pub(crate) next: Next,
+    pub(crate) steered: Steered,
+    pub(crate) route: Option<Route>,
+    pub(crate) fate: Fate,
 }
 
 /// A [`Verdict`] whose every field is set: the compiler leaves the unused payload of a variant unset, and the verifier lets
 /// nothing unset be stored.
 #[derive(Clone, Copy)]
-struct Fate {
-    action: Action,
+pub(crate) struct Fate {
+    pub(crate) action: Action,
     reason: Reason,
     ifindex: u32,
 }
 
 #[derive(Clone, Copy)]
-enum Action {
+pub(crate) enum Action {
     Pass,
     Drop,
     Transmit,
@@ -99,12 +108,22 @@ enum Action {
 
 impl Fate {
     #[inline(always)]
-    const fn pass(reason: Reason) -> Self {
+    pub(crate) const fn verdict(self) -> Verdict {
+        match self.action {
+            Action::Pass => Verdict::Pass(self.reason),
+            Action::Drop => Verdict::Drop(self.reason),
+            Action::Transmit => Verdict::Transmit(self.reason),
+            Action::Redirect => Verdict::Redirect(self.ifindex, self.reason),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn pass(reason: Reason) -> Self {
         Self { action: Action::Pass, reason, ifindex: 0 }
     }
 
     #[inline(always)]
-    const fn drop(reason: Reason) -> Self {
+    pub(crate) const fn drop(reason: Reason) -> Self {
         Self { action: Action::Drop, reason, ifindex: 0 }
     }
 
@@ -120,8 +139,9 @@ impl Fate {
 }
 
 #[derive(Clone, Copy)]
-enum Next {
+pub(crate) enum Next {
     Done,
+    Odd,
     Classify,
     Steer,
     Encapsulate,
@@ -148,14 +168,14 @@ fn read<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
     work.next = Next::Done;
     match packet::parse_into(frame, &mut work.packet) {
         None => work.next = Next::Classify,
-        Some(reason @ (Reason::DropMalformed | Reason::DropSynFin)) => work.fate = Fate::drop(reason),
-        Some(reason) => work.fate = Fate::pass(reason),
+        Some(Reason::PassNotIp) => work.fate = Fate::pass(Reason::PassNotIp),
+        Some(_) => work.next = Next::Odd,
     }
 }
 
 /// Finds out whose the packet is.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
+pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
     work.next = Next::Done;
     let packet = &work.packet;
     let to = End::new(packet.dst, packet.dst_port, packet.proto);
@@ -191,7 +211,7 @@ fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
 
 /// The kernel's route for what a reply becomes.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
+pub(crate) fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
     let packet = &work.packet;
     work.route = tables.route(&work.end.vip, &packet.dst, packet.proto, packet.ip_length);
 }
@@ -199,6 +219,12 @@ fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
 /// Rewrites a `nat` backend's reply and sends it; the stack is asked only when there is no complete route.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
+    send_reply(frame, work);
+}
+
+/// [`reply`], within a function of the caller's.
+#[inline(always)]
+pub(crate) fn send_reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
     let packet = &work.packet;
     let hop = if work.route.is_some() { forward::take_hop(frame, packet) } else { Some(()) };
     if hop.is_none() {
@@ -218,6 +244,12 @@ fn reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
 /// Rewrites a steered packet and sends it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
+    send(frame, tables, work);
+}
+
+/// [`deliver`], within a function of the caller's.
+#[inline(always)]
+pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
     let steered = work.steered;
     if steered.reason as u32 == Reason::PassNoService as u32 {
         work.fate = Fate::pass(Reason::PassNoService);
@@ -228,7 +260,6 @@ fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &m
         return;
     }
     let Some(backend) = tables.backend(steered.backend) else { return };
-    let bytes = frame.length() as u32;
     if backend.mode == Mode::Ipip as u16 {
         work.next = Next::Encapsulate;
         return;
@@ -239,6 +270,7 @@ fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &m
         l2(frame, tables, &backend, steered.reason)
     };
     if !matches!(work.fate.action, Action::Drop) {
+        let bytes = frame.size() as u32;
         tables.count_flow(work.end.service, steered.backend, bytes, steered.reason, steered.new_flow);
     }
 }
@@ -252,7 +284,7 @@ fn l2<F: Frame + ?Sized, T: Tables>(
 ) -> Fate {
     let hop = NextHop(backend.next_hop);
     match port_of(tables, hop) {
-        Some(port) if port.flags & Port::STACK == 0 => {
+        Some(port) if port.flags & Port::STACK == 0 && port.tags == frame.tags() => {
             if forward::ethernet(frame, hop.mac(), port.mac) {
                 leave(tables, &port, reason)
             } else {
@@ -272,7 +304,7 @@ fn nat<F: Frame + ?Sized, T: Tables>(
     reason: Reason,
 ) -> Fate {
     let hop = NextHop(backend.next_hop);
-    let port = port_of(tables, hop).filter(|port| port.flags & Port::STACK == 0);
+    let port = port_of(tables, hop).filter(|port| port.flags & Port::STACK == 0 && port.tags == frame.tags());
     if let Some(port) = port {
         if forward::take_hop(frame, packet).is_none() {
             return Fate::drop(Reason::DropTtl);

@@ -34,6 +34,10 @@ reasons! {
     Learned = "learned",
     /// To base, because a clean cell or a RST needs no entry.
     Base = "base",
+    /// A later fragment, to where its datagram's first one went.
+    Fragment = "fragment",
+    /// An ICMP error, to the backend of the flow whose packet it quotes.
+    IcmpError = "icmp_error",
     /// To base, because an entry could not be made (table or quota full).
     Fallback = "fallback",
     /// A backend's reply, rewritten to come from the VIP.
@@ -44,13 +48,13 @@ reasons! {
     ReplyStackRouted = "reply_stack_routed",
     /// `ipip`: does not fit the way to its backend; its sender was told by ICMP how large packets may be.
     TooBig = "too_big",
-    /// Not for us: neither IPv4 nor IPv6.
+    /// Not for us: neither IPv4 nor IPv6, or no whole header of it.
     PassNotIp = "pass_not_ip",
-    /// Not for us: neither TCP nor UDP, or an extension header before it.
+    /// Not for us: neither TCP nor UDP, nor an ICMP error about a flow of ours.
     PassNotTransport = "pass_not_transport",
-    /// Not for us: no VIP, no backend.
+    /// Not for us: no VIP, no backend; whatever else may be wrong with it.
     PassNotVip = "pass_not_vip",
-    /// A fragment: it has no ports, or the rest of its datagram will have none.
+    /// A fragment that is not for us.
     PassFragment = "pass_fragment",
     /// To or from a backend's own address.
     PassDirect = "pass_direct",
@@ -58,10 +62,21 @@ reasons! {
     PassLocal = "pass_local",
     /// For a VIP whose service was never committed.
     PassNoService = "pass_no_service",
-    /// The packet is shorter than its headers say: passing it would let the stack parse what we could not.
+    /// Not a plain frame, and the program for such frames is not loaded: it passes unseen.
+    PassOdd = "pass_odd",
+    /// For a VIP, or a backend's reply, and shorter than its headers say: passing it would let the stack parse what we could
+    /// not.
     DropMalformed = "drop_malformed",
-    /// SYN together with FIN or RST: no TCP sends it, and no rule of ours could place it.
+    /// For a VIP, or a backend's reply: SYN together with FIN or RST. No TCP sends it, and no rule of ours could place it.
     DropSynFin = "drop_syn_fin",
+    /// For a VIP: more IPv6 extension headers than are looked behind.
+    DropHeaders = "drop_headers",
+    /// For a VIP, or a backend's reply: a first fragment without the whole transport header, or a later one that overlaps the
+    /// first (RFC 1858, RFC 5722, RFC 7112).
+    DropFragment = "drop_fragment",
+    /// For a VIP: a later fragment of a datagram whose first one has not been seen lately. It came too early, or its trail was
+    /// lost; what is missing goes to a backend, so the stack could not use it either.
+    DropFragmentEarly = "drop_fragment_early",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",
     /// `l2`, `ipip`: the MAC address of the backend (or of the router before it) is not known, and the stack would answer for the VIP itself.
@@ -85,6 +100,24 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_readme_tells_what_to_do_about_every_reason() {
+        let readme = include_str!("../../README.md");
+        let from = readme.find("### Packet reasons").expect("the table of reasons");
+        let table = readme[from..].split("\n## ").next().expect("its end");
+        let told: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
+        for reason in REASONS {
+            let name = format!("`{}`", reason.name());
+            let line =
+                told.iter().find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&name)));
+            let line = line.unwrap_or_else(|| panic!("{name} is not told"));
+            assert!(
+                line.split('|').nth(3).is_some_and(|cell| !cell.trim().is_empty()),
+                "{line}: what to do?"
+            );
+        }
+    }
 
     #[test]
     fn numbers_are_indices_and_names_are_unique() {

@@ -4,6 +4,7 @@ use crate::entries::{
     Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, ServiceView, Word,
 };
 use crate::net::{Addr, DirectKey, End};
+use crate::odd::{DatagramKey, Trail};
 use crate::reason::Reason;
 use crate::time::Tick;
 
@@ -106,6 +107,10 @@ pub trait Tables: SteerTables {
     fn is_direct(&mut self, key: &DirectKey) -> bool;
     /// Remembers that it does.
     fn remember_direct(&mut self, key: &DirectKey);
+    /// Where the first fragment of a datagram went.
+    fn trail(&mut self, key: &DatagramKey) -> Option<Trail>;
+    /// Remembers where it goes.
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail);
     /// The kernel's route from the frame's source to its destination, if it is a complete one that can be redirected to.
     fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route>;
     /// Whether frames can be redirected to an interface.

@@ -6,6 +6,20 @@ use aya_ebpf::programs::XdpContext;
 use zdd_common::frame::Frame;
 use zdd_common::wire::Wire;
 
+/// Reads 32 bits of the context in an instruction that the compiler does not look into. For it they are a number of 32 bits, which
+/// it moves in half a register, and whose sums cannot overflow, so that it compares a byte's place instead of the one behind
+/// it; for the verifier they are a pointer, which neither survives.
+macro_rules! word {
+    ($to:ident, $ctx:expr, $offset:literal) => {
+        core::arch::asm!(
+            concat!("{0} = *(u32 *)({1} + ", $offset, ")"),
+            out(reg) $to,
+            in(reg) $ctx,
+            options(pure, readonly, nostack, preserves_flags)
+        )
+    };
+}
+
 /// The frame of an XDP context. Where it begins and ends is asked anew each time: helpers move both, after which the
 /// verifier knows no older pointer, and on the stack of the deepest chain of calls there is no room to keep them.
 pub(crate) struct Bytes {
@@ -20,14 +34,18 @@ impl Bytes {
 
     #[inline(always)]
     fn start(&self) -> usize {
-        // SAFETY: the context of the packet at hand.
-        unsafe { (*self.ctx).data as usize }
+        let start;
+        // SAFETY: the context of the packet at hand; the first of its fields is `data`, of 32 bits. See [`word`].
+        unsafe { word!(start, self.ctx, "0") };
+        start
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
-        // SAFETY: the context of the packet at hand.
-        unsafe { (*self.ctx).data_end as usize }
+        let end;
+        // SAFETY: as above; the second is `data_end`.
+        unsafe { word!(end, self.ctx, "4") };
+        end
     }
 
     #[inline(always)]

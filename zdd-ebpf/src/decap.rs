@@ -1,5 +1,6 @@
 //! The XDP program for backends under `ipip`: takes the outer header off. Every decision is in `zdd_common::decap`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod bytes;

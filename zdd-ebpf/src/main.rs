@@ -5,7 +5,7 @@
     target_arch = "bpf",
     allow(internal_features, reason = "the BPF target has no AtomicU64, see atomics")
 )]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod atomics;

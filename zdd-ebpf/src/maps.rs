@@ -3,11 +3,13 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
+use zdd_common::limits::FRAGMENTED_MAX;
 use zdd_common::maps::{Config, Counters, Quotas};
 use zdd_common::net::{Addr, DirectKey, End};
+use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::reason::REASONS;
 use zdd_common::syn_filter::Line;
 
@@ -46,6 +48,9 @@ pub(crate) static LOCALS: HashMap<Addr, u32> = HashMap::pinned(1, 0);
 /// Conversations with backends' own addresses.
 #[map]
 pub(crate) static DIRECT: LruHashMap<DirectKey, u32> = LruHashMap::pinned(1, 0);
+/// Where the first fragments of datagrams went.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<DatagramKey, Trail> = LruHashMap::pinned(FRAGMENTED_MAX, 0);
 /// Destinations of replies whose neighbour the kernel does not know: the agent has them resolved.
 #[map]
 pub(crate) static WANTED: LruHashMap<Addr, u32> = LruHashMap::pinned(1024, 0);
@@ -61,6 +66,15 @@ pub(crate) static FACTS: Array<Facts> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Entries per class, used and allowed.
 #[map]
 pub(crate) static QUOTAS: Array<Quotas> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Slot of the program for frames that are not plain.
+pub(crate) const ODD: u32 = 0;
+/// Programs that the first one goes on in. Pinned like all maps, and for one reason more: the kernel empties such an array when
+/// nobody in user space holds it any longer.
+#[map]
+pub(crate) static PROGRAMS: ProgramArray = ProgramArray::pinned(1, 0);
+/// Where the second program works on a frame. Not pinned: it belongs to the program alone, and its layout may change with it.
+#[map]
+pub(crate) static WORK: PerCpuArray<Odd> = PerCpuArray::with_max_entries(1, 0);
 /// Packets by reason.
 #[map]
 pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.len() as u32, 0);

@@ -1,9 +1,10 @@
-//! The entry point and the one counted exit.
+//! The entry points and the one counted exit.
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use zdd_common::process::{Verdict, process};
+use zdd_common::odd;
+use zdd_common::process::{Verdict, plain};
 
 use crate::bytes::Bytes;
 use crate::tables::Maps;
@@ -12,11 +13,31 @@ use crate::{events, maps, stats};
 #[xdp]
 fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
-    let verdict = process(&mut frame, &mut Maps::of(&ctx));
+    let verdict = plain(&mut frame, &mut Maps::of(&ctx));
+    if let Verdict::Odd = verdict {
+        // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
+        unsafe { maps::PROGRAMS.tail_call(&ctx, maps::ODD) };
+    }
+    leave(&ctx, verdict)
+}
+
+/// Frames that are not plain; see `maps::PROGRAMS`.
+#[xdp]
+fn zdd_odd(ctx: XdpContext) -> u32 {
+    let verdict = match maps::WORK.get_ptr_mut(0) {
+        // SAFETY: this CPU's own, and XDP is not preempted by itself; the first thing is to overwrite it, by plain values.
+        Some(work) => odd::process(Bytes::of(&ctx), &mut Maps::of(&ctx), unsafe { &mut *work }),
+        None => Verdict::Odd,
+    };
+    leave(&ctx, verdict)
+}
+
+#[inline(always)]
+fn leave(ctx: &XdpContext, verdict: Verdict) -> u32 {
     stats::count_reason(verdict.reason());
-    events::sample(&ctx, verdict.reason());
+    events::sample(ctx, verdict.reason());
     match verdict {
-        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Pass(_) | Verdict::Odd => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Transmit(_) => xdp_action::XDP_TX,
         // A port that vanished between the agent's look and this frame: its next hop is about to be replaced.

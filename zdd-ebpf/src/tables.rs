@@ -8,6 +8,7 @@ use zdd_common::entries::{
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::net::{Addr, DirectKey, End};
+use zdd_common::odd::{DatagramKey, Trail};
 use zdd_common::reason::Reason;
 use zdd_common::syn_filter;
 use zdd_common::tables::{Found, Route, SteerTables, Tables};
@@ -15,7 +16,7 @@ use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, LOCALS, PORTS, QUOTAS, SERVICES, SYNS, TX, config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, SERVICES, SYNS, TX, config,
 };
 use crate::{route, stats};
 
@@ -215,6 +216,18 @@ impl Tables for Maps<'_> {
             // An LRU map makes room; a failure under contention heals with the conversation's next packet.
             let _ = DIRECT.insert(key, &0, 0);
         }
+    }
+
+    #[inline(always)]
+    fn trail(&mut self, key: &DatagramKey) -> Option<Trail> {
+        // SAFETY: a copy is taken; at worst of a datagram of the same number that took the place meanwhile.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) {
+        // An LRU map makes room; a failure under contention costs this datagram, and is counted with its later fragments.
+        let _ = FRAGMENTS.insert(key, trail, 0);
     }
 
     #[inline(always)]

@@ -7,5 +7,6 @@ mod decap;
 mod frames;
 mod hammer;
 mod model;
+mod odd_frames;
 mod rig;
 mod rows;

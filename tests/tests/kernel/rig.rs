@@ -124,6 +124,7 @@ pub struct Rig {
     /// The backend's program, its descriptor beside it.
     pub decap: (Decap, Runner),
     direct: HashMap<MapData, [u8; 48], u32>,
+    trails: HashMap<MapData, [u8; 40], [u8; 16]>,
     reasons: MapData,
     cpus: usize,
     netns: File,
@@ -208,6 +209,7 @@ fn make() -> Rig {
         b: index_of(c"b0"),
         decap: (decap, decap_runner),
         direct,
+        trails: Map::from_map_data(map("FRAGMENTS")).expect("FRAGMENTS").try_into().expect("FRAGMENTS"),
         reasons: map("REASON_COUNT"),
         cpus: aya::util::nr_cpus().expect("CPUs").get() as usize,
         netns: File::open("/proc/thread-self/ns/net").expect("this thread's namespace"),
@@ -276,6 +278,10 @@ impl Rig {
             self.plane.set_port(port, Port::default()).expect("a port cleared");
         }
         self.plane.set_locals(&[]).expect("no addresses");
+        for key in self.trails().into_keys() {
+            self.trails.remove(&key).expect("a key removed");
+        }
+        self.plane.set_odd().expect("the second program");
         for key in self.direct() {
             self.direct.remove(&key).expect("a key removed");
         }
@@ -287,6 +293,20 @@ impl Rig {
     /// Keys of the remembered direct conversations, as bytes.
     pub fn direct(&self) -> Vec<[u8; 48]> {
         self.direct.keys().flatten().collect()
+    }
+
+    /// Trails of fragmented datagrams by their keys, both as bytes.
+    pub fn trails(&self) -> std::collections::HashMap<[u8; 40], [u8; 16]> {
+        self.trails.iter().flatten().collect()
+    }
+
+    /// Makes all trails older.
+    pub fn age_trails(&mut self, ticks: u32) {
+        for (key, mut trail) in self.trails() {
+            let made = u32::from_ne_bytes([trail[8], trail[9], trail[10], trail[11]]);
+            trail[8..12].copy_from_slice(&made.wrapping_sub(ticks).to_ne_bytes());
+            self.trails.insert(&key, &trail, 0).expect("a trail replaced");
+        }
     }
 
     /// Sets the quotas.
@@ -332,9 +352,10 @@ impl Rig {
         Ok(Ran { action, frame, reason: *reason })
     }
 
-    /// Verified instructions and bytes of machine code.
-    pub fn size(&mut self) -> (u32, u32) {
-        let info = self.plane.program().expect("the program").info().expect("its info");
+    /// Verified instructions and bytes of machine code of the program for plain frames, or of the other.
+    pub fn size(&mut self, odd: bool) -> (u32, u32) {
+        let program = if odd { self.plane.odd_program() } else { self.plane.program() };
+        let info = program.expect("the program").info().expect("its info");
         (info.verified_instruction_count().expect("Linux 5.16 or later tells it"), info.size_jitted())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, xdp::DevMapHash};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, xdp::DevMapHash};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
@@ -54,6 +54,7 @@ pub struct Dataplane {
     pub(super) backend_count: PerCpuArray<MapData, Plain<Counters>>,
     pub(super) config: Config,
     pub(super) limit_ends: u32,
+    programs: ProgramArray<MapData>,
     grace: GraceWaiter,
 }
 
@@ -101,7 +102,8 @@ impl Dataplane {
         let (pins, adopted) = Pins::open(&agent.pin_dir)?;
         let config = config_of(agent);
         let limits = &agent.limits;
-        let limit_ends = limits.services + limits.backends;
+        // Each VIP, its address, and each backend.
+        let limit_ends = 2 * limits.services + limits.backends;
         let mut loader = EbpfLoader::new();
         loader
             .default_map_pin_directory(&pins.dir)
@@ -121,15 +123,12 @@ impl Dataplane {
         let plain = Plain(config);
         loader.override_global("CONFIG", &plain, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
-        let program: &mut Xdp = ebpf
-            .program_mut("zdd")
-            .ok_or_else(|| missing("program zdd"))?
-            .try_into()
-            .map_err(|error| DataplaneError::kernel("the object's program", error))?;
-        program
-            .load()
-            .map_err(|error| DataplaneError::kernel("the kernel refused the XDP program", error))?;
-        let dataplane = Self {
+        for name in [MAIN, ODD] {
+            program(&mut ebpf, name)?.load().map_err(|error| {
+                DataplaneError::kernel(format!("the kernel refused the XDP program {name}"), error)
+            })?;
+        }
+        let mut dataplane = Self {
             links: Links::default(),
             services: mapped(&mut ebpf, "SERVICES", limits.services)?,
             cells: mapped(&mut ebpf, "CELLS", limits.cells)?,
@@ -148,12 +147,14 @@ impl Dataplane {
             backend_count: take(&mut ebpf, "BACKEND_COUNT")?,
             grace: GraceWaiter::new()
                 .map_err(|error| DataplaneError::kernel("cannot make the grace map", error))?,
+            programs: take(&mut ebpf, "PROGRAMS")?,
             config,
             limit_ends,
             pins,
             ebpf,
         };
         dataplane.set_quotas();
+        dataplane.set_odd()?;
         if !adopted {
             dataplane.pins.mark()?;
         }
@@ -168,12 +169,7 @@ impl Dataplane {
         mode: AttachMode,
         present: Option<u32>,
     ) -> Result<Attached, DataplaneError> {
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut("zdd")
-            .ok_or_else(|| missing("program zdd"))?
-            .try_into()
-            .map_err(|error| DataplaneError::kernel("the object's program", error))?;
+        let program = program(&mut self.ebpf, MAIN)?;
         self.links.attach(program, &self.pins.dir, interface, mode, present)
     }
 
@@ -207,8 +203,43 @@ impl Dataplane {
     /// The program, for tests that run it on frames.
     #[doc(hidden)]
     pub fn program(&mut self) -> Option<&mut Xdp> {
-        self.ebpf.program_mut("zdd")?.try_into().ok()
+        program(&mut self.ebpf, MAIN).ok()
     }
+
+    /// The program for frames that are not plain.
+    #[doc(hidden)]
+    pub fn odd_program(&mut self) -> Option<&mut Xdp> {
+        program(&mut self.ebpf, ODD).ok()
+    }
+
+    /// Makes the first program go on in ours for frames that are not plain. An earlier run's first program, which is still
+    /// attached, does so too from now on: the two share maps of one layout and nothing else.
+    #[doc(hidden)]
+    pub fn set_odd(&mut self) -> Result<(), DataplaneError> {
+        let what = || format!("cannot make {ODD} known to {MAIN}");
+        let fd = program(&mut self.ebpf, ODD)?.fd().map_err(|error| DataplaneError::kernel(what(), error))?;
+        self.programs.set(0, fd, 0).map_err(|error| DataplaneError::kernel(what(), error))
+    }
+
+    /// Takes it out again, for the test that shows what happens without it.
+    #[doc(hidden)]
+    pub fn clear_odd(&mut self) -> Result<(), DataplaneError> {
+        self.programs
+            .clear_index(&0)
+            .map_err(|error| DataplaneError::kernel(format!("cannot take {ODD} out"), error))
+    }
+}
+
+/// The attached program.
+const MAIN: &str = "zdd";
+/// The program that it goes on in for frames that are not plain.
+const ODD: &str = "zdd_odd";
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| missing(name))?
+        .try_into()
+        .map_err(|error| DataplaneError::kernel("the object's program", error))
 }
 
 pub(super) fn missing(what: &str) -> DataplaneError {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
-    Backend, BackendId, Cell, Commit, EndEntry, Facts, FlowKey, NextHop, Port, Positions, Service, State,
-    Word,
+    Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service,
+    State, Word,
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
@@ -125,7 +125,17 @@ impl Dataplane {
     // --- ends, ports, addresses ---------------------------------------------------------------------------------------
 
     /// Makes an end known, or changes what it is.
+    ///
+    /// A VIP's address becomes known with it, and before it.
     pub fn set_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
+        if entry.kind == EndKind::Vip as u16 {
+            let entry = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
+            self.write_end(address_of(end), entry, doing)?;
+        }
+        self.write_end(end, entry, doing)
+    }
+
+    fn write_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
         let limit = self.limit_ends;
         self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
             Some(libc::E2BIG) => {
@@ -140,14 +150,20 @@ impl Dataplane {
         self.ends.get(&Plain(end), 0).ok().map(|entry| entry.0)
     }
 
-    /// Forgets an end. Unknown is fine.
+    /// Forgets an end. Unknown is fine. With the last VIP of an address goes the address, and before it: after a crash in
+    /// between the VIP is still there to be removed.
     pub fn remove_end(&mut self, end: End) {
+        let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.kind == EndKind::Vip as u16);
+        let shares = |other: &End| *other != end && other.addr == end.addr && is_vip(*other);
+        if is_vip(end) && !self.ends().iter().any(shares) {
+            let _ = self.ends.remove(&Plain(address_of(end)));
+        }
         let _ = self.ends.remove(&Plain(end));
     }
 
-    /// All known ends.
+    /// All known VIPs and backends.
     pub fn ends(&self) -> Vec<End> {
-        self.ends.keys().flatten().map(|key| key.0).collect()
+        self.ends.keys().flatten().map(|key| key.0).filter(|end| *end != address_of(*end)).collect()
     }
 
     /// Writes a port's slot.
@@ -356,6 +372,11 @@ impl Dataplane {
             .set(id.into(), zero, 0)
             .map_err(|error| DataplaneError::kernel("cannot clear counters", error))
     }
+}
+
+/// Under which end the address of a VIP is known.
+fn address_of(vip: End) -> End {
+    End::new(vip.addr, 0, 0)
 }
 
 fn errno(error: &aya::maps::MapError) -> Option<i32> {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 /// A hardware address in the order of the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +37,29 @@ pub struct Link {
     pub mtu: u32,
     /// `veth`, `bridge` and the like; none for hardware.
     pub kind: Option<String>,
+    /// Of a VLAN device: what it is on, and its VLAN there.
+    pub vlan: Option<Vlan>,
+}
+
+/// Where a VLAN device's frames really go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// Interface below, on which its frames have a tag more.
+    pub parent: u32,
+    /// Number of the VLAN.
+    pub id: u16,
+}
+
+/// The interface on which the frames of an interface really leave, and the tags that they have there, as
+/// [`zdd_common::frame::Frame::tags`]: more than two are not known to the program, nor is a device that rests on nothing.
+pub fn underlying(links: &BTreeMap<u32, Link>, index: u32) -> Option<(&Link, u32)> {
+    let (mut link, mut tags) = (links.get(&index)?, 0);
+    for _ in 0..2 {
+        let Some(vlan) = link.vlan else { break };
+        tags = tags << 16 | u32::from(vlan.id);
+        link = links.get(&vlan.parent)?;
+    }
+    link.vlan.is_none().then_some((link, tags))
 }
 
 impl Link {
@@ -50,13 +75,23 @@ impl Link {
             carrier: header.flags.contains(LinkFlags::LowerUp),
             mtu: 0,
             kind: None,
+            vlan: None,
         };
+        let (mut parent, mut id) = (None, None);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Link(index) => parent = Some(*index),
                 LinkAttribute::LinkInfo(infos) => {
+                    id = infos.iter().find_map(|info| match info {
+                        LinkInfo::Data(InfoData::Vlan(data)) => data.iter().find_map(|data| match data {
+                            InfoVlan::Id(id) => Some(*id),
+                            _ => None,
+                        }),
+                        _ => None,
+                    });
                     link.kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind.to_string()),
                         _ => None,
@@ -65,6 +100,7 @@ impl Link {
                 _ => {}
             }
         }
+        link.vlan = parent.zip(id).map(|(parent, id)| Vlan { parent, id });
         (!link.name.is_empty()).then_some(link)
     }
 }
@@ -106,6 +142,8 @@ pub(crate) fn diff(
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+
     use super::*;
 
     fn link(index: u32, name: &str) -> Link {
@@ -118,6 +156,7 @@ mod tests {
             carrier: true,
             mtu: 1500,
             kind: None,
+            vlan: None,
         }
     }
 
@@ -149,6 +188,45 @@ mod tests {
             diff(&links, &links, &BTreeSet::from([2, 9])),
             [LinkEvent::Gone(link(2, "eth0")), LinkEvent::Appeared(link(2, "eth0"))]
         );
+    }
+
+    #[test]
+    fn a_vlan_device_is_told_by_its_message() {
+        let mut message = LinkMessage::default();
+        message.header.index = 9;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.7".into()),
+            LinkAttribute::Link(2),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7)])),
+            ]),
+        ];
+        let link = Link::from_message(&message).expect("a link");
+        assert_eq!(link.vlan, Some(Vlan { parent: 2, id: 7 }));
+        // A veth has a link below as well, its peer, and is no VLAN device.
+        message.attributes.pop();
+        assert_eq!(Link::from_message(&message).expect("a link").vlan, None);
+    }
+
+    #[test]
+    fn frames_of_a_vlan_device_leave_tagged_by_the_interface_below() {
+        let on =
+            |index, name: &str, parent, id| Link { vlan: Some(Vlan { parent, id }), ..link(index, name) };
+        let links = all(&[
+            link(2, "eth0"),
+            on(3, "eth0.5", 2, 5),
+            on(4, "eth0.5.6", 3, 6),
+            on(5, "eth0.5.6.7", 4, 7),
+            on(6, "lost", 99, 1),
+        ]);
+        let found = |index| underlying(&links, index).map(|(link, tags)| (link.index, tags));
+        assert_eq!(found(2), Some((2, 0)));
+        assert_eq!(found(3), Some((2, 5)));
+        assert_eq!(found(4), Some((2, 5 | 6 << 16)), "the outer tag in the lower half");
+        assert_eq!(found(5), None);
+        assert_eq!(found(6), None);
+        assert_eq!(found(7), None);
     }
 
     #[test]

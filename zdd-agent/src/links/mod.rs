@@ -7,6 +7,6 @@ mod pattern;
 mod watcher;
 pub mod xdp;
 
-pub use link::{Link, LinkEvent, Mac};
+pub use link::{Link, LinkEvent, Mac, Vlan, underlying};
 pub use pattern::matches;
 pub use watcher::{LinkWatcher, LinksError};

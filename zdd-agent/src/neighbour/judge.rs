@@ -110,6 +110,7 @@ mod tests {
             carrier: true,
             mtu: 1500,
             kind: None,
+            vlan: None,
         }
     }
 

@@ -44,6 +44,9 @@ use service::{HealthMap, Service};
 
 pub use restore::start;
 
+/// What tells port slots apart: interface index, its MAC, and the VLANs there.
+type PortKey = (u32, [u8; 6], u32);
+
 /// Everything the loop owns.
 pub struct Reconciler {
     desired: Desired,
@@ -67,8 +70,8 @@ pub struct Reconciler {
     links: LinkWatcher,
     link_events: mpsc::Receiver<LinkEvent>,
     interfaces: HashMap<u32, Interface>,
-    /// Port slots given out: interface index and MAC.
-    ports: Vec<(u32, [u8; 6])>,
+    /// Port slots given out.
+    ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
     totals: FlowTotals,

@@ -8,7 +8,7 @@ use zdd_common::entries::{NextHop, Port};
 use super::Reconciler;
 use crate::dataplane::{Attached, DataplaneError};
 use crate::desired::AttachMode;
-use crate::links::{Link, LinkEvent, matches, xdp};
+use crate::links::{Link, LinkEvent, matches, underlying, xdp};
 use crate::neighbour::{NextHopChange, NextHopState};
 
 /// How long a client's neighbour is kept warm after a reply asked for it, ns.
@@ -206,7 +206,14 @@ impl Reconciler {
 
     /// The slot of an interface and its MAC, made if it is new.
     fn port(&mut self, ifindex: u32, mac: [u8; 6]) -> Option<u16> {
-        if let Some(index) = self.ports.iter().position(|port| *port == (ifindex, mac)) {
+        // A VLAN device's frames leave by the interface below it, with its tag.
+        let below = underlying(&self.links.links(), ifindex).map(|(link, tags)| (link.clone(), tags));
+        let (link, tags) = match below {
+            Some((link, tags)) => (Some(link), tags),
+            None => (None, 0),
+        };
+        let ifindex = link.as_ref().map_or(ifindex, |link| link.index);
+        if let Some(index) = self.ports.iter().position(|port| *port == (ifindex, mac, tags)) {
             return Some(index as u16 + 1);
         }
         let index = self.ports.len() as u32 + 1;
@@ -216,7 +223,6 @@ impl Reconciler {
             );
             return None;
         }
-        let link = self.links.links().get(&ifindex).cloned();
         let redirect = link.as_ref().is_some_and(|link| self.allow_redirect(link));
         let veth = link.as_ref().is_some_and(|link| link.kind.as_deref() == Some("veth"));
         let mut flags = 0;
@@ -226,12 +232,12 @@ impl Reconciler {
             flags |= Port::TX;
         }
         let mtu = link.map_or(0, |link| link.mtu);
-        let port = Port { ifindex, flags, mac, mtu };
+        let port = Port { ifindex, flags, mac, tags, mtu };
         if let Err(error) = self.dataplane.set_port(index as u16, port) {
             tracing::error!("{error}");
             return None;
         }
-        self.ports.push((ifindex, mac));
+        self.ports.push((ifindex, mac, tags));
         Some(index as u16)
     }
 
@@ -241,7 +247,7 @@ impl Reconciler {
         let links = self.links.links();
         let generic = self.desired.agent.mode == AttachMode::Generic;
         let veth = |link: &&Link| link.kind.as_deref() == Some("veth");
-        for (slot, (ifindex, mac)) in self.ports.clone().into_iter().enumerate() {
+        for (slot, (ifindex, mac, tags)) in self.ports.clone().into_iter().enumerate() {
             let Some(link) = links.get(&ifindex) else { continue };
             let index = slot as u16 + 1;
             let now = self.dataplane.port(index);
@@ -250,7 +256,7 @@ impl Reconciler {
                 true if xdp::takes_redirects(ifindex, Some("veth"), generic) => 0,
                 true => Port::STACK,
             };
-            let port = Port { ifindex, flags, mac, mtu: link.mtu };
+            let port = Port { ifindex, flags, mac, tags, mtu: link.mtu };
             if now == port {
                 continue;
             }

@@ -220,7 +220,7 @@ impl Reconciler {
         while self.ports.len() < slot {
             let index = self.ports.len() as u16 + 1;
             let port = self.dataplane.port(index);
-            self.ports.push((port.ifindex, port.mac));
+            self.ports.push((port.ifindex, port.mac, port.tags));
         }
         hop
     }

@@ -196,6 +196,8 @@ pub enum EndKind {
     Vip = 1,
     /// A backend under `nat`: what it sends is rewritten back.
     NatBackend = 2,
+    /// An address that a VIP has, under port and protocol 0: tells whose a packet without readable ports may be.
+    Address = 3,
 }
 
 /// One backend: a cache line. Written before any cell names it; only `next_hop` changes afterwards.
@@ -263,10 +265,13 @@ pub struct Port {
     pub flags: u16,
     /// Its MAC address.
     pub mac: [u8; 6],
+    /// The VLANs that the next hops behind it are in, as [`crate::frame::Frame::tags`]; 0: untagged. A frame leaves with the
+    /// tags that it came with, so only one of the same VLANs may leave here.
+    pub tags: u32,
     /// Bytes of the largest IP packet that it sends; 0: not known, nothing is too big.
     pub mtu: u32,
 }
-wire!(Port, 16, { ifindex: u32, flags: u16, mac: [u8; 6], mtu: u32 });
+wire!(Port, 20, { ifindex: u32, flags: u16, mac: [u8; 6], tags: u32, mtu: u32 });
 
 impl Port {
     /// The device cannot take redirected frames: rewritten packets go up the stack, which forwards them.

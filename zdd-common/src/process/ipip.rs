@@ -16,10 +16,10 @@ use crate::toobig;
 /// Encapsulates a packet that was steered to a backend which takes it so, and sends it.
 // A function of its own: see `steer`'s query.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
+pub(crate) fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
     let Steered { backend: id, reason, new_flow } = work.steered;
     let Some(backend) = tables.backend(id) else { return };
-    let bytes = frame.length() as u32;
+    let bytes = frame.size() as u32;
     work.fate = send(frame, tables, work, &backend);
     if work.fate.reason as u32 == reason as u32 {
         tables.count_flow(work.end.service, id, bytes, reason, new_flow);
@@ -31,7 +31,9 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
     let packet = &work.packet;
     let hop = NextHop(backend.next_hop);
     // The stack cannot stand in: it would take the packet for the VIP's own address, or route it as it is.
-    let Some(port) = port_of(tables, hop).filter(|port| port.flags & Port::STACK == 0) else {
+    // Tags cannot go along: there is no moving them to the new front of the frame.
+    let fits = |port: &Port| port.flags & Port::STACK == 0 && port.tags == 0 && frame.tags() == 0;
+    let Some(port) = port_of(tables, hop).filter(fits) else {
         return Fate::drop(Reason::DropNoNextHop);
     };
     let mut room = u32::MAX;
@@ -45,7 +47,7 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
         return Fate::drop(Reason::DropTtl);
     }
     // Asked of the frame again: what was parsed and is read here, the verifier keeps apart through all of steering.
-    if packet.proto == TCP && mss::told_by(frame, packet) {
+    if packet.proto == TCP && !frame.headless() && mss::told_by(frame, packet) {
         let headers = if packet.v6 { ipv6::LEN } else { ipv4::LEN } + TCP_HEADER;
         mss::clamp(frame, packet, room.saturating_sub(headers as u32));
     }
@@ -62,7 +64,8 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
 /// without an outer header, and an XDP program makes no fragments.
 #[inline(always)]
 fn too_big<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, packet: &Packet, room: u32) -> Fate {
-    if !toobig::answer(frame, packet, room) {
+    // Nor is anybody told about a later fragment or an ICMP error (RFC 1122, 3.2.2).
+    if frame.headless() || !toobig::answer(frame, packet, room) {
         return Fate::drop(Reason::DropTooBig);
     }
     let ingress = tables.ingress();

@@ -4,6 +4,7 @@
 //! flow with an entry is at the entry's backend or alt, told apart by its sequence number; nothing that is not surely a
 //! new connection goes to `current`.
 
+mod peek;
 mod position;
 mod tcp;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use crate::hash;
 use crate::reason::Reason;
 use crate::tables::SteerTables;
 
+pub use peek::peek;
 pub use position::{belongs, follow, near, own_syn};
 
 /// How often a packet tries again when another changes its entry at the same moment. After that it goes where the entry

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use super::random::Random;
 use super::world::{self, LOST, SERVICES, backend, backends, is_udp, is_v6, vip};
 use crate::frames::{ACK, FIN, L4, PSH, Pkt, RST, SYN};
+use crate::odd_frames::{
+    DESTINATION, Error, FRAGMENT, HOP_BY_HOP, QINQ, ROUTING, VLAN, extended, fragments, tagged,
+};
 use crate::rig::{FAR, FAR6, Link, neighbour4, neighbour6};
 
 /// Sequence numbers near each other, near the reaches of the rules, far away, and around the wrap.
@@ -62,10 +65,85 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
         pkt.padding = random.below(20);
     }
     let mut frame = pkt.bytes();
+    let mut link = link;
+    if random.chance(10) && own.0.is_ipv6() == is_v6(id) {
+        (link, frame) = error(random, id, own, client);
+    }
+    if is_v6_frame(&frame) && random.chance(8) {
+        frame = extended(&frame, &chain(random));
+    } else if random.chance(15) {
+        frame = piece(random, &frame);
+    }
+    if random.chance(8) {
+        frame = tagged(&frame, random.of(&TAGS));
+    }
     if random.chance(8) {
         nonsense(random, &mut frame);
     }
     (link, frame)
+}
+
+/// Tags that frames have. The first two are those of ports.
+const TAGS: [&[(u16, u16)]; 5] =
+    [&[(VLAN, 7)], &[(QINQ, 5), (VLAN, 6)], &[(VLAN, 0)], &[(VLAN, 9)], &[(QINQ, 1), (VLAN, 2), (VLAN, 3)]];
+
+/// The VLANs of [`TAGS`], as a port has them.
+pub fn vlans(index: usize) -> u32 {
+    TAGS[index].iter().rev().fold(0, |tags, (_, vlan)| tags << 16 | u32::from(*vlan))
+}
+
+fn is_v6_frame(frame: &[u8]) -> bool {
+    frame[12] == 0x86
+}
+
+/// Few datagrams, few sizes: pieces of one often meet.
+fn piece(random: &mut Random, frame: &[u8]) -> Vec<u8> {
+    let all = fragments(frame, random.of(&[8, 16, 24, 24, 48]));
+    let mut piece = if random.chance(50) { all[0].clone() } else { all[random.below(all.len())].clone() };
+    let at = if is_v6_frame(&piece) { 14 + 40 + 7 } else { 14 + 5 };
+    piece[at] ^= random.of(&[0, 0, 1, 2]);
+    piece
+}
+
+fn chain(random: &mut Random) -> Vec<(u8, usize)> {
+    (0..1 + random.below(5))
+        .map(|_| {
+            let number = random.of(&[HOP_BY_HOP, DESTINATION, ROUTING, FRAGMENT]);
+            let length = if number == FRAGMENT { 8 } else { random.of(&[8, 8, 16, 24, 40, 136]) };
+            (number, length)
+        })
+        .collect()
+}
+
+/// An ICMP error (or something like one) about a packet that a client or a backend may have sent.
+fn error(random: &mut Random, id: u16, own: (IpAddr, u16), client: (IpAddr, u16)) -> (Link, Vec<u8>) {
+    let router = |link| if is_v6(id) { neighbour6(link, 17) } else { neighbour4(link, 17) };
+    let mut pkt = packet(random, id);
+    pkt.payload = (0..random.below(40)).map(|_| random.bits() as u8).collect();
+    let (link, mut error) = if random.chance(60) {
+        let pkt = pkt.src(vip(id)).dst(client);
+        (Link::A, Error::about(&pkt.bytes(), router(Link::A), vip(id).0))
+    } else {
+        let from = if random.chance(50) { own.0 } else { router(Link::B) };
+        let pkt = pkt.src(client).dst(own);
+        (Link::B, Error::about(&pkt.bytes(), from, client.0))
+    };
+    error.kind = if is_v6(id) {
+        random.of(&[(2, 0), (2, 0), (1, 4), (3, 0), (4, 1), (128, 0), (5, 0)])
+    } else {
+        random.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (8, 0), (4, 0)])
+    };
+    if random.chance(30) {
+        error.quote.truncate(random.below(error.quote.len()));
+    }
+    if random.chance(10) {
+        error.hops = random.of(&[0, 1, 2, 255]);
+    }
+    if random.chance(20) && !error.quote.is_empty() {
+        let at = random.below(error.quote.len().min(60));
+        error.quote[at] ^= 1 << random.below(8);
+    }
+    (link, error.bytes())
 }
 
 /// One of few: the far one, two that the host may call its own, the others neighbours; few ports.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
-    Backend, BackendId, Cell, Commit, EndEntry, Facts, FlowKey, NextHop, Port, Positions, Service, Word,
+    Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service,
+    Word,
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
@@ -85,12 +86,20 @@ impl<'a> Twin<'a> {
 
     pub fn set_end(&mut self, end: End, entry: EndEntry) {
         self.rig.plane.set_end(end, entry, "an end").expect("room");
+        if entry.kind == EndKind::Vip as u16 {
+            let address = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
+            self.model.ends.insert(End::new(end.addr, 0, 0), address);
+        }
         self.model.ends.insert(end, entry);
     }
 
     pub fn remove_end(&mut self, end: End) {
         self.rig.plane.remove_end(end);
-        self.model.ends.remove(&end);
+        let removed = self.model.ends.remove(&end);
+        // Every VIP of this world has an address of its own.
+        if removed.is_some_and(|entry| entry.kind == EndKind::Vip as u16) {
+            self.model.ends.remove(&End::new(end.addr, 0, 0));
+        }
     }
 
     pub fn write_service(&mut self, id: u16, service: Service) {
@@ -229,7 +238,7 @@ impl<'a> Twin<'a> {
 
     fn action(&self, verdict: Verdict) -> u32 {
         match verdict {
-            Verdict::Pass(_) => PASS,
+            Verdict::Pass(_) | Verdict::Odd => PASS,
             Verdict::Drop(_) => DROP,
             Verdict::Transmit(_) => TX,
             Verdict::Redirect(to, _) if to == self.rig.a || to == self.rig.b => REDIRECT,
@@ -341,8 +350,26 @@ impl<'a> Twin<'a> {
             bytes.extend([0; 6]);
             assert!(direct.iter().any(|known| known[..] == bytes[..]), "{key:?}");
         }
+        self.compare_trails();
         assert!(self.state_same(), "{}", self.difference());
         self.assert_quotas_add_up();
+    }
+
+    /// The ways of fragmented datagrams, but for when they were taken: a clock's tick may lie between the two.
+    fn compare_trails(&self) {
+        let kernel = self.rig.trails();
+        assert_eq!(kernel.len(), self.model.trails.len(), "trails of fragmented datagrams");
+        for (key, trail) in &self.model.trails {
+            let mut bytes = key.src.octets().to_vec();
+            bytes.extend(key.dst.octets());
+            bytes.extend(key.id.to_ne_bytes());
+            bytes.extend([key.proto, 0, 0, 0]);
+            let known = kernel.get(&bytes[..]).unwrap_or_else(|| panic!("{key:?}: {trail:?}"));
+            let word = |at: usize| u16::from_ne_bytes([known[at], known[at + 1]]);
+            let same = [trail.to, trail.service, trail.backend, trail.port, trail.covered];
+            assert_eq!([word(0), word(2), word(4), word(6), word(12)], same, "{key:?}");
+            assert_eq!(known[14..], [trail.proto, 0], "{key:?}");
+        }
     }
 
     /// What is counted is what is there: every way that is not free counts against its class.

@@ -11,6 +11,7 @@ use zdd_common::rules::{self, Facts, Sweep, Timeouts};
 use zdd_common::steer::place;
 
 use super::random::Random;
+use super::traffic;
 use super::twin::{Twin, coarse_now};
 use crate::rig::{CELLS, Link, MAC_A, MAC_B, neighbour_mac, neighbour4, neighbour6};
 
@@ -118,7 +119,10 @@ impl World {
         ] {
             // Narrow ones, so that not only long packets are too large.
             let mtu = if index % 2 == 0 { 0 } else { 700 };
-            twin.set_port(index, Port { ifindex, flags, mac, mtu });
+            twin.set_port(index, Port { ifindex, flags, mac, tags: 0, mtu });
+        }
+        for (index, tags) in [(6, traffic::vlans(0)), (7, traffic::vlans(1))] {
+            twin.set_port(index, Port { ifindex: b, flags: 0, mac: MAC_B, tags, mtu: 0 });
         }
         twin.limit_quotas([24, 24, 24]);
         let mut world = Self { known: vec![] };
@@ -342,6 +346,6 @@ fn sweep(twin: &mut Twin<'_>, rule: impl Fn(&zdd_common::entries::FlowKey, Word)
 
 fn hop(twin: &mut Twin<'_>, random: &mut Random, number: u16) {
     let mac = neighbour_mac(Link::B, 10 + (number % 8) as u8);
-    let port = random.of(&[0, 1, 1, 1, 2, 2, 3, 4, 5, 77, 5000]);
+    let port = random.of(&[0, 1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 77, 5000]);
     twin.set_next_hop(number, if port == 0 { NextHop(0) } else { NextHop::new(mac, port) });
 }

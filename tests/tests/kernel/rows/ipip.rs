@@ -110,7 +110,9 @@ impl Tunnel {
 
     /// The flow's number, from the frame as it came in.
     fn variation(frame: &[u8]) -> u64 {
-        variation(&packet::parse(frame).expect("a packet"))
+        let mut packet = packet::Packet::default();
+        assert!(packet::parse_into(frame, &mut packet).is_none(), "a plain packet");
+        variation(&packet)
     }
 
     /// What `inner` (a frame with a hop less) becomes: the outer header in front of it, with this class, sent from `src`.

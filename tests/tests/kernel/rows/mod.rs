@@ -1,6 +1,9 @@
 //! Packet rows: what comes in, what the tables know, what must come out, and why. Expected frames are built whole by
 //! etherparse, from addresses written down here; nothing of `zdd_common::forward` is asked.
 
+mod extension;
+mod fragment;
+mod icmp;
 mod ipip;
 mod l2;
 mod mtu;
@@ -9,6 +12,7 @@ mod parse;
 mod reply;
 mod scene;
 mod steer;
+mod vlan;
 
 use std::collections::HashSet;
 
@@ -18,7 +22,7 @@ use actions::*;
 use zdd_common::maps::Counters;
 use zdd_common::reason::{REASONS, Reason};
 
-use crate::frames::assert_sums_kept;
+use crate::frames::{L3, assert_sums_kept};
 use crate::rig::{self, BACKENDS, Link, Rig, SERVICES};
 
 /// XDP actions (include/uapi/linux/bpf.h).
@@ -40,6 +44,10 @@ struct Row {
     set: Vec<Set>,
     /// Frames that come in before.
     first: Vec<(Link, Vec<u8>)>,
+    /// Changes the scene between them and the row.
+    then: Vec<Set>,
+    /// Whether the flow table must be the same afterwards.
+    untouched: bool,
     frame: Vec<u8>,
     action: u32,
     /// `None`: unchanged.
@@ -58,6 +66,8 @@ impl Row {
             link: Link::A,
             set: vec![],
             first: vec![],
+            then: vec![],
+            untouched: false,
             frame,
             action: PASS,
             out: None,
@@ -81,12 +91,33 @@ impl Row {
         self
     }
 
+    fn then(mut self, set: impl Fn(&mut Rig) + 'static) -> Self {
+        self.then.push(Box::new(set));
+        self
+    }
+
+    fn untouched(self) -> Self {
+        Self { untouched: true, ..self }
+    }
+
+    fn shape(self, change: impl Fn(Vec<u8>) -> Vec<u8>) -> Self {
+        Self { frame: change(self.frame.clone()), ..self }
+    }
+
     fn pass(self, reason: Reason) -> Self {
         Self { action: PASS, reason, ..self }
     }
 
     fn drop(self, reason: Reason) -> Self {
         Self { action: DROP, reason, ..self }
+    }
+
+    /// The same for an address that is nobody's: it passes, untouched, whatever is wrong with it.
+    fn elsewhere(&self) -> Self {
+        let at = L3 + if self.frame[12] == 0x86 { 39 } else { 19 };
+        let mut frame = self.frame.clone();
+        frame[at] ^= 0x80;
+        Self::new(format!("{}: for somebody else", self.name), frame).pass(Reason::PassNotVip)
     }
 
     fn out(self, action: u32, frame: Vec<u8>, reason: Reason) -> Self {
@@ -107,7 +138,11 @@ impl Row {
         for (link, frame) in &self.first {
             rig.run(*link, frame);
         }
+        for set in &self.then {
+            set(rig);
+        }
         let before = counters(rig);
+        let flows = rig.flows.all();
         let ran = if self.crowded {
             rig.run_crowded(self.link, &self.frame)
         } else {
@@ -117,16 +152,17 @@ impl Row {
             println!("skipped: {name}: this kernel takes too little metadata to fill the room in front");
             return;
         };
+        assert!(!self.untouched || rig.flows.is(&flows), "{name}: the flow table changed");
         assert_eq!(ran.reason, self.reason, "{name}");
         assert_eq!(ran.action, self.action, "{name}: XDP action");
         let out = self.out.as_ref().unwrap_or(&self.frame);
+        // A verdict to drop may leave anything behind.
         assert!(
-            ran.frame == *out,
+            ran.action == DROP || ran.frame == *out,
             "{name}:\n in {:02x?}\nout {:02x?}\nnot {out:02x?}",
             self.frame,
             ran.frame
         );
-        // A verdict to drop may leave anything behind.
         if ran.action != DROP {
             assert_sums_kept(&self.frame, &ran.frame, name);
         }
@@ -187,6 +223,10 @@ fn every_row_holds() {
     rows.extend(nat::rows());
     rows.extend(reply::rows());
     rows.extend(steer::rows());
+    rows.extend(vlan::rows());
+    rows.extend(extension::rows());
+    rows.extend(fragment::rows());
+    rows.extend(icmp::rows());
     let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len(), "every row has a name of its own");
     let failed = rig::with(|rig| {

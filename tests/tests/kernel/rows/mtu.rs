@@ -18,7 +18,7 @@ const NARROW: u16 = 6;
 
 fn narrow(t: Tunnel, mtu: u32) -> impl Fn(&mut Rig) {
     move |rig| {
-        let port = Port { ifindex: rig.b, flags: 0, mac: MAC_B, mtu };
+        let port = Port { ifindex: rig.b, flags: 0, mac: MAC_B, tags: 0, mtu };
         rig.plane.set_port(NARROW, port).expect("a port");
         t.build(rig, NARROW);
     }

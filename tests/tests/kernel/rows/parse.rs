@@ -2,11 +2,11 @@
 
 use zdd_common::reason::Reason;
 
-use super::actions::REDIRECT;
+use super::actions::{DROP, REDIRECT};
 use super::scene::{self, BEYOND, L2, L2_UDP, L2_V6, NAT, NAT_UDP_V6, NEVER, client, mac, to_vip, vip};
 use super::{Row, cut, patch};
 use crate::frames::{ACK, CWR, ECE, FIN, L3, L4, PSH, Pkt, RST, SYN};
-use crate::rig::MAC_B;
+use crate::rig::{Link, MAC_B};
 
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
@@ -28,6 +28,9 @@ pub(super) fn rows() -> Vec<Row> {
     rows.extend(v4());
     rows.extend(v6());
     rows.extend(flags());
+    let others: Vec<_> =
+        rows.iter().filter(|row| row.action == DROP && row.link == Link::A).map(Row::elsewhere).collect();
+    rows.extend(others);
     rows.extend(not_ours());
     rows
 }
@@ -35,16 +38,13 @@ pub(super) fn rows() -> Vec<Row> {
 fn not_ip() -> Vec<Row> {
     let arp = patch(to_vip(L2).bytes(), 12, &[0x08, 0x06]);
     let lldp = patch(to_vip(L2).bytes(), 12, &[0x88, 0xcc]);
-    let mut tagged = to_vip(L2).bytes();
-    tagged.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
     vec![
         Row::new("ARP", arp).pass(Reason::PassNotIp),
         Row::new("another EtherType", lldp).pass(Reason::PassNotIp),
-        Row::new("a VLAN tag", tagged).pass(Reason::PassNotIp),
         Row::new("an Ethernet header that promises IPv4, alone", cut(to_vip(L2).bytes(), L3))
-            .drop(Reason::DropMalformed),
+            .pass(Reason::PassNotIp),
         Row::new("an Ethernet header that promises IPv6, alone", cut(to_vip(L2_V6).bytes(), L3))
-            .drop(Reason::DropMalformed),
+            .pass(Reason::PassNotIp),
     ]
 }
 
@@ -52,23 +52,23 @@ fn v4() -> Vec<Row> {
     let tcp = || to_vip(L2).bytes();
     let udp = || to_vip(L2_UDP).bytes();
     let bad = |name: &str, frame: Vec<u8>| Row::new(name, frame).drop(Reason::DropMalformed);
-    let fragment =
-        |name: &str, field: [u8; 2]| Row::new(name, patch(tcp(), L3 + 6, &field)).pass(Reason::PassFragment);
+    // Nobody can tell whose it is.
+    let no_header = |name: &str, frame: Vec<u8>| Row::new(name, frame).pass(Reason::PassNotIp);
     let other =
         |name: &str, proto: u8| Row::new(name, patch(tcp(), L3 + 9, &[proto])).pass(Reason::PassNotTransport);
     let length = |bytes: u16| patch(tcp(), L3 + 2, &bytes.to_be_bytes());
     let options = Pkt { ip_options: vec![148, 4, 0, 0], ..to_vip(L2) };
     let most = Pkt { ip_options: vec![1; 40], ..to_vip(L2) };
     vec![
-        bad("IPv4 header cut", cut(tcp(), L3 + V4_LEN - 1)),
+        no_header("IPv4 header cut", cut(tcp(), L3 + V4_LEN - 1)),
         bad("TCP header over IPv4 cut", cut(tcp(), L3 + V4_LEN + 19)),
         bad("UDP header over IPv4 cut", cut(udp(), L3 + V4_LEN + 7)),
         bad("no TCP header at all", cut(tcp(), L3 + V4_LEN)),
-        bad("IHL 4", patch(tcp(), L3, &[0x44])),
-        bad("IHL 0", patch(tcp(), L3, &[0x40])),
+        no_header("IHL 4", patch(tcp(), L3, &[0x44])),
+        no_header("IHL 0", patch(tcp(), L3, &[0x40])),
         bad("IHL beyond the frame", patch(tcp(), L3, &[0x4f])),
-        bad("version 5", patch(tcp(), L3, &[0x55])),
-        bad("version 6 below the EtherType of IPv4", patch(tcp(), L3, &[0x65])),
+        no_header("version 5", patch(tcp(), L3, &[0x55])),
+        no_header("version 6 below the EtherType of IPv4", patch(tcp(), L3, &[0x65])),
         bad("total length 0", length(0)),
         bad("total length below the header's", length(19)),
         bad("total length ends in the TCP header", length(39)),
@@ -78,10 +78,6 @@ fn v4() -> Vec<Row> {
         sent("IPv4 options", &options, L2, false),
         sent("IPv4 options, as many as fit", &most, L2, false),
         bad("IPv4 options, TCP header cut", cut(most.bytes(), L3 + 60 + 19)),
-        fragment("first fragment", [0x20, 0]),
-        fragment("later fragment", [0x20, 4]),
-        fragment("last fragment", [0x00, 4]),
-        fragment("fragment at an offset of the high bits only", [0x10, 0]),
         sent_patched("don't fragment is no fragment", &to_vip(L2), L2, L3 + 6, &[0x40, 0]),
         other("ICMP for a VIP", 1),
         other("IPIP", 4),
@@ -93,6 +89,8 @@ fn v6() -> Vec<Row> {
     let tcp = || to_vip(L2_V6).bytes();
     let udp = || to_vip(NAT_UDP_V6).bytes();
     let bad = |name: &str, frame: Vec<u8>| Row::new(name, frame).drop(Reason::DropMalformed);
+    // Nobody can tell whose it is.
+    let no_header = |name: &str, frame: Vec<u8>| Row::new(name, frame).pass(Reason::PassNotIp);
     let next = |name: &str, number: u8, reason| Row::new(name, patch(tcp(), L3 + 6, &[number])).pass(reason);
     let length = |bytes: u16| patch(tcp(), L3 + 4, &bytes.to_be_bytes());
     // ::ffff:10.9.0.1: how an IPv4 VIP is written in the tables, and nothing that may stand in a frame.
@@ -101,23 +99,19 @@ fn v6() -> Vec<Row> {
     let mut backend = mapped;
     backend[12..].copy_from_slice(&[10, 0, 2, 12]);
     vec![
-        bad("IPv6 header cut early", cut(tcp(), L3 + 7)),
-        bad("IPv6 header cut in the source", cut(tcp(), L3 + 23)),
-        bad("IPv6 header cut", cut(tcp(), L3 + V6_LEN - 1)),
+        no_header("IPv6 header cut early", cut(tcp(), L3 + 7)),
+        no_header("IPv6 header cut in the source", cut(tcp(), L3 + 23)),
+        no_header("IPv6 header cut", cut(tcp(), L3 + V6_LEN - 1)),
         bad("TCP header over IPv6 cut", cut(tcp(), L3 + V6_LEN + 19)),
         bad("UDP header over IPv6 cut", cut(udp(), L3 + V6_LEN + 7)),
-        bad("version 4 below the EtherType of IPv6", patch(tcp(), L3, &[0x45])),
+        no_header("version 4 below the EtherType of IPv6", patch(tcp(), L3, &[0x45])),
         bad("payload length 0", length(0)),
         bad("payload length ends in the TCP header", length(19)),
         bad("payload length beyond the frame", length(21)),
         bad("payload length of all ones", length(0xffff)),
         sent_patched("traffic class and flow label", &to_vip(L2_V6), L2_V6, L3, &[0x6f, 0xff, 0xff, 0xff]),
         sent("IPv6, padding behind the packet", &Pkt { padding: 3, ..to_vip(L2_V6) }, L2_V6, false),
-        next("IPv6 fragment header", 44, Reason::PassFragment),
         next("ICMPv6 for a VIP", 58, Reason::PassNotTransport),
-        next("hop-by-hop options", 0, Reason::PassNotTransport),
-        next("routing header", 43, Reason::PassNotTransport),
-        next("destination options", 60, Reason::PassNotTransport),
         next("no next header", 59, Reason::PassNotTransport),
         Row::new("an IPv4 VIP as a mapped address in IPv6", {
             let frame = patch(tcp(), L3 + 24, &mapped);
@@ -142,7 +136,45 @@ fn flags() -> Vec<Row> {
         drop("SYN, FIN and ACK", L2, SYN | FIN | ACK),
         drop("IPv6, SYN and FIN", L2_V6, SYN | FIN),
         drop("IPv6, SYN and RST", L2_V6, SYN | RST),
-        Row::new("SYN and FIN for somebody else", other.bytes()).drop(Reason::DropSynFin),
+        Row::new("SYN and FIN for a VIP's other port", other.bytes()).pass(Reason::PassNotVip),
+        Row::new(
+            "SYN and FIN for a backend's own address",
+            tcp(NAT, SYN | FIN).dst(scene::backend(NAT)).bytes(),
+        )
+        .pass(Reason::PassDirect),
+        Row::new("SYN and FIN from a backend", {
+            Pkt { l4: L4::Tcp(SYN | FIN, 1), ..scene::to_client(NAT) }.bytes()
+        })
+        .from(Link::B)
+        .drop(Reason::DropSynFin),
+        Row::new("cut behind the ports, for a VIP's other port", {
+            cut(tcp(L2, ACK).dst((vip(L2).0, 81)).bytes(), L3 + V4_LEN + 5)
+        })
+        .pass(Reason::PassNotVip),
+        Row::new("cut behind the ports, from a backend", cut(scene::to_client(NAT).bytes(), L3 + V4_LEN + 5))
+            .from(Link::B)
+            .drop(Reason::DropMalformed),
+        Row::new("cut before the ports, from a backend", cut(scene::to_client(NAT).bytes(), L3 + V4_LEN + 3))
+            .from(Link::B)
+            .pass(Reason::PassNotVip),
+        Row::new("cut before the ports, for an address of which one VIP of two is left", {
+            cut(tcp(L2, ACK).bytes(), L3 + V4_LEN + 3)
+        })
+        .with(|rig| {
+            let second = scene::end((vip(L2).0, 81), L2);
+            let entry = rig.plane.end(scene::end(vip(L2), L2)).expect("a VIP");
+            rig.plane.set_end(second, entry, "a second VIP").expect("room");
+            rig.plane.remove_end(scene::end(vip(L2), L2));
+        })
+        .drop(Reason::DropMalformed),
+        Row::new("cut before the ports, for an address of which no VIP is left", {
+            cut(tcp(L2, ACK).bytes(), L3 + V4_LEN + 3)
+        })
+        .with(|rig| rig.plane.remove_end(scene::end(vip(L2), L2)))
+        .pass(Reason::PassNotVip),
+        Row::new("SYN and FIN, and the program for odd frames not loaded", tcp(L2, SYN | FIN).bytes())
+            .with(|rig| rig.plane.clear_odd().expect("cleared"))
+            .pass(Reason::PassOdd),
         sent("SYN", &tcp(L2, SYN), L2, true),
         sent("IPv6, SYN", &tcp(L2_V6, SYN), L2_V6, true),
         sent("SYN with ECN bits", &tcp(L2, SYN | ECE | CWR), L2, true),
@@ -159,9 +191,9 @@ fn flags() -> Vec<Row> {
         sent("RST", &tcp(L2, RST), L2, false),
         sent("no flags", &tcp(L2, 0), L2, false),
         sent("the same SYN again is no new flow", &tcp(L2, SYN), L2, false)
-            .after(crate::rig::Link::A, tcp(L2, SYN).bytes()),
+            .after(Link::A, tcp(L2, SYN).bytes()),
         sent("another SYN of the tuple is a new flow", &tcp(L2, SYN), L2, true)
-            .after(crate::rig::Link::A, Pkt { l4: L4::Tcp(SYN, 1001), ..to_vip(L2) }.bytes()),
+            .after(Link::A, Pkt { l4: L4::Tcp(SYN, 1001), ..to_vip(L2) }.bytes()),
     ]
 }
 

@@ -80,7 +80,7 @@ pub fn is_udp(n: u16) -> bool {
     matches!(n, NAT_UDP | NAT_UDP_V6 | L2_UDP)
 }
 
-fn is_nat(n: u16) -> bool {
+pub fn is_nat(n: u16) -> bool {
     matches!(n, NAT | NAT_UDP | NAT_V6 | NAT_UDP_V6)
 }
 
@@ -122,7 +122,7 @@ pub fn build(rig: &mut Rig) {
         (GONE, 9999, 0, MAC_B),
         (SAME, rig.a, 0, MAC_A),
     ] {
-        rig.plane.set_port(slot, Port { ifindex, flags, mac, mtu: 0 }).expect("a port");
+        rig.plane.set_port(slot, Port { ifindex, flags, mac, tags: 0, mtu: 0 }).expect("a port");
     }
     for n in [L2, NAT, NAT_UDP, L2_V6, NAT_V6, NAT_UDP_V6, L2_UDP, NEVER, OTHER] {
         let (addr, port) = backend(n);

@@ -1,0 +1,255 @@
+//! ICMP errors go where the packet that they quote came from.
+//!
+//! Two directions. An error for a VIP quotes what a backend sent to a client, as the VIP: it goes to the flow's backend. Under
+//! `nat` an error that comes from a backend or from a router before it, for a client, quotes what we sent to the backend: the
+//! client must find the VIP in it. Nothing is remembered or changed: an error is easily forged.
+
+use super::extension::{self, Chain};
+use super::{Done, Odd, View, done};
+use crate::checksum::Delta;
+use crate::entries::{EndKind, FlowKey};
+use crate::frame::Frame;
+use crate::net::{Addr, DirectKey, End, TCP, UDP};
+use crate::packet::{L3, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
+use crate::process::{Fate, Next};
+use crate::reason::Reason;
+use crate::steer;
+use crate::tables::Tables;
+
+/// ICMP's protocol number.
+pub(super) const V4: u8 = 1;
+/// ICMPv6's next-header number.
+pub(super) const V6: u8 = 58;
+/// Length of the header before a quoted packet, and where its checksum is (RFC 792, RFC 4443).
+const HEADER: u16 = 8;
+const CHECKSUM: usize = 2;
+
+/// Whether a message of this type quotes the packet that it is about: destination unreachable, time exceeded, parameter
+/// problem (RFC 792), and the four errors of RFC 4443. Source quench (4) is none any more: hosts ignore it (RFC 6633).
+#[inline(always)]
+pub(super) const fn is_error(v6: bool, kind: u8) -> bool {
+    if v6 { kind >= 1 && kind <= 4 } else { kind == 3 || kind == 11 || kind == 12 }
+}
+
+/// The quoted packet. Its source is the error's destination.
+pub(super) struct Quote {
+    /// Destination address.
+    dst: Addr,
+    /// Source port, network byte order.
+    src_port: u16,
+    /// Destination port, network byte order.
+    dst_port: u16,
+    /// Bytes from the error's network header to the quoted one.
+    depth: u16,
+    /// Offset at which the quote ends, seen from itself.
+    end: u16,
+    proto: u8,
+    /// Offset of the transport header, seen from itself.
+    l4: u8,
+    /// Whether all this could be read.
+    known: bool,
+}
+
+impl Quote {
+    #[inline(always)]
+    pub(super) const fn none() -> Self {
+        Self {
+            dst: Addr { hi: 0, lo: 0 },
+            src_port: 0,
+            dst_port: 0,
+            depth: 0,
+            end: 0,
+            proto: 0,
+            l4: 0,
+            known: false,
+        }
+    }
+}
+
+/// Reads the quoted packet as far as its ports.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn read<F: Frame>(frame: &mut View<F>, odd: &mut Odd) -> Done {
+    let packet = &odd.work.packet;
+    let depth = (packet.l4 as u16).wrapping_sub(L3 as u16).wrapping_add(HEADER);
+    let end = (L3 as u16).wrapping_add(packet.ip_length);
+    // What the error's own length leaves out is padding. Cut short, it is the stack's to judge.
+    if packet.ip_length <= depth || end as usize > frame.length() {
+        return done();
+    }
+    odd.quote.depth = depth;
+    odd.quote.end = end.wrapping_sub(depth);
+    frame.deeper(depth);
+    quoted(frame, odd);
+    frame.back(depth);
+    done()
+}
+
+#[inline(always)]
+fn quoted<F: Frame>(frame: &mut View<F>, odd: &mut Odd) {
+    let quote = &mut odd.quote;
+    let src;
+    if odd.work.packet.v6 {
+        let Some(head) = frame.read::<[u8; 8]>(L3) else { return };
+        let Some(from) = frame.read::<Addr>(L3 + ipv6::SRC) else { return };
+        let Some(dst) = frame.read::<Addr>(L3 + ipv6::DST) else { return };
+        odd.chain = Chain::new(head[6]);
+        _ = extension::walk(frame, &mut odd.chain);
+        let middle = odd.chain.fragment & !7 != 0;
+        if head[0] >> 4 != 6 || dst.is_v4() || odd.chain.end as u8 != extension::End::Header as u8 || middle {
+            return;
+        }
+        src = from;
+        quote.dst = dst;
+        quote.proto = odd.chain.next;
+        quote.l4 = odd.chain.at;
+    } else {
+        let Some(header) = frame.read::<[u8; ipv4::LEN]>(L3) else { return };
+        let length = (header[0] & 0x0f) * 4;
+        let middle = (header[6] & 0x1f) | header[7] != 0;
+        if header[0] >> 4 != 4 || length < ipv4::LEN as u8 || middle {
+            return;
+        }
+        src = Addr::v4([header[12], header[13], header[14], header[15]]);
+        quote.dst = Addr::v4([header[16], header[17], header[18], header[19]]);
+        quote.proto = header[9];
+        quote.l4 = L3 as u8 + length;
+    }
+    let at = quote.l4 as usize;
+    if (quote.proto != TCP && quote.proto != UDP) || src != odd.work.packet.dst || at + 4 > quote.end as usize
+    {
+        return;
+    }
+    let Some(ports) = frame.read::<[u8; 4]>(at) else { return };
+    quote.src_port = u16::from_ne_bytes([ports[0], ports[1]]);
+    quote.dst_port = u16::from_ne_bytes([ports[2], ports[3]]);
+    quote.known = true;
+}
+
+/// Finds out whose flow the quoted packet is of.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
+    let quote = &odd.quote;
+    if !quote.known {
+        return done();
+    }
+    let us = odd.work.packet.dst;
+    if let Some(end) = tables.end(&End::new(us, quote.src_port, quote.proto))
+        && end.kind == EndKind::Vip as u16
+    {
+        let key = FlowKey::new(quote.dst, quote.dst_port, quote.src_port, end.id);
+        odd.work.steered = steer::peek(tables, end.service, &key);
+        odd.work.end = end;
+        odd.work.next = Next::Steer;
+        return done();
+    }
+    let backend = End::new(quote.dst, quote.dst_port, quote.proto);
+    if let Some(end) = tables.end(&backend)
+        && end.kind == EndKind::NatBackend as u16
+    {
+        let key = DirectKey { backend, peer: us, peer_port: quote.src_port, zero: [0; 6] };
+        if tables.is_local(&us) {
+            odd.work.fate = Fate::pass(Reason::PassLocal);
+        } else if tables.is_direct(&key) {
+            odd.work.fate = Fate::pass(Reason::PassDirect);
+        } else {
+            odd.work.end = end;
+            odd.work.next = Next::Reply;
+        }
+    }
+    done()
+}
+
+/// Which end of the quoted packet becomes what.
+struct Change {
+    /// The destination, not the source.
+    destination: bool,
+    old: Addr,
+    new: Addr,
+    port: u16,
+    /// Whether the error's own address of that end changes alike: part of an ICMPv6 checksum.
+    outside: bool,
+}
+
+/// Under `nat`, before the packet itself is rewritten: makes the quote of an error for a VIP one of what the backend sent.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, odd: &mut Odd) -> Done {
+    if let Some(backend) = tables.backend(odd.work.steered.backend)
+        && backend.mode == crate::entries::Mode::Nat as u16
+    {
+        let old = odd.work.packet.dst;
+        let change = Change { destination: false, old, new: backend.addr, port: backend.port, outside: true };
+        rewrite(frame, odd, &change);
+    }
+    done()
+}
+
+/// Makes the quote of an error for a client one of what the client sent. The error comes from the VIP if the backend itself
+/// sent it; a router on the way keeps its own address, which tells the client where the trouble is.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn to_client<F: Frame>(frame: &mut View<F>, odd: &mut Odd) -> Done {
+    let (vip, port) = (odd.work.end.vip, odd.work.end.vip_port);
+    let outside = odd.work.packet.src == odd.quote.dst;
+    let change = Change { destination: true, old: odd.quote.dst, new: vip, port, outside };
+    rewrite(frame, odd, &change);
+    if !outside {
+        odd.work.end.vip = odd.work.packet.src;
+    }
+    done()
+}
+
+/// Replaces an end of the quoted packet and corrects its checksums, then the error's.
+#[inline(always)]
+fn rewrite<F: Frame>(frame: &mut View<F>, odd: &Odd, change: &Change) {
+    let (quote, v6) = (&odd.quote, odd.work.packet.v6);
+    frame.deeper(quote.depth);
+    let delta = inside(frame, quote, v6, change);
+    frame.back(quote.depth);
+    let delta = if v6 && change.outside {
+        delta.quad(change.old.hi, change.new.hi).quad(change.old.lo, change.new.lo)
+    } else {
+        delta
+    };
+    let at = odd.work.packet.l4 as usize + CHECKSUM;
+    if let Some(checksum) = frame.read::<u16>(at) {
+        frame.write(at, delta.apply(checksum));
+    }
+}
+
+/// The quoted packet's part. Returns what changed of the bytes that the error's checksum covers.
+#[inline(always)]
+fn inside<F: Frame>(frame: &mut View<F>, quote: &Quote, v6: bool, change: &Change) -> Delta {
+    let (old, new) = (change.old, change.new);
+    let addresses;
+    let mut all;
+    if v6 {
+        let at = L3 + if change.destination { ipv6::DST } else { ipv6::SRC };
+        frame.write(at, new.octets());
+        addresses = Delta::default().quad(old.hi, new.hi).quad(old.lo, new.lo);
+        all = addresses;
+    } else {
+        let at = L3 + if change.destination { ipv4::DST } else { ipv4::SRC };
+        frame.write(at, new.v4_octets());
+        let (old, new) = (u32::from_ne_bytes(old.v4_octets()), u32::from_ne_bytes(new.v4_octets()));
+        addresses = Delta::default().double(old, new);
+        let was = frame.read::<u16>(L3 + ipv4::CHECKSUM).unwrap_or(0);
+        let is = addresses.apply(was);
+        frame.write(L3 + ipv4::CHECKSUM, is);
+        all = addresses.word(was, is);
+    }
+    let (at, old_port) = if change.destination { (2, quote.dst_port) } else { (0, quote.src_port) };
+    frame.write(quote.l4 as usize + at, change.port);
+    all = all.word(old_port, change.port);
+    let tcp = quote.proto == TCP;
+    let at = quote.l4 as usize + if tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    // A quote may end before it: only 8 bytes of the transport header must be there.
+    if at + 2 <= quote.end as usize
+        && let Some(was) = frame.read::<u16>(at)
+        && (tcp || was != 0)
+    {
+        let is = addresses.word(old_port, change.port).apply(was);
+        let is = if !tcp && is == 0 { 0xffff } else { is };
+        frame.write(at, is);
+        all = all.word(was, is);
+    }
+    all
+}

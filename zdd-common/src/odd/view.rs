@@ -1,0 +1,125 @@
+//! A frame seen as if it were plain: tags, or what lies before a quoted packet, left out.
+//!
+//! Everything behind the MAC addresses is read and written `skip` bytes further back. So parsing and rewriting know one
+//! layout, and what is skipped stays in place untouched.
+
+use crate::frame::Frame;
+use crate::packet::{ETHERTYPE, ETHERTYPE_QINQ, ETHERTYPE_VLAN, L3, ipv4};
+use crate::wire::Wire;
+
+/// Length of a VLAN tag (IEEE 802.1Q).
+const TAG: u16 = 4;
+/// Ethernet and IPv4 headers.
+const SHORTEST: usize = L3 + ipv4::LEN;
+/// The 12 bits of a tag that number the VLAN; the others are priority and drop eligibility.
+const VID: u16 = 0x0fff;
+/// Upper bound of `skip`, for the verifier: two tags, Ethernet, IPv6 with extensions and the ICMP header before a quote.
+const SKIP_MASK: usize = 0x1ff;
+
+/// A frame without its tags.
+pub(crate) struct View<F> {
+    frame: F,
+    skip: u16,
+    tags: u32,
+    /// See [`Frame::headless`].
+    pub(crate) headless: bool,
+}
+
+impl<F: Frame> View<F> {
+    /// Skips up to two tags. A third one is no EtherType that anybody knows. `None`: too short for any IP packet.
+    #[inline(always)]
+    pub(crate) fn of(frame: F) -> Option<Self> {
+        // Asked for once and for all: had the verifier seen more of the frame on one path than on another, it would follow all
+        // that comes after once for each.
+        frame.read::<u16>(SHORTEST - 2)?;
+        let (mut skip, mut tags) = (0, 0);
+        let mut shift = 0;
+        for _ in 0..2 {
+            let at = ETHERTYPE + skip as usize;
+            if !matches!(frame.read::<u16>(at), Some(ETHERTYPE_VLAN | ETHERTYPE_QINQ)) {
+                break;
+            }
+            let Some(control) = frame.read::<u16>(at + 2) else { break };
+            tags |= ((u16::from_be(control) & VID) as u32) << shift;
+            shift = 16;
+            skip += TAG;
+        }
+        // The same numbers, of which the verifier knows their bits only: it would follow all that comes after once for each.
+        let kind = frame.read::<u16>(ETHERTYPE).unwrap_or(0);
+        let zero = core::hint::black_box(kind).wrapping_sub(kind);
+        let skip = skip.wrapping_add(zero) & (3 * TAG);
+        let tags = tags | zero as u32;
+        Some(Self { frame, skip, tags, headless: false })
+    }
+
+    /// Leaves `more` bytes out from now on: what lies there is seen as the network header.
+    #[inline(always)]
+    pub(crate) fn deeper(&mut self, more: u16) {
+        self.skip = self.skip.wrapping_add(more);
+    }
+
+    /// Undoes [`View::deeper`].
+    #[inline(always)]
+    pub(crate) fn back(&mut self, more: u16) {
+        self.skip = self.skip.wrapping_sub(more);
+    }
+
+    #[inline(always)]
+    fn at(&self, offset: usize) -> usize {
+        offset + (self.skip as usize & SKIP_MASK)
+    }
+}
+
+impl<F: Frame> Frame for View<F> {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // The skipped bytes were read, so they are there.
+        self.frame.length().wrapping_sub(self.skip as usize)
+    }
+
+    #[inline(always)]
+    fn size(&self) -> usize {
+        self.frame.size()
+    }
+
+    #[inline(always)]
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.frame.read(self.at(offset))
+    }
+
+    #[inline(always)]
+    fn write<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        self.frame.write(self.at(offset), value)
+    }
+
+    #[inline(always)]
+    fn write_link<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        self.frame.write_link(offset, value)
+    }
+
+    // Only where nothing is skipped: what is would have to move along.
+    #[inline(always)]
+    fn prepend(&mut self, bytes: usize) -> bool {
+        self.skip == 0 && self.frame.prepend(bytes)
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, bytes: usize) -> bool {
+        self.skip == 0 && self.frame.strip(bytes)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: usize) -> bool {
+        self.skip == 0 && self.frame.truncate(length)
+    }
+
+    #[inline(always)]
+    fn tags(&self) -> u32 {
+        self.tags
+    }
+
+    #[inline(always)]
+    fn headless(&self) -> bool {
+        self.headless
+    }
+}
