@@ -5,8 +5,12 @@
 //! - [`checker`]: small worlds around `steer` and the agent's rules, every state of them.
 //! - [`demo`]: the demo's acts, live view, chart and verdict.
 //! - [`ratio`]: what the balancer costs, against plain forwarding.
+//! - [`bench`]: what a packet costs, beside floors of its own, by BPF_PROG_TEST_RUN.
+//! - [`bpf`]: running programs on frames, and maps in memory.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
+pub mod bench;
+pub mod bpf;
 pub mod checker;
 pub mod demo;
 pub mod ratio;

@@ -12,6 +12,8 @@ pub mod atomic;
 pub mod checksum;
 #[macro_use]
 pub mod wire;
+#[doc(hidden)]
+pub mod bench;
 pub mod entries;
 pub mod flows;
 pub mod forward;

@@ -1,10 +1,11 @@
 //! The XDP program in the kernel, run on frames by BPF_PROG_TEST_RUN: packet rows, the host's model beside it, two CPUs at
 //! once, and what it costs the verifier.
 
-mod bpf;
 mod budget;
 mod frames;
 mod hammer;
 mod model;
 mod rig;
 mod rows;
+
+use zdd_tests::bpf;
