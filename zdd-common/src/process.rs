@@ -70,7 +70,9 @@ struct Work {
     end: EndEntry,
     next: Next,
     steered: Steered,
-    route: Option<Route>,
+    /// Of a reply, if `routed`: no `Option`, for the reason that [`Fate`] tells.
+    route: Route,
+    routed: bool,
     fate: Fate,
 }
 
@@ -129,7 +131,8 @@ impl Default for Work {
             end: EndEntry::default(),
             next: Next::Done,
             steered: Steered { backend: 0, reason: Reason::PassNotIp, new_flow: false },
-            route: None,
+            route: Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6] },
+            routed: false,
             fate: Fate::pass(Reason::PassNotIp),
         }
     }
@@ -186,22 +189,26 @@ fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
     let packet = &work.packet;
-    work.route = tables.route(&work.end.vip, &packet.dst, packet.proto, packet.ip_length);
+    if let Some(route) = tables.route(&work.end.vip, &packet.dst, packet.proto, packet.ip_length) {
+        work.route = route;
+        work.routed = true;
+    }
 }
 
 /// Rewrites a `nat` backend's reply and sends it; the stack is asked only when there is no complete route.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
     let packet = &work.packet;
-    let hop = if work.route.is_some() { forward::take_hop(frame, packet) } else { Some(()) };
+    let hop = if work.routed { forward::take_hop(frame, packet) } else { Some(()) };
     if hop.is_none() {
         work.fate = Fate::drop(Reason::DropTtl);
         return;
     }
     let done = forward::translate(frame, packet, Side::Source, work.end.vip, work.end.vip_port);
-    work.fate = match (done, &work.route) {
-        (Some(()), None) => Fate::pass(Reason::ReplyStackRouted),
-        (Some(()), Some(route)) if forward::ethernet(frame, route.dst_mac, route.src_mac) => {
+    let route = &work.route;
+    work.fate = match (done, work.routed) {
+        (Some(()), false) => Fate::pass(Reason::ReplyStackRouted),
+        (Some(()), true) if forward::ethernet(frame, route.dst_mac, route.src_mac) => {
             Fate::redirect(route.ifindex, Reason::Reply)
         }
         _ => Fate::drop(Reason::DropMalformed),
