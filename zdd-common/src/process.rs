@@ -167,6 +167,10 @@ fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
         return;
     }
     let from = End::new(packet.src, packet.src_port, packet.proto);
+    if !tables.may_reply(&from) {
+        work.fate = Fate::pass(Reason::PassNotVip);
+        return;
+    }
     work.fate = match tables.end(&from) {
         Some(end) if end.kind == EndKind::NatBackend as u16 => {
             let (peer, peer_port) = (packet.dst, packet.dst_port);
