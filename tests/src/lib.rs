@@ -6,8 +6,12 @@
 //! - [`demo`]: the demo's acts, live view, chart and verdict.
 //! - [`sim`]: whole balancers over millions of flows: what breaks with us, with a hash, with an LRU table.
 //! - [`ratio`]: what the balancer costs, against plain forwarding.
+//! - [`bench`]: what a packet costs, beside floors of its own, by BPF_PROG_TEST_RUN.
+//! - [`bpf`]: running programs on frames, and maps in memory.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
+pub mod bench;
+pub mod bpf;
 pub mod checker;
 pub mod demo;
 pub mod ratio;

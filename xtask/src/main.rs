@@ -1,5 +1,6 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
+mod bench;
 mod demo;
 mod model_check;
 mod sim;
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Build everything in release mode and play the demo (needs root)
     Demo(demo::Arguments),
+    /// Measure what a packet costs, beside floors measured in the same run (needs root)
+    Bench(bench::Arguments),
     /// Check the steering rules over small worlds, state by state, and show each rule to be needed
     ModelCheck(model_check::Arguments),
     /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
@@ -32,6 +35,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::ModelCheck(arguments) => model_check::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

@@ -14,6 +14,8 @@ pub mod decap;
 pub mod encap;
 #[macro_use]
 pub mod wire;
+#[doc(hidden)]
+pub mod bench;
 pub mod entries;
 pub mod flows;
 pub mod forward;

@@ -1,5 +1,6 @@
 //! Map values that only carry: configuration, quotas, counters. And the maps' names.
 
+use crate::net::End;
 use crate::reason::Reason;
 
 /// Read-only data of the program, set when it is loaded.
@@ -29,6 +30,29 @@ pub struct Quotas {
     pub reserved: [u64; 2],
 }
 wire!(Quotas, 64, { used: [u64; 3], limit: [u64; 3], reserved: [u64; 2] });
+
+/// Words of [`Repliers`].
+const REPLIER_WORDS: usize = 512;
+
+/// A sketch of the `nat` backends' ends, 4 KiB: most packets that are for no VIP come from none of them either, and this says
+/// so without a second lookup in the table of ends, which costs several cold cache lines. Wrong only towards "maybe".
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repliers {
+    /// One bit per end, at [`Repliers::place`].
+    pub words: [u64; REPLIER_WORDS],
+}
+wire!(Repliers, 4096, { words: [u64; REPLIER_WORDS] });
+
+impl Repliers {
+    /// Index of an end's word, below 512, and its bit. Without a key: whoever aims at a bit only gets the lookup.
+    #[inline(always)]
+    pub const fn place(end: &End) -> (usize, u64) {
+        let word = end.addr.hi ^ end.addr.lo.rotate_left(21) ^ (end.port as u64 | (end.proto as u64) << 16);
+        let hash = word.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        ((hash >> 55) as usize & (REPLIER_WORDS - 1), 1 << (hash >> 49 & 63))
+    }
+}
 
 /// Counters of a service or backend on one CPU.
 #[repr(C)]
@@ -74,5 +98,23 @@ impl Counters {
             fallback: a.fallback + b.fallback,
             alt: a.alt + b.alt,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Addr, TCP};
+
+    #[test]
+    fn a_thousand_backends_set_a_thousand_bits_or_nearly() {
+        let mut places: Vec<_> = (0..1000u16)
+            .map(|n| End::new(Addr::v4([10, 1, (n >> 8) as u8, n as u8]), 8080u16.to_be(), TCP))
+            .map(|end| Repliers::place(&end))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        assert!(places.iter().all(|(word, bit)| *word < REPLIER_WORDS && bit.is_power_of_two()));
+        assert!(places.len() > 900, "{}", places.len());
     }
 }

@@ -85,7 +85,9 @@ pub(crate) struct Work {
     pub(crate) end: EndEntry,
     pub(crate) next: Next,
     pub(crate) steered: Steered,
-    pub(crate) route: Option<Route>,
+    /// Of a reply, if `routed`: no `Option`, for the reason that [`Fate`] tells.
+    pub(crate) route: Route,
+    pub(crate) routed: bool,
     pub(crate) fate: Fate,
 }
 
@@ -156,7 +158,8 @@ impl Default for Work {
             end: EndEntry::default(),
             next: Next::Done,
             steered: Steered { backend: 0, reason: Reason::PassNotIp, new_flow: false },
-            route: None,
+            route: Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6] },
+            routed: false,
             fate: Fate::pass(Reason::PassNotIp),
         }
     }
@@ -191,6 +194,10 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
         return;
     }
     let from = End::new(packet.src, packet.src_port, packet.proto);
+    if !tables.may_reply(&from) {
+        work.fate = Fate::pass(Reason::PassNotVip);
+        return;
+    }
     work.fate = match tables.end(&from) {
         Some(end) if end.kind == EndKind::NatBackend as u16 => {
             let (peer, peer_port) = (packet.dst, packet.dst_port);
@@ -213,7 +220,10 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
     let packet = &work.packet;
-    work.route = tables.route(&work.end.vip, &packet.dst, packet.proto, packet.ip_length);
+    if let Some(route) = tables.route(&work.end.vip, &packet.dst, packet.proto, packet.ip_length) {
+        work.route = route;
+        work.routed = true;
+    }
 }
 
 /// Rewrites a `nat` backend's reply and sends it; the stack is asked only when there is no complete route.
@@ -226,15 +236,16 @@ fn reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
 #[inline(always)]
 pub(crate) fn send_reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
     let packet = &work.packet;
-    let hop = if work.route.is_some() { forward::take_hop(frame, packet) } else { Some(()) };
+    let hop = if work.routed { forward::take_hop(frame, packet) } else { Some(()) };
     if hop.is_none() {
         work.fate = Fate::drop(Reason::DropTtl);
         return;
     }
     let done = forward::translate(frame, packet, Side::Source, work.end.vip, work.end.vip_port);
-    work.fate = match (done, &work.route) {
-        (Some(()), None) => Fate::pass(Reason::ReplyStackRouted),
-        (Some(()), Some(route)) if forward::ethernet(frame, route.dst_mac, route.src_mac) => {
+    let route = &work.route;
+    work.fate = match (done, work.routed) {
+        (Some(()), false) => Fate::pass(Reason::ReplyStackRouted),
+        (Some(()), true) if forward::ethernet(frame, route.dst_mac, route.src_mac) => {
             Fate::redirect(route.ifindex, Reason::Reply)
         }
         _ => Fate::drop(Reason::DropMalformed),

@@ -97,6 +97,10 @@ pub struct Route {
 pub trait Tables: SteerTables {
     /// What an end is to us.
     fn end(&mut self, end: &End) -> Option<EndEntry>;
+    /// Whether an end may be a `nat` backend; false only if it surely is none.
+    fn may_reply(&mut self, _end: &End) -> bool {
+        true
+    }
     /// A backend by id.
     fn backend(&mut self, id: BackendId) -> Option<Backend>;
     /// A port by index.

@@ -1,5 +1,7 @@
 //! Packet memory, checked against its end at every access, as the verifier wants it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
@@ -62,6 +64,34 @@ impl Bytes {
     }
 }
 
+/// How many bytes at once.
+#[derive(Clone, Copy)]
+enum Word {
+    Eight,
+    Four,
+    Two,
+    One,
+}
+
+/// Copies a value between frame and registers by the largest words that fit. An unaligned access of Rust's is one for every byte on
+/// this target; the frame's side is volatile instead, which keeps each word one instruction. The kernel takes words at any
+/// address of a frame where the CPU does (x86-64, arm64), and refuses the program elsewhere.
+///
+/// # Safety
+/// `from` and `to` are valid for the type's size.
+#[inline(always)]
+unsafe fn copy<T>(from: *const u8, to: *mut u8, word: impl Fn(*const u8, *mut u8, Word)) {
+    let size = size_of::<T>();
+    let mut done = 0;
+    for (bytes, kind) in [(8, Word::Eight), (4, Word::Four), (2, Word::Two), (1, Word::One)] {
+        while done + bytes <= size {
+            // SAFETY: within the caller's bounds.
+            unsafe { word(from.add(done), to.add(done), kind) };
+            done += bytes;
+        }
+    }
+}
+
 impl Frame for Bytes {
     #[inline(always)]
     fn length(&self) -> usize {
@@ -72,8 +102,18 @@ impl Frame for Bytes {
 
     #[inline(always)]
     fn read<T: Wire>(&self, offset: usize) -> Option<T> {
-        // SAFETY: within the frame, checked above.
-        self.at::<T>(offset).map(|at| unsafe { at.read_unaligned() })
+        let at = self.at::<T>(offset)?;
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: within the frame, checked above; any bytes are a valid value of a Wire type.
+        Some(unsafe {
+            copy::<T>(at.cast(), value.as_mut_ptr().cast(), |from, to, word| match word {
+                Word::Eight => to.cast::<u64>().write_unaligned(from.cast::<u64>().read_volatile()),
+                Word::Four => to.cast::<u32>().write_unaligned(from.cast::<u32>().read_volatile()),
+                Word::Two => to.cast::<u16>().write_unaligned(from.cast::<u16>().read_volatile()),
+                Word::One => to.write(from.read_volatile()),
+            });
+            value.assume_init()
+        })
     }
 
     #[inline(always)]
@@ -81,7 +121,14 @@ impl Frame for Bytes {
         match self.at::<T>(offset) {
             Some(at) => {
                 // SAFETY: within the frame, checked above.
-                unsafe { at.write_unaligned(value) };
+                unsafe {
+                    copy::<T>((&raw const value).cast(), at.cast(), |from, to, word| match word {
+                        Word::Eight => to.cast::<u64>().write_volatile(from.cast::<u64>().read_unaligned()),
+                        Word::Four => to.cast::<u32>().write_volatile(from.cast::<u32>().read_unaligned()),
+                        Word::Two => to.cast::<u16>().write_volatile(from.cast::<u16>().read_unaligned()),
+                        Word::One => to.write_volatile(from.read()),
+                    });
+                }
                 true
             }
             None => false,

@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, Progra
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::limits::FRAGMENTED_MAX;
-use zdd_common::maps::{Config, Counters, Quotas};
+use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::reason::REASONS;
@@ -27,6 +27,9 @@ pub(crate) fn config() -> Config {
 /// VIPs and `nat` backends by address, port and protocol.
 #[map]
 pub(crate) static ENDS: HashMap<End, EndEntry> = HashMap::pinned(1, 0);
+/// A sketch of the `nat` backends among them.
+#[map]
+pub(crate) static REPLIERS: Array<Repliers> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Services by number.
 #[map]
 pub(crate) static SERVICES: Array<Service> = Array::pinned(1, BPF_F_MMAPABLE);

@@ -7,6 +7,7 @@ use zdd_common::entries::{
     Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, Service, ServiceView, Word,
 };
 use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::maps::Repliers;
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Trail};
 use zdd_common::reason::Reason;
@@ -16,7 +17,8 @@ use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, SERVICES, SYNS, TX, config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES, SYNS,
+    TX, config,
 };
 use crate::{route, stats};
 
@@ -171,6 +173,16 @@ impl Tables for Maps<'_> {
     fn end(&mut self, end: &End) -> Option<EndEntry> {
         // SAFETY: entries are replaced whole by the agent and only while no packet needs them; a copy is taken.
         unsafe { ENDS.get(end) }.copied()
+    }
+
+    #[inline(always)]
+    fn may_reply(&mut self, end: &End) -> bool {
+        let (word, bit) = Repliers::place(end);
+        match REPLIERS.get_ptr(0) {
+            // SAFETY: a map value, a word of it read whole; the index is below their number.
+            Some(repliers) => unsafe { Bpf::load(repliers.cast::<u64>().add(word)) & bit != 0 },
+            None => true,
+        }
     }
 
     #[inline(always)]

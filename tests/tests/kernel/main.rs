@@ -1,7 +1,6 @@
 //! The XDP program in the kernel, run on frames by BPF_PROG_TEST_RUN: packet rows, the host's model beside it, two CPUs at
 //! once, and what it costs the verifier.
 
-mod bpf;
 mod budget;
 mod decap;
 mod frames;
@@ -10,3 +9,5 @@ mod model;
 mod odd_frames;
 mod rig;
 mod rows;
+
+use zdd_tests::bpf;

@@ -8,7 +8,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::limits::WAYS;
-use zdd_common::maps::{Config, Counters, Quotas};
+use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::syn_filter::{self, Line};
 
@@ -45,6 +45,7 @@ pub struct Dataplane {
     pub(super) facts: Mapped<Facts>,
     pub(super) quotas: Mapped<Quotas>,
     pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
+    pub(super) repliers: Mapped<Repliers>,
     pub(super) ports: Array<MapData, Plain<Port>>,
     pub(super) tx: DevMapHash<MapData>,
     pub(super) wanted: HashMap<MapData, Plain<Addr>, u32>,
@@ -138,6 +139,7 @@ impl Dataplane {
             facts: mapped(&mut ebpf, "FACTS", limits.services)?,
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
             ends: take(&mut ebpf, "ENDS")?,
+            repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
             ports: take(&mut ebpf, "PORTS")?,
             tx: take(&mut ebpf, "TX")?,
             wanted: take(&mut ebpf, "WANTED")?,
@@ -155,6 +157,7 @@ impl Dataplane {
         };
         dataplane.set_quotas();
         dataplane.set_odd()?;
+        dataplane.note_repliers();
         if !adopted {
             dataplane.pins.mark()?;
         }

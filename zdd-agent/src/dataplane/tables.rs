@@ -9,7 +9,7 @@ use zdd_common::entries::{
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
-use zdd_common::maps::{Counters, Quotas};
+use zdd_common::maps::{Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::reason::REASONS;
 use zdd_common::rules::Sweep;
@@ -137,12 +137,32 @@ impl Dataplane {
 
     fn write_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
         let limit = self.limit_ends;
+        self.note_replier(&end, &entry);
         self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
             Some(libc::E2BIG) => {
                 DataplaneError::Full { map: "ENDS", limit, doing: doing.to_owned(), knob: "backends" }
             }
             _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
         })
+    }
+
+    /// Packets from a `nat` backend are looked up only if the sketch knows it, so it is told first. Nothing is taken out
+    /// again: a bit too many costs a lookup.
+    fn note_replier(&self, end: &End, entry: &EndEntry) {
+        if entry.kind == EndKind::NatBackend as u16 {
+            let (word, bit) = Repliers::place(end);
+            // SAFETY: a mapped value; the index is below the words' number.
+            unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };
+        }
+    }
+
+    /// Tells the sketch of all `nat` backends: the maps may be of an agent that had none.
+    pub(super) fn note_repliers(&self) {
+        for end in self.ends() {
+            if let Some(entry) = self.end(end) {
+                self.note_replier(&end, &entry);
+            }
+        }
     }
 
     /// What is known of an end.

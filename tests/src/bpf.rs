@@ -1,5 +1,5 @@
-//! The two bpf(2) commands that the rig issues itself, so that threads can run the program while another changes its
-//! tables, and an array map in memory.
+//! The two bpf(2) commands that tests and bench issue themselves, so that threads can run a program while another changes
+//! its tables, and an array map in memory.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -153,6 +153,10 @@ impl<T: Copy + Default> Mapped<T> {
     }
 
     /// Address of a value.
+    ///
+    /// # Panics
+    /// Beyond the end.
+    #[must_use]
     pub fn at(&self, index: usize) -> *mut T {
         assert!(index < self.values);
         // SAFETY: within the mapping.

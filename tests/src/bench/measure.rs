@@ -1,0 +1,176 @@
+//! One case: all programs in turn, round by round.
+
+use anyhow::{Result, bail, ensure};
+use zdd_common::bench::Drive;
+use zdd_common::reason::REASONS;
+
+use super::cases::{Case, Flows, Kind, State};
+use super::frame;
+use super::lab::{BASE, Lab, OTHER, OURS};
+use super::options::Options;
+
+/// XDP actions.
+const ABORTED: u32 = 0;
+const PASS: u32 = 2;
+const TX: u32 = 3;
+
+/// Nanoseconds per packet of one program, one number a round.
+pub(super) struct Series {
+    /// The program; of ours in the case's peer, [`PEER`].
+    pub(super) name: String,
+    pub(super) ns: Vec<f64>,
+}
+
+/// What a case came to.
+pub(super) struct Measured {
+    pub(super) series: Vec<Series>,
+    /// What most packets of ours were counted as.
+    pub(super) reason: &'static str,
+}
+
+impl Measured {
+    /// One program's figures.
+    pub(super) fn of(&self, name: &str) -> Option<&Series> {
+        self.series.iter().find(|series| series.name == name)
+    }
+}
+
+/// Name of ours in the case that a case is compared with.
+pub(super) const PEER: &str = "zdd (peer)";
+
+/// One program's part in a case.
+struct Turn {
+    name: String,
+    station: usize,
+    drive: Drive,
+    frame: Vec<u8>,
+    /// The action that each packet must end in; a stranger's may be any.
+    action: Option<u32>,
+    packets: u32,
+    ns: Vec<f64>,
+}
+
+/// Measures a case.
+///
+/// # Errors
+/// When a program does not do what the case says.
+pub(super) fn measure(lab: &mut Lab, case: &Case, options: &Options) -> Result<Measured> {
+    lab.forget();
+    let mut turns = turns(lab, case)?;
+    for turn in &mut turns {
+        let fill = match (case.state, case.flows) {
+            (State::Transition, Flows::Some(flows)) if turn.of_ours() => flows.max(1 << 10),
+            _ => 1 << 10,
+        };
+        turn.run(lab, fill)?;
+        let ns = turn.run(lab, 4096)?;
+        turn.packets = ((options.turn_ns() / ns) as u32).clamp(500, 200_000);
+    }
+    let before = lab.ours.reasons()?;
+    for round in 0..options.rounds() {
+        let count = turns.len();
+        for n in 0..count {
+            // Nobody comes always after the same one.
+            let turn = &mut turns[(n + round) % count];
+            if turn.of_ours() && case.kind == Kind::Syn {
+                lab.make_room(u64::from(turn.packets));
+            }
+            let ns = turn.run(lab, turn.packets)?;
+            turn.ns.push(ns);
+        }
+    }
+    let reason = reason(case, &before, &lab.ours.reasons()?)?;
+    Ok(Measured {
+        series: turns.into_iter().map(|turn| Series { name: turn.name, ns: turn.ns }).collect(),
+        reason,
+    })
+}
+
+fn turns(lab: &Lab, case: &Case) -> Result<Vec<Turn>> {
+    let work = if case.state == State::NotVip { "pass" } else { "stateless" };
+    let peer = case.peer();
+    let mut turns = vec![];
+    for name in ["tx", "mac", work, OURS, PEER, BASE, OTHER] {
+        let (station, case) = match (name, &peer) {
+            (PEER, Some(peer)) => (OURS, peer),
+            (PEER, None) => continue,
+            _ => (name, case),
+        };
+        let Some(station) = lab.station(station) else { continue };
+        let action = match (name, case.state) {
+            (OTHER, _) => None,
+            ("tx" | "mac", _) => Some(TX),
+            (_, State::NotVip) => Some(PASS),
+            _ => Some(TX),
+        };
+        let (drive, frame) = (frame::drive(case), frame::bytes(case));
+        turns.push(Turn { name: name.to_owned(), station, drive, frame, action, packets: 0, ns: vec![] });
+    }
+    ensure!(turns.len() >= 4, "a station is missing");
+    Ok(turns)
+}
+
+impl Turn {
+    fn of_ours(&self) -> bool {
+        [OURS, PEER, BASE].contains(&self.name.as_str())
+    }
+
+    /// Nanoseconds per packet: of the thread's own time, so that what else runs on the CPU does not count.
+    fn run(&mut self, lab: &Lab, packets: u32) -> Result<f64> {
+        let start = thread_ns();
+        let action = lab.stations[self.station].run(&mut self.drive, &self.frame, packets)?;
+        let ns = (thread_ns() - start) as f64 / f64::from(packets);
+        if action == ABORTED || self.action.is_some_and(|wanted| wanted != action) {
+            bail!("{} ended in XDP action {action}, {:?} was expected", self.name, self.action);
+        }
+        Ok(ns)
+    }
+}
+
+impl Lab {
+    fn forget(&mut self) {
+        self.ours.forget();
+        if let Some(base) = &mut self.base {
+            base.forget();
+        }
+    }
+
+    fn make_room(&mut self, syns: u64) {
+        self.ours.make_room(syns);
+        if let Some(base) = &mut self.base {
+            base.make_room(syns);
+        }
+    }
+}
+
+/// The reason that ours counted, which must be the case's for nearly all packets.
+fn reason(case: &Case, before: &[u64], after: &[u64]) -> Result<&'static str> {
+    let counts: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    let total: u64 = counts.iter().sum();
+    let Some((most, count)) = counts.iter().enumerate().max_by_key(|(_, count)| **count) else {
+        bail!("no reasons")
+    };
+    let name = REASONS[most].name();
+    let wanted: &[&str] = match (case.state, case.kind) {
+        (State::NotVip, _) => &["pass_not_vip"],
+        (State::Settled, _) => &["settled"],
+        // A SYN with a new sequence number becomes its entry's second identity, then finds that taken.
+        (State::Transition, Kind::Syn) => &["new", "entry", "alt"],
+        (State::Transition, _) => &["entry"],
+    };
+    ensure!(
+        wanted.contains(&name) && *count * 20 >= total * 19
+            || case.kind == Kind::Syn && wanted.contains(&name),
+        "{}, {} flows: {count} of {total} packets were counted as {name}, {wanted:?} was expected",
+        case.name(),
+        case.flows()
+    );
+    Ok(name)
+}
+
+fn thread_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid place for the answer; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,229 @@
+//! The program of ours (this revision's, or another's) with its maps filled, without an agent.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader, Pod};
+use zdd_common::atomic::{Atomics as _, Host};
+use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, NextHop, Port, Service};
+use zdd_common::flows::Bucket;
+use zdd_common::hash::{HashKey, fold};
+use zdd_common::limits::{CELLS_DEFAULT, WAYS};
+use zdd_common::maps::{Config, Quotas};
+use zdd_common::net::{End, TCP, UDP};
+use zdd_common::reason::REASONS;
+use zdd_common::syn_filter::{self, Line};
+use zdd_common::wire::Wire;
+
+use super::cases::{FORWARDS, MANY};
+use super::frame::{PORT, vip};
+use super::namespace::LOOPBACK;
+use crate::bpf::{self, Mapped};
+
+/// Backends of each forwarding mode.
+const BACKENDS: u32 = 100;
+/// Entries for a million flows fill a quarter of the table.
+const BUCKETS: u32 = 1 << 20;
+/// Known ends: each service has four.
+pub(super) const ENDS: u32 = 1 << 14;
+/// 4 MiB, the agent's default.
+const LINES: u32 = 1 << 16;
+/// The port by which everything leaves: where it came in.
+const BOUNCE: u16 = 1;
+
+/// A wire type as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+// SAFETY: only made of types that `wire!` has proved to be plain.
+unsafe impl<T: Wire> Pod for Plain<T> {}
+
+/// The program and its maps.
+pub(super) struct Ours {
+    ebpf: Ebpf,
+    services: Mapped<Service>,
+    cells: Mapped<u64>,
+    backends: Mapped<Backend>,
+    flows: Mapped<Bucket>,
+    filter: Mapped<Line>,
+    quotas: Mapped<Quotas>,
+    ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
+    ports: Array<MapData, Plain<Port>>,
+    reasons: MapData,
+    cpus: usize,
+    /// SYNs that the filter may hold.
+    syns: u64,
+}
+
+fn services() -> u32 {
+    100 + FORWARDS.len() as u32 * MANY
+}
+
+impl Ours {
+    /// Loads an object and fills its maps. `dir`: on a BPF file system, for this instance's pins.
+    pub(super) fn load(object: &[u8], dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let config = Plain(Config {
+            buckets: BUCKETS,
+            lines: LINES,
+            epoch_shift: syn_filter::epoch_shift(zdd_common::time::ticks(64_000_000_000)),
+            sample: 0,
+        });
+        let (services, cells) = (services(), services() * CELLS_DEFAULT);
+        let backends = FORWARDS.len() as u32 * BACKENDS + 1;
+        let mut loader = EbpfLoader::new();
+        loader
+            .default_map_pin_directory(dir)
+            .map_max_entries("ENDS", ENDS)
+            .map_max_entries("SERVICES", services)
+            .map_max_entries("CELLS", cells)
+            .map_max_entries("BACKENDS", backends)
+            .map_max_entries("PORTS", 64)
+            .map_max_entries("TX", 64)
+            .map_max_entries("LOCALS", 65_536)
+            .map_max_entries("DIRECT", 65_536)
+            .map_max_entries("FLOWS", BUCKETS)
+            .map_max_entries("SYNS", LINES)
+            .map_max_entries("FACTS", services)
+            .map_max_entries("SERVICE_COUNT", services)
+            .map_max_entries("BACKEND_COUNT", backends);
+        loader.override_global("CONFIG", &config, true);
+        let mut ebpf = loader.load(object).context("the XDP object does not load")?;
+        let program: &mut Xdp = ebpf.program_mut("zdd").context("no program zdd")?.try_into()?;
+        program.load().context("the kernel refused the XDP program")?;
+        let mut this = Self {
+            services: mapped(&mut ebpf, "SERVICES", services)?,
+            cells: mapped(&mut ebpf, "CELLS", cells)?,
+            backends: mapped(&mut ebpf, "BACKENDS", backends)?,
+            flows: mapped(&mut ebpf, "FLOWS", BUCKETS)?,
+            filter: mapped(&mut ebpf, "SYNS", LINES)?,
+            quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
+            ends: ebpf.take_map("ENDS").context("ENDS")?.try_into()?,
+            ports: ebpf.take_map("PORTS").context("PORTS")?.try_into()?,
+            reasons: MapData::from_pin(dir.join("REASON_COUNT"))?,
+            cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?.get() as usize,
+            syns: 0,
+            ebpf,
+        };
+        this.fill()?;
+        Ok(this)
+    }
+
+    /// The program.
+    pub(super) fn program(&mut self) -> Result<&mut Xdp> {
+        Ok(self.ebpf.program_mut("zdd").context("no program zdd")?.try_into()?)
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        let port = Port { ifindex: LOOPBACK, flags: Port::TX, mac: [2, 0, 0, 0, 0, 1], tags: 0, mtu: 0 };
+        self.ports.set(BOUNCE.into(), &Plain(port), 0)?;
+        // SAFETY: a mapped value; no program runs.
+        unsafe { (*self.quotas.at(0)).limit = [u64::MAX / 2; 3] };
+        for (forward, (_, mode)) in (0u32..).zip(FORWARDS) {
+            let first = 1 + forward * BACKENDS;
+            for id in first..first + BACKENDS {
+                let [.., a, b] = id.to_be_bytes();
+                let backend = Backend {
+                    addr: std::net::IpAddr::from([10, 8, a, b]).into(),
+                    next_hop: NextHop::new([2, 0, 0, 0xbb, a, b], BOUNCE).0,
+                    port: 8080u16.to_be(),
+                    mode: *mode as u16,
+                    service: 0,
+                    ..Backend::default()
+                };
+                // SAFETY: a mapped value; no program runs.
+                unsafe { self.backends.at(id as usize).write(backend) };
+            }
+            self.service(2 * forward, first, false)?;
+            self.service(2 * forward + 1, first, true)?;
+            for n in 0..MANY {
+                self.service(100 + forward * MANY + n, first, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Service `n` with a VIP of either family and protocol; its cells spread over the backends from `first` on.
+    fn service(&mut self, n: u32, first: u32, dirty: bool) -> Result<()> {
+        let row = n * CELLS_DEFAULT;
+        for index in 0..CELLS_DEFAULT {
+            let pick = |salt| (first + (fold(salt, index.into()) % u64::from(BACKENDS)) as u32) as u16;
+            let cell = if dirty {
+                Cell::new(pick(1), pick(2), Cell::DIRTY | Cell::LOOKUP)
+            } else {
+                Cell::settled(pick(1))
+            };
+            // SAFETY: a mapped value; no program runs.
+            unsafe { self.cells.at((row + index) as usize).write(cell.0) };
+        }
+        let service = Service {
+            commit: Commit::new(row, 1).0,
+            key: HashKey { k0: 11, k1: 12 },
+            groups: CELLS_DEFAULT,
+            per_group: 1,
+            affinity: Affinity::Flow as u32,
+            udp_idle: 400,
+            ..Service::default()
+        };
+        // SAFETY: as above.
+        unsafe { self.services.at(n as usize).write(service) };
+        for v6 in [false, true] {
+            for proto in [TCP, UDP] {
+                let end = End::new(vip(n, v6).into(), PORT.to_be(), proto);
+                let id = (4 * n + 2 * u32::from(v6) + u32::from(proto == UDP)) as u16;
+                let entry =
+                    EndEntry { kind: EndKind::Vip as u16, service: n as u16, id, ..EndEntry::default() };
+                self.ends.insert(&Plain(end), &Plain(entry), 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets all flows and SYNs.
+    pub(super) fn forget(&mut self) {
+        self.flows.clear();
+        self.filter.clear();
+        // SAFETY: a mapped value; no program runs.
+        unsafe { (*self.quotas.at(0)).used = [0; 3] };
+        self.syns = 0;
+    }
+
+    /// Tells of SYNs to come. The filter is emptied before it is so full that new ones look like old ones, and the flow table
+    /// before it is half full.
+    pub(super) fn make_room(&mut self, syns: u64) {
+        self.syns += syns;
+        if self.entries() > u64::from(BUCKETS) * WAYS as u64 / 2 {
+            self.forget();
+        } else if self.syns > u64::from(LINES) * 4 {
+            self.filter.clear();
+            self.syns = syns;
+        }
+    }
+
+    /// Entries of the flow table.
+    pub(super) fn entries(&self) -> u64 {
+        // SAFETY: a mapped value; three words, no program runs.
+        unsafe { (0..3).map(|class| Host::load(&raw const (*self.quotas.at(0)).used[class])).sum() }
+    }
+
+    /// Packets by reason.
+    pub(super) fn reasons(&self) -> Result<Vec<u64>> {
+        let names = self.reasons.info()?.max_entries() as usize;
+        ensure!(names <= REASONS.len(), "{names} reasons, {} known", REASONS.len());
+        Ok(bpf::per_cpu_sums(self.reasons.fd().as_fd(), names, self.cpus)?)
+    }
+}
+
+fn mapped<T: Copy + Default>(ebpf: &mut Ebpf, name: &str, values: u32) -> Result<Mapped<T>> {
+    let Some(Map::Array(data)) = ebpf.take_map(name) else { anyhow::bail!("no array {name} in the object") };
+    let size = data.info()?.value_size() as usize;
+    ensure!(
+        size == size_of::<T>(),
+        "{name} has values of {size} bytes, this revision's have {}",
+        size_of::<T>()
+    );
+    Mapped::new(data.fd().as_fd(), values as usize).with_context(|| format!("map {name} into memory"))
+}
