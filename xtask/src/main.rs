@@ -1,9 +1,7 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
-mod bench;
 mod demo;
-mod model_check;
-mod sim;
+mod program;
 mod vm;
 
 use std::process::ExitCode;
@@ -23,11 +21,11 @@ enum Command {
     /// Build everything in release mode and play the demo (needs root)
     Demo(demo::Arguments),
     /// Measure what a packet costs, beside floors measured in the same run (needs root)
-    Bench(bench::Arguments),
+    Bench(program::Arguments),
     /// Check the steering rules over small worlds, state by state, and show each rule to be needed
-    ModelCheck(model_check::Arguments),
+    ModelCheck(program::Arguments),
     /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
-    Sim(sim::Arguments),
+    Sim(program::Arguments),
     /// Run the kernel tests on other kernels, in virtual machines
     Vm(vm::Arguments),
 }
@@ -35,9 +33,9 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::ModelCheck(arguments) => model_check::run(&arguments),
-        Command::Sim(arguments) => sim::run(&arguments),
+        Command::Bench(arguments) => program::become_it("zdd-bench", &arguments),
+        Command::ModelCheck(arguments) => program::become_it("zdd-model-check", &arguments),
+        Command::Sim(arguments) => program::become_it("zdd-sim", &arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {

@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: builds the simulation and becomes it.
+//! Programs of the tests crate: `cargo xtask NAME` builds one in release mode and becomes it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -6,25 +6,24 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-/// Everything is passed on to zdd-sim.
+/// Everything is passed on to the program; it has its own `--help`.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Arguments {
-    /// See `cargo xtask sim --help`
+    /// Arguments of the program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<OsString>,
 }
 
-/// Returns only when something went wrong: otherwise this process has become the simulation, whose exit status says
-/// whether a connection broke although no state was lost.
+/// Returns only when something went wrong: otherwise this process has become `binary`, and its exit status is that one's.
 ///
 /// # Errors
 /// When cargo cannot be started.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn become_it(binary: &str, arguments: &Arguments) -> Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let error = Command::new(cargo)
         .args(["run", "--quiet", "--release", "--locked", "--package", "zdd-tests"])
-        .args(["--bin", "zdd-sim", "--"])
+        .args(["--bin", binary, "--"])
         .args(&arguments.rest)
         .exec();
     Err(error).context("cannot start cargo")
