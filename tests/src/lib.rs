@@ -3,11 +3,13 @@
 //! - [`rig`]: namespaces, wires and processes that vanish when dropped, on a signal, and after a crash.
 //! - [`traffic`]: servers and clients that count what broke, moved or failed.
 //! - [`checker`]: small worlds around `steer` and the agent's rules, every state of them.
+//! - [`control_bench`]: what planning, publishing, sweeping, starting and probing cost, and the maps' memory.
 //! - [`demo`]: the demo's acts, live view, chart and verdict.
 //! - [`ratio`]: what the balancer costs, against plain forwarding.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
 pub mod checker;
+pub mod control_bench;
 pub mod demo;
 pub mod ratio;
 pub mod rig;

@@ -1,5 +1,6 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
+mod bench_control;
 mod demo;
 mod model_check;
 
@@ -19,6 +20,8 @@ struct Arguments {
 enum Command {
     /// Build everything in release mode and play the demo (needs root)
     Demo(demo::Arguments),
+    /// Measure the control path: planning, publishing, sweeping, starting, probing, and memory (needs root)
+    BenchControl(bench_control::Arguments),
     /// Check the steering rules over small worlds, state by state, and show each rule to be needed
     ModelCheck(model_check::Arguments),
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::BenchControl(arguments) => bench_control::run(&arguments),
         Command::ModelCheck(arguments) => model_check::run(&arguments),
     };
     match result {

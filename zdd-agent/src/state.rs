@@ -20,6 +20,17 @@ pub struct State {
     pub services: Vec<SavedService>,
 }
 
+/// [`State`] for writing: what it borrows may be 16 MiB of groups, which nobody needs twice.
+#[derive(Debug, Serialize)]
+pub struct StateRef<'a> {
+    /// [`State::key`].
+    pub key: (u64, u64),
+    /// [`State::file`].
+    pub file: &'a [ServiceSpec],
+    /// [`State::services`].
+    pub services: Vec<&'a SavedService>,
+}
+
 impl State {
     /// The key as the maps hold it.
     pub fn hash_key(&self) -> HashKey {
@@ -64,8 +75,6 @@ pub struct SavedService {
     pub id: u16,
     /// Number of its VIP.
     pub vip_id: u16,
-    /// First cell of its two rows.
-    pub row: u32,
     /// Names of versions by their number in `groups`. A removed version keeps its place until another takes it.
     pub slots: Vec<String>,
     /// Which version each group belongs to.

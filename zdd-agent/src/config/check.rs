@@ -1,6 +1,6 @@
 //! What only shows when several values are looked at together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::agent::AgentRead;
@@ -217,12 +217,18 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         sink.error(Some(first_above.span.clone()), message, help);
     }
     let mut cells: u64 = 0;
-    for service in services {
-        cells += 2 * u64::from(service.cells.value);
+    let mut sizes = HashSet::new();
+    // A service's own, and one spare row of each size.
+    let mut need = |service: &ServiceRead| {
+        let own = u64::from(service.cells.value);
+        if sizes.insert(own) { 2 * own } else { own }
+    };
+    for (at, service) in services.iter().enumerate() {
+        cells += need(service);
         if cells > u64::from(limits.cells) {
-            let all: u64 = services.iter().map(|service| 2 * u64::from(service.cells.value)).sum();
+            let all = cells + services[at + 1..].iter().map(need).sum::<u64>();
             let message = format!(
-                "the services need {all} cells (twice their own), agent.limits.cells = {}",
+                "the services need {all} cells (their own, and a spare row of each size), agent.limits.cells = {}",
                 limits.cells
             );
             let help = format!(

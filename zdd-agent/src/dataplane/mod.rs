@@ -8,13 +8,16 @@ mod error;
 mod grace;
 mod mapped;
 mod object;
+mod per_cpu;
 mod pins;
+mod rows;
 mod tables;
 
 pub use attach::{Attached, detach};
 pub use error::DataplaneError;
 pub use grace::GraceWaiter;
 pub use object::{Dataplane, EventLogger, Opened};
+pub use rows::Row;
 pub use tables::{FlowScan, FlowTotals};
 
 #[doc(hidden)]

@@ -1,9 +1,12 @@
 //! From the services that are to those that shall be: numbers are given out and taken back here.
 
+use std::collections::HashSet;
+
 use zdd_common::entries::BackendId;
 use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
 
 use super::Reconciler;
+use super::rows::NoRoom;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
@@ -42,48 +45,30 @@ impl Reconciler {
         Ok(ApplyReport { changes, applied: !dry_run, warnings })
     }
 
-    /// An unused backend id.
-    fn new_backend_id(&self, taken: &[BackendId]) -> Option<BackendId> {
-        let used: std::collections::HashSet<BackendId> = self
-            .services
-            .iter()
-            .flat_map(|service| service.saved.backends.iter().map(|b| b.id))
-            .chain(taken.iter().copied())
-            .collect();
-        (1..=self.desired.agent.limits.backends.min(65_535) as u16).find(|id| !used.contains(id))
-    }
-
-    /// First cell of room for two rows.
-    fn new_row(&self, cells: u32) -> Option<u32> {
-        let mut used: Vec<(u32, u32)> =
-            self.services.iter().map(|s| (s.saved.row, s.saved.row + 2 * s.saved.spec.cells)).collect();
-        used.sort_unstable();
-        let mut start = 0;
-        for (from, to) in used {
-            if from - start >= 2 * cells {
-                return Some(start);
-            }
-            start = to;
-        }
-        (self.dataplane.cell_capacity().saturating_sub(start) >= 2 * cells).then_some(start)
+    /// An unused backend id, which is used from now on.
+    fn new_backend_id(&mut self) -> Option<BackendId> {
+        let known = self.services.iter().flat_map(|service| service.saved.backends.iter().map(|b| b.id));
+        self.ids.take(self.desired.agent.limits.backends.min(65_535) as u16, known)
     }
 
     fn create(&mut self, spec: &ServiceSpec) -> Result<(), Refused> {
         let limits = &self.desired.agent.limits;
-        let id = (0..limits.services as u16).find(|id| self.services.iter().all(|s| s.saved.id != *id));
-        let vip_id = (1..u16::MAX).find(|id| self.services.iter().all(|s| s.saved.vip_id != *id));
+        let (ids, vip_ids): (HashSet<u16>, HashSet<u16>) =
+            self.services.iter().map(|s| (s.saved.id, s.saved.vip_id)).unzip();
+        let id = (0..limits.services as u16).find(|id| !ids.contains(id));
+        let vip_id = (1..u16::MAX).find(|id| !vip_ids.contains(id));
         let (Some(id), Some(vip_id)) = (id, vip_id) else {
             return Err(Refused::refused(format!(
                 "{}: there are {} services already, the limit\nhelp: raise agent.limits.services",
                 spec.name, limits.services
             )));
         };
-        let Some(row) = self.new_row(spec.cells) else {
-            return Err(Refused::refused(format!(
-                "{}: no room for 2 x {} cells among the {} there are\nhelp: raise agent.limits.cells, or give the service fewer cells",
+        let row = self.epochs.new_row(spec.cells).map_err(|NoRoom { used }| {
+            Refused::refused(format!(
+                "{}: no room for {} cells in one piece, and as many in reserve if no other service has as many: {used} of {} are in use\nhelp: raise agent.limits.cells, or give the service fewer cells",
                 spec.name, spec.cells, limits.cells
-            )));
-        };
+            ))
+        })?;
         let saved = SavedService {
             spec: ServiceSpec {
                 versions: spec
@@ -95,7 +80,6 @@ impl Reconciler {
             },
             id,
             vip_id,
-            row,
             slots: spec.versions.iter().map(|v| v.name.clone()).collect(),
             groups: vec![0; service::groups(spec) as usize],
             backends: Vec::new(),
@@ -105,7 +89,8 @@ impl Reconciler {
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());
         let shift = self.dataplane.epoch_shift();
         let key = zdd_common::hash::HashKey { k0: self.key.0, k1: self.key.1 };
-        self.services.push(Service::open(saved, key, shift, &self.dataplane, clock::now_ns()));
+        let at = (row, clock::now_ns());
+        self.services.push(Service::open(saved, key, shift, &mut self.orders, &self.dataplane, at));
         Ok(())
     }
 
@@ -121,6 +106,10 @@ impl Reconciler {
                 service::proto(spec),
             ));
         }
+        let (start, len) = service.row();
+        let epoch = self.epochs.commit();
+        self.epochs.rows.remove(start, len, epoch);
+        self.ids.forget();
         tracing::info!(service = spec.name, "removed: its VIP is not steered any more");
     }
 
@@ -148,7 +137,7 @@ impl Reconciler {
             }
             return Ok(());
         }
-        let Some(id) = self.new_backend_id(&[]) else {
+        let Some(id) = self.new_backend_id() else {
             return Err(Refused::refused(format!(
                 "no number is left for backend {address}: there are {} backends, those that drain included\nhelp: raise agent.limits.backends, or let drains end",
                 self.desired.agent.limits.backends
@@ -201,10 +190,13 @@ impl Reconciler {
         }
         let drain_timeout = spec.drain_timeout;
         let service = &mut self.services[index];
+        let named: HashSet<(&str, std::net::SocketAddr)> = spec
+            .versions
+            .iter()
+            .flat_map(|v| v.backends.iter().map(|b| (v.name.as_str(), b.address)))
+            .collect();
         for backend in &mut service.saved.backends {
-            let stays = spec.versions.iter().any(|v| {
-                v.name == backend.version && v.backends.iter().any(|b| b.address == backend.address)
-            });
+            let stays = named.contains(&(backend.version.as_str(), backend.address));
             if !stays && !backend.removed {
                 backend.removed = true;
                 backend.drain.get_or_insert(super::drains::begin(drain_timeout));
@@ -241,7 +233,8 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
         reconciler.services.iter().filter(|s| gone(s)).map(|s| s.name().to_owned()).collect();
     let mut state = reconciler.state();
     state.services.retain(|saved| !leaving.contains(&saved.spec.name));
-    if let Err(error) = reconciler.store.save(&state) {
+    let saved = reconciler.store.save(&state);
+    if let Err(error) = saved {
         roll_back(reconciler, before);
         return Err(Refused::internal(format!(
             "{error}\nhelp: nothing was changed; make room or permissions and repeat"
@@ -288,6 +281,7 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
             .map(|b| service::end(b.address.ip(), b.address.port(), service::proto(&saved.spec)))
             .collect();
         service.saved = saved;
+        reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());
         for end in added {
             reconciler.dataplane.remove_end(end);

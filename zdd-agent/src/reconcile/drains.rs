@@ -14,7 +14,7 @@ use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::report::{ChangeReport, DrainReport};
-use crate::state::{Drain, VersionDrain};
+use crate::state::{Drain, SavedBackend, VersionDrain};
 
 /// Somebody who waits for a drain.
 pub(super) struct Watcher {
@@ -220,9 +220,8 @@ impl Reconciler {
     }
 
     /// Whether a backend's flows are let go: its deadline, or its version's, has passed.
-    pub(super) fn let_go(&self, index: usize, id: BackendId) -> bool {
+    pub(super) fn let_go(&self, index: usize, backend: &SavedBackend) -> bool {
         let saved = &self.services[index].saved;
-        let Some(backend) = saved.backends.iter().find(|b| b.id == id) else { return false };
         backend.drain.is_some_and(|d| d.passed)
             || saved.draining.iter().any(|d| d.version == backend.version && d.drain.passed)
     }
@@ -265,7 +264,7 @@ impl Reconciler {
         if passed.is_empty() {
             return false;
         }
-        let mut cells = service.cells.clone();
+        let mut cells = service.cells.to_vec();
         for id in &passed {
             for cell in &mut cells {
                 *cell = rules::remove(*cell, *id);
@@ -287,13 +286,8 @@ impl Reconciler {
     /// Since when no cell names the backends that drain.
     fn track_names(&mut self, index: usize, now: u64) {
         let service = &self.services[index];
-        let draining: Vec<BackendId> = service
-            .saved
-            .backends
-            .iter()
-            .filter(|b| service.drains(&b.version, b.address))
-            .map(|b| b.id)
-            .collect();
+        let draining: Vec<BackendId> =
+            service.saved.backends.iter().filter(|b| service.backend_drains(b)).map(|b| b.id).collect();
         let named: Vec<bool> = draining.iter().map(|id| service.named(&[*id]) > 0).collect();
         let unnamed = &mut self.services[index].unnamed;
         unnamed.retain(|id, _| draining.contains(id));
@@ -326,6 +320,7 @@ impl Reconciler {
             self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
+            self.ids.forget();
             self.follow_backends();
         }
         !gone.is_empty()

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use zdd_common::entries::{
@@ -14,11 +15,11 @@ use zdd_common::rules::{self, Timeouts};
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::grace::Epochs;
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::dataplane::{Dataplane, DataplaneError, Row};
 use crate::desired::{self, Forward, Protocol, ServiceSpec};
 use crate::health::Health;
 use crate::plan::{self, Candidate, Currents};
-use crate::state::SavedService;
+use crate::state::{SavedBackend, SavedService};
 
 /// After this, surely no packet is still working with what it read before, ns. (The true bound is an RCU grace period,
 /// which publishing waits for by itself; this one is for entries, which nobody waits for.)
@@ -35,12 +36,19 @@ pub(super) type HealthMap = HashMap<(String, SocketAddr), (Health, Option<String
 pub(super) struct Service {
     pub(super) saved: SavedService,
     pub(super) generation: u32,
-    /// Which of its two rows is live.
-    second_row: bool,
-    pub(super) cells: Vec<Cell>,
-    /// When each cell became dirty, ns since boot.
-    pub(super) since: Vec<u64>,
-    order: Vec<u32>,
+    /// First cell of its live row, or of the one that its first publishing takes.
+    start: u32,
+    /// The live row; empty before the first publishing.
+    pub(super) cells: Row,
+    /// How many cells are dirty, and whether flows of any may have entries: counted when a row is published, because
+    /// looking at every cell of a thousand settled services each second costs more than anything else.
+    pub(super) dirty: u32,
+    pub(super) lookup: bool,
+    /// Cells whose new flows go to a backend.
+    held: HashMap<BackendId, u32>,
+    /// When each cell became dirty, ns since boot. Empty while all are clean.
+    since: Vec<u64>,
+    order: Arc<[u32]>,
     key: HashKey,
     cache: Currents,
     /// The epoch of the last commit.
@@ -120,28 +128,40 @@ fn fixed(spec: &ServiceSpec, key: HashKey, udp_idle: u64) -> Fixed {
     }
 }
 
+/// The groups in the order of their ranks, by their number: the same for all services of a size, because the key is.
+#[derive(Default)]
+pub(super) struct Orders(HashMap<u32, Arc<[u32]>>);
+
+impl Orders {
+    fn of(&mut self, key: &HashKey, groups: u32) -> Arc<[u32]> {
+        Arc::clone(self.0.entry(groups).or_insert_with(|| split::order(key, groups).into()))
+    }
+}
+
 impl Service {
-    /// A service that is in the state; its cells come from the maps if they are there (`adopt`), else they are made.
+    /// A service that is in the state. If it is in the maps too, its live row is known to be its own and is taken over
+    /// as it stands; else `start` is where its first row will be.
     pub(super) fn open(
         saved: SavedService,
         key: HashKey,
         epoch_shift: u32,
+        orders: &mut Orders,
         dataplane: &Dataplane,
-        now: u64,
+        (start, now): (u32, u64),
     ) -> Self {
         let times = timeouts(&saved.spec, epoch_shift);
-        let order = split::order(&key, groups(&saved.spec));
+        let order = orders.of(&key, groups(&saved.spec));
         let commit = Commit(dataplane.service(saved.id).commit);
-        let cells = if commit.generation() == 0 {
-            Vec::new()
-        } else {
-            dataplane.read_row(commit.row(), saved.spec.cells)
-        };
+        let lives = commit.generation() != 0;
+        let cells = if lives { dataplane.row(commit.row(), saved.spec.cells) } else { Row::default() };
         // Nobody remembers when the dirty ones became so: their clocks start now.
-        let since = vec![now; saved.spec.cells as usize];
-        Self {
+        let since = if cells.iter().any(|cell| cell.dirty()) { vec![now; cells.len()] } else { Vec::new() };
+        let mut service = Self {
             generation: commit.generation(),
-            second_row: commit.generation() != 0 && commit.row() != saved.row,
+            start: if lives { commit.row() } else { start },
+            dirty: 0,
+            lookup: false,
+            held: HashMap::new(),
             cells,
             since,
             order,
@@ -157,7 +177,31 @@ impl Service {
             notes: Vec::new(),
             retired: HashMap::new(),
             saved,
+        };
+        service.count();
+        service
+    }
+
+    /// Counts what its row says.
+    fn count(&mut self) {
+        let mut held = Vec::new();
+        (self.dirty, self.lookup) = (0, false);
+        for cell in self.cells.iter() {
+            let id = usize::from(cell.current());
+            if id >= held.len() {
+                held.resize(id + 1, 0);
+            }
+            held[id] += 1;
+            self.dirty += u32::from(cell.dirty());
+            self.lookup |= cell.lookup();
         }
+        let held = held.into_iter().enumerate().filter(|(_, cells)| *cells > 0);
+        self.held = held.map(|(id, cells)| (id as BackendId, cells)).collect();
+    }
+
+    /// Its row, for whoever takes it out: first cell and size.
+    pub(super) fn row(&self) -> (u32, u32) {
+        (self.start, self.saved.spec.cells)
     }
 
     /// Its name.
@@ -212,25 +256,31 @@ impl Service {
     /// Whether a backend takes no new flows because it, or its version, drains.
     pub(super) fn drains(&self, version: &str, address: SocketAddr) -> bool {
         let own = self.saved.backends.iter().find(|b| b.address == address && b.version == version);
-        own.is_none_or(|b| b.drain.is_some() || b.removed)
-            || self.saved.draining.iter().any(|drain| drain.version == version)
+        own.is_none_or(|b| b.drain.is_some() || b.removed) || self.version_drains(version)
+    }
+
+    /// The same for one that is known: asked of each of 10,000 backends, looking them up is what takes the time.
+    pub(super) fn backend_drains(&self, backend: &SavedBackend) -> bool {
+        backend.drain.is_some() || backend.removed || self.version_drains(&backend.version)
+    }
+
+    fn version_drains(&self, version: &str) -> bool {
+        self.saved.draining.iter().any(|drain| drain.version == version)
     }
 
     /// The backends of each slot, as planning sees them.
     pub(super) fn candidates(&self, health: &HealthMap) -> Vec<Vec<Candidate>> {
         let mut slots = vec![Vec::new(); self.saved.slots.len()];
+        let versions = &self.saved.spec.versions;
+        let weights: HashMap<(&str, SocketAddr), u32> = versions
+            .iter()
+            .flat_map(|v| v.backends.iter().map(|b| ((v.name.as_str(), b.address), b.weight)))
+            .collect();
         for backend in self.saved.backends.iter().filter(|b| !b.removed) {
             let Some(slot) = self.saved.slots.iter().position(|name| *name == backend.version) else {
                 continue;
             };
-            let Some(spec) = self
-                .saved
-                .spec
-                .versions
-                .iter()
-                .filter(|v| v.name == backend.version)
-                .find_map(|v| v.backends.iter().find(|b| b.address == backend.address))
-            else {
+            let Some(weight) = weights.get(&(backend.version.as_str(), backend.address)).copied() else {
                 continue;
             };
             let verdict =
@@ -238,9 +288,9 @@ impl Service {
             slots[slot].push(Candidate {
                 id: backend.id,
                 identity: maglev::identity(backend.address.ip().into(), backend.address.port().to_be()),
-                weight: spec.weight,
+                weight,
                 healthy: verdict != Some(Health::Unhealthy),
-                draining: self.drains(&backend.version, backend.address),
+                draining: self.backend_drains(backend),
             });
         }
         slots
@@ -284,11 +334,14 @@ impl Service {
             let cells = row.into_iter().map(Cell::settled).collect();
             return self.publish(dataplane, epochs, cells);
         }
-        let mut cells = self.cells.clone();
-        for (index, current) in row.into_iter().enumerate() {
-            let (cell, starts) = rules::change(cells[index], current);
-            cells[index] = cell;
+        let mut cells = self.cells.to_vec();
+        for (index, (cell, current)) in cells.iter_mut().zip(row).enumerate() {
+            let (changed, starts) = rules::change(*cell, current);
+            *cell = changed;
             if starts {
+                if self.since.is_empty() {
+                    self.since = vec![now; self.cells.len()];
+                }
                 self.since[index] = now;
             }
         }
@@ -303,7 +356,7 @@ impl Service {
         now: u64,
     ) -> Result<(), DataplaneError> {
         // A row so young that a packet may still be working with the one before is left alone: see rules::settle.
-        if !epochs.over(self.committed) || !self.cells.iter().any(|cell| cell.dirty()) {
+        if self.dirty == 0 || !epochs.over(self.committed) {
             return Ok(());
         }
         let Facts { last_fail, udp_fail, .. } = dataplane.facts(self.saved.id);
@@ -317,31 +370,41 @@ impl Service {
         self.publish(dataplane, epochs, cells)
     }
 
-    /// Publishes a row: into the spare one, once no packet can be reading that, then the commit.
+    /// Publishes a row: into a spare one, which no packet can be reading, then the commit.
     pub(super) fn publish(
         &mut self,
         dataplane: &Dataplane,
         epochs: &mut Epochs,
         cells: Vec<Cell>,
     ) -> Result<(), DataplaneError> {
-        if self.generation != 0 && cells == self.cells {
+        if self.generation != 0 && cells == *self.cells {
             return Ok(());
         }
         let fresh = self.generation == 0;
         if !fresh {
+            // So that no packet works with anything older than the row before this one: see rules::settle.
             epochs.wait_for(self.committed)?;
         }
-        let second_row = !fresh && !self.second_row;
-        let row = self.saved.row + if second_row { self.saved.spec.cells } else { 0 };
+        let len = self.saved.spec.cells;
+        let row = if fresh { self.start } else { epochs.spare_row(len)? };
         dataplane.write_row(row, &cells);
         self.generation += 1;
         if fresh {
             dataplane.write_service(self.saved.id, &fixed(&self.saved.spec, self.key, self.times.udp_idle));
         }
         dataplane.commit(self.saved.id, Commit::new(row, self.generation));
-        self.second_row = second_row;
-        self.cells = cells;
+        self.cells = dataplane.row(row, len);
         self.committed = epochs.commit();
+        if !fresh {
+            epochs.rows.retire(self.start, len, self.committed);
+        }
+        self.start = row;
+        self.count();
+        if self.dirty == 0 {
+            // A thousand settled services must not hold what only a change needs.
+            self.since = Vec::new();
+            self.cache.clear();
+        }
         Ok(())
     }
 
@@ -418,8 +481,8 @@ impl Service {
         if self.cells.is_empty() {
             return 0.0;
         }
-        let held = self.cells.iter().filter(|cell| ids.contains(&cell.current())).count();
-        held as f64 / self.cells.len() as f64
+        let held: u32 = ids.iter().filter_map(|id| self.held.get(id)).sum();
+        f64::from(held) / self.cells.len() as f64
     }
 
     /// Ids of a version's backends.

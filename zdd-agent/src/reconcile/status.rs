@@ -1,11 +1,13 @@
 //! Everything at this moment, for people and metrics.
 
+use std::collections::HashMap;
+
 use zdd_common::maps::Counters;
 use zdd_common::reason::REASONS;
 
 use super::Reconciler;
 use super::service::{self, Service};
-use crate::desired::FULL;
+use crate::desired::{FULL, VersionSpec};
 use crate::health::Health;
 use crate::report::{
     self, BackendState, BackendStatus, FlowTableStatus, InterfaceStatus, Quota, Quotas, Role,
@@ -23,6 +25,10 @@ impl Reconciler {
         let totals = self.totals;
         let (bytes, fill) = self.dataplane.filter_fill();
         let reasons = self.dataplane.reasons();
+        let counters = self.dataplane.all_backend_counters().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Vec::new()
+        });
         let mut interfaces: Vec<InterfaceStatus> = self
             .interfaces
             .iter()
@@ -38,7 +44,7 @@ impl Reconciler {
         Status {
             build: BUILD.to_owned(),
             pid: std::process::id(),
-            services: self.services.iter().map(|service| self.service_status(service)).collect(),
+            services: self.services.iter().map(|service| self.service_status(service, &counters)).collect(),
             flow_table: FlowTableStatus {
                 capacity: self.dataplane.flow_capacity(),
                 entries: totals.half + totals.established + totals.dead,
@@ -53,14 +59,14 @@ impl Reconciler {
         }
     }
 
-    fn service_status(&self, service: &Service) -> ServiceStatus {
+    fn service_status(&self, service: &Service, counters_of: &[Counters]) -> ServiceStatus {
         let spec = &service.saved.spec;
         let counters = self.dataplane.service_counters(service.saved.id);
         let versions: Vec<VersionStatus> = spec
             .versions
             .iter()
             .enumerate()
-            .map(|(place, version)| self.version_status(service, &version.name, version.weight, place == 0))
+            .map(|(place, version)| self.version_status(service, version, place == 0, counters_of))
             .collect();
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(&versions, service::groups(spec)));
@@ -72,7 +78,7 @@ impl Reconciler {
             generation: service.generation.into(),
             cells: spec.cells,
             groups: service::groups(spec),
-            dirty_cells: service.cells.iter().filter(|cell| cell.dirty()).count() as u32,
+            dirty_cells: service.dirty,
             alarm: service.alarm.clone(),
             notes,
             counters: ServiceCounters {
@@ -86,12 +92,25 @@ impl Reconciler {
         }
     }
 
-    fn version_status(&self, service: &Service, name: &str, weight: u32, stable: bool) -> VersionStatus {
+    fn version_status(
+        &self,
+        service: &Service,
+        version: &VersionSpec,
+        stable: bool,
+        counters_of: &[Counters],
+    ) -> VersionStatus {
+        let (name, weight) = (version.name.as_str(), version.weight);
         let members: Vec<&SavedBackend> =
             service.saved.backends.iter().filter(|b| b.version == name).collect();
-        let backends: Vec<BackendStatus> = members.iter().map(|b| self.backend_status(service, b)).collect();
+        let of = |b: &SavedBackend| counters_of.get(usize::from(b.id)).copied().unwrap_or_default();
+        let weights: HashMap<_, _> = version.backends.iter().map(|b| (b.address, b.weight)).collect();
+        let backend = |b: &&SavedBackend| {
+            let weight = weights.get(&b.address).copied().unwrap_or(0);
+            self.backend_status(service, b, weight, of(b))
+        };
+        let backends: Vec<BackendStatus> = members.iter().map(backend).collect();
         let retired = service.retired.get(name).copied().unwrap_or_default();
-        let counted = members.iter().map(|b| self.dataplane.backend_counters(b.id)).chain([retired]);
+        let counted = members.iter().map(|b| of(b)).chain([retired]);
         let total = Counters::sum(counted);
         VersionStatus {
             name: name.to_owned(),
@@ -107,7 +126,13 @@ impl Reconciler {
         }
     }
 
-    fn backend_status(&self, service: &Service, backend: &SavedBackend) -> BackendStatus {
+    fn backend_status(
+        &self,
+        service: &Service,
+        backend: &SavedBackend,
+        weight: u32,
+        counters: Counters,
+    ) -> BackendStatus {
         let spec = &service.saved.spec;
         let known = self.health.get(&(spec.name.clone(), backend.address));
         let (health, reason) = match known {
@@ -115,20 +140,13 @@ impl Reconciler {
             Some((Health::Unhealthy, reason)) => (report::Health::Unhealthy, reason.clone()),
             _ => (report::Health::Unknown, spec.health.is_none().then(|| "no health check".to_owned())),
         };
-        let weight = spec
-            .versions
-            .iter()
-            .filter(|v| v.name == backend.version)
-            .find_map(|v| v.backends.iter().find(|b| b.address == backend.address))
-            .map_or(0, |b| b.weight);
         let state = if backend.removed {
             BackendState::Removed
-        } else if service.drains(&backend.version, backend.address) {
+        } else if service.backend_drains(backend) {
             BackendState::Draining
         } else {
             BackendState::Active
         };
-        let counters = self.dataplane.backend_counters(backend.id);
         BackendStatus {
             address: backend.address,
             weight,

@@ -1,117 +1,53 @@
-//! Looking at every entry of the flow table: expiry, restoring, purging, counting; and forgetting that a settled cell
-//! may have entries once none was found.
+//! Sweeping as the loop does it: what of the services a sweep must know, what they learn from it, and forgetting that a
+//! settled cell may have entries once none was found.
 
-use std::collections::HashMap;
-
-use zdd_common::entries::{BackendId, Cell};
-use zdd_common::rules::{self, Sweep};
-use zdd_common::steer;
+use zdd_common::entries::Cell;
+use zdd_common::rules;
 
 use super::Reconciler;
 use super::service;
-
-/// Entries of removed backends that one sweep lets go: their clients reconnect one after another, not all at once.
-const PACE: usize = 1000;
-
-/// What a sweep needs of one service.
-struct Seen {
-    view: zdd_common::entries::ServiceView,
-    udp: bool,
-    /// The cells may be relied on: their commit is older than a grace period.
-    steady: bool,
-    let_go: Vec<BackendId>,
-    flows: HashMap<BackendId, u64>,
-    /// Cells that have an entry which says something else than base.
-    kept: Vec<bool>,
-}
+use super::table::{self, Seen, Swept};
 
 impl Reconciler {
     pub(super) fn sweep(&mut self, now: u64) {
-        let mut seen: Vec<Seen> = (0..self.services.len()).map(|index| self.prepare(index)).collect();
-        if self.dataplane.any_flows() {
-            self.sweep_table(&mut seen, now);
+        let services: Vec<Swept<'_>> = (0..self.services.len()).map(|index| self.swept(index)).collect();
+        let steady: Vec<bool> = services.iter().map(|service| service.steady).collect();
+        let used = self.dataplane.quotas().used;
+        let seen = if self.dataplane.any_flows() {
+            let all = used.iter().map(|n| *n as i64).sum::<i64>();
+            let pressure = all > (self.dataplane.flow_capacity() / 2) as i64;
+            let seen = table::sweep(&self.dataplane, &services, pressure, now);
+            self.correct_drift(seen.counted, used);
+            seen
         } else {
-            self.totals = Default::default();
+            let seen = Seen::nothing(&services);
             self.drift = [0; 3];
+            seen
+        };
+        self.totals = seen.totals;
+        for service in &mut self.services {
+            let flows = service.saved.backends.iter().map(|b| (b.id, seen.flows(b.id)));
+            service.flows = flows.filter(|(_, flows)| *flows > 0).collect();
+            service.swept = now;
         }
-        for (index, seen) in seen.into_iter().enumerate() {
-            self.services[index].flows = seen.flows;
-            self.services[index].swept = now;
-            self.forget(index, &seen.kept, seen.steady);
+        for (index, (kept, steady)) in seen.kept.iter().zip(steady).enumerate() {
+            self.forget(index, kept, steady);
         }
     }
 
-    fn prepare(&self, index: usize) -> Seen {
+    fn swept(&self, index: usize) -> Swept<'_> {
         let service = &self.services[index];
-        Seen {
+        let gone = service.saved.backends.iter().filter(|b| self.let_go(index, b));
+        Swept {
+            vip: service.saved.vip_id,
             view: service.view(),
+            times: service.times,
+            cells: &service.cells,
             udp: service::proto(&service.saved.spec) == zdd_common::net::UDP,
             steady: self.epochs.over(service.committed),
-            let_go: service
-                .saved
-                .backends
-                .iter()
-                .map(|b| b.id)
-                .filter(|id| self.let_go(index, *id))
-                .collect(),
-            flows: HashMap::new(),
-            kept: vec![false; service.cells.len()],
+            track: service.lookup,
+            let_go: gone.map(|b| b.id).collect(),
         }
-    }
-
-    fn sweep_table(&mut self, seen: &mut [Seen], now: u64) {
-        let by_vip: HashMap<u16, usize> =
-            self.services.iter().enumerate().map(|(index, service)| (service.saved.vip_id, index)).collect();
-        let used = self.dataplane.quotas().used;
-        let pressure =
-            used.iter().map(|n| *n as i64).sum::<i64>() > (self.dataplane.flow_capacity() / 2) as i64;
-        let services = &self.services;
-        let mut counted = [0i64; 3];
-        let mut paced = 0;
-        let default_times = services.first().map(|service| service.times);
-        self.totals = self.dataplane.sweep(|scan| {
-            let word = scan.word;
-            counted[word.class_bits().min(2)] += 1;
-            let Some(index) = by_vip.get(&scan.key.vip()).copied() else {
-                // Of a service that is gone: nobody will look for it.
-                let Some(times) = default_times else { return Sweep::Free };
-                let nobody = Cell::settled(0);
-                let fate = rules::sweep(word, nobody, true, true, &times, now);
-                return if fate == Sweep::Keep && word.live() {
-                    rules::purge(word, word.backend(), now).unwrap_or(Sweep::Keep)
-                } else {
-                    fate
-                };
-            };
-            let (service, seen) = (&services[index], &mut seen[index]);
-            let cell_index = steer::place(&seen.view, &scan.key).cell as usize;
-            let cell = service.cells[cell_index];
-            let purged = seen.let_go.iter().find_map(|id| rules::purge(word, *id, now));
-            let fate = match purged {
-                Some(fate) if paced < PACE => {
-                    paced += 1;
-                    fate
-                }
-                _ if seen.steady => rules::sweep(word, cell, seen.udp, pressure, &service.times, now),
-                _ => Sweep::Keep,
-            };
-            let stays = match fate {
-                Sweep::Keep => word,
-                Sweep::Word(new) | Sweep::Restore(new) => new,
-                Sweep::Free => return fate,
-            };
-            if stays.live() {
-                *seen.flows.entry(stays.backend()).or_default() += 1;
-                if stays.alt_seen() && !stays.single() {
-                    *seen.flows.entry(stays.alt()).or_default() += 1;
-                }
-                if !stays.single() || stays.backend() != cell.base() || stays.alt_seen() {
-                    seen.kept[cell_index] = true;
-                }
-            }
-            fate
-        });
-        self.correct_drift(counted, used);
     }
 
     /// Entries counted and entries seen differ while packets come and go; a difference that stays the same over two quiet
@@ -135,7 +71,7 @@ impl Reconciler {
     fn forget(&mut self, index: usize, kept: &[bool], steady: bool) {
         let service = &self.services[index];
         let forgettable = |cell: &Cell| !cell.dirty() && cell.lookup();
-        if !steady || !service.cells.iter().any(forgettable) {
+        if !steady || !service.lookup || !service.cells.iter().any(forgettable) {
             return;
         }
         let cells: Vec<Cell> = service
