@@ -244,3 +244,20 @@ fn metrics_agree_with_status() -> Result<()> {
         Ok(pairs.iter().all(|(a, b)| (a - b).abs() < 1e-9).then_some(()))
     })
 }
+
+#[test]
+fn changes_follow_each_other_at_once_though_there_is_hardly_a_spare_row() -> Result<()> {
+    // Two services, their rows and one reserve in a map of four rows.
+    let world = World::running(Setup { cells: 32_768, ..Setup::default() })?;
+    let load = world.load(20)?;
+    for percent in [10, 20, 30, 20, 10, 0] {
+        for name in ["web", "echo"] {
+            world.zdd().run(&["shift", name, &format!("v2={percent}%")])?;
+            let v2 = number(version(&world.status()?, name, "v2"), "share");
+            assert!((v2 - f64::from(percent) / 100.0).abs() < 0.001, "{name}: {v2}");
+        }
+    }
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}

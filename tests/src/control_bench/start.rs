@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::fleet::{FIRST_PORT, Fleet, World, status};
+use super::fleet::{FIRST_PORT, Fleet, World, cpu, status};
 use super::report::{Report, Unit};
 use super::sorted;
 use crate::rig::{Proc, VIP};
@@ -16,12 +16,13 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for services in [10u16, 100, 1_000] {
         let rounds = if report.quick { 1 } else { 3 };
-        let (mut first, mut rss, mut peak, mut again) = (vec![], vec![], vec![], vec![]);
+        let (mut first, mut used, mut rss, mut peak, mut again) = (vec![], vec![], vec![], vec![], vec![]);
         for _ in 0..rounds {
             let world = Fleet { services, backends: 20, cells: 16_384, health: None }.build()?;
             let begin = Instant::now();
             let agent = world.start()?;
             first.push(connected(&world, &agent, services, begin)?);
+            used.push(cpu(agent.pid())?);
             rss.push(status(agent.pid(), "VmRSS")?);
             peak.push(status(agent.pid(), "VmHWM")?);
             if services == 1_000 {
@@ -31,7 +32,7 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
         }
         let big = services == 1_000;
         let size = format!("{services} services x 20 backends");
-        for values in [&mut rss, &mut peak] {
+        for values in [&mut used, &mut rss, &mut peak] {
             values.sort_by(f64::total_cmp);
         }
         times.push((
@@ -44,6 +45,7 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
                 big.then_some(3.0),
             ),
         ));
+        report.row("its CPU time until then", &*size, Unit::Seconds, &used, None);
         let limit = big.then_some(256.0 * 1024.0 * 1024.0);
         memory.push((
             f64::from(services),
