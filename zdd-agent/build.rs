@@ -9,7 +9,7 @@ fn main() -> anyhow::Result<()> {
     ebpf()
 }
 
-/// Builds the XDP object for the BPF target and puts it at `$OUT_DIR/zdd.bpf.o`.
+/// Builds the XDP objects for the BPF target and puts them at `$OUT_DIR/zdd.bpf.o` and `$OUT_DIR/zdd-decap.bpf.o`.
 ///
 /// Cargo runs inside cargo: the object needs another compiler (the nightly named in `zdd-ebpf/rust-toolchain.toml`),
 /// target and flags. A target directory of its own keeps the two from waiting for each other's lock.
@@ -56,7 +56,10 @@ fn ebpf() -> anyhow::Result<()> {
     }
     let status = cargo.status().context("rustup is needed to build the XDP object: run scripts/setup.sh")?;
     anyhow::ensure!(status.success(), "the XDP object did not build: run scripts/setup.sh, then see above");
-    std::fs::copy(target_dir.join("bpfel-unknown-none/release/zdd"), out.join("zdd.bpf.o"))?;
+    for name in ["zdd", "zdd-decap"] {
+        let built = target_dir.join("bpfel-unknown-none/release").join(name);
+        std::fs::copy(built, out.join(name).with_extension("bpf.o"))?;
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! - [`checker`]: small worlds around `steer` and the agent's rules, every state of them.
 //! - [`control_bench`]: what planning, publishing, sweeping, starting and probing cost, and the maps' memory.
 //! - [`demo`]: the demo's acts, live view, chart and verdict.
+//! - [`sim`]: whole balancers over millions of flows: what breaks with us, with a hash, with an LRU table.
 //! - [`ratio`]: what the balancer costs, against plain forwarding.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
@@ -13,5 +14,6 @@ pub mod control_bench;
 pub mod demo;
 pub mod ratio;
 pub mod rig;
+pub mod sim;
 pub mod traffic;
 pub mod world;

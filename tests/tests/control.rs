@@ -193,7 +193,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     world.refused(&["backend", "add", "web", "v2", &world.address(1)])?.says(1, &[&world.address(1)]);
     world
         .refused(&["backend", "add", "web", "v2", "[2001:db8::1]:80"])?
-        .says(1, &["address family", "help: "]);
+        .says(1, &["is IPv6, the VIP", "help: "]);
     assert_eq!(Kept::of(&world.status()?).intent, before, "nothing was changed");
     as_before(&load)?;
     unharmed(&load.finish());
@@ -259,5 +259,17 @@ fn changes_follow_each_other_at_once_though_there_is_hardly_a_spare_row() -> Res
     }
     as_before(&load)?;
     unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn explain_tells_a_new_udp_flow_that_it_may_be_taken_for_an_old_one() -> Result<()> {
+    let world = World::running(Setup::default())?;
+    let explain = || world.zdd().json(&["explain", "echo", "--from", "10.80.1.1:9"]);
+    assert_eq!(explain()?["version"], "v1");
+    world.zdd().run(&["shift", "echo", "v2=100%"])?;
+    let said = explain()?;
+    assert_eq!(said["version"], "v1", "{said}");
+    assert!(said["why"].as_str().is_some_and(|why| why.contains("udp_idle_timeout")), "{said}");
     Ok(())
 }

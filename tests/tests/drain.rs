@@ -128,6 +128,15 @@ fn backends_come_and_go_and_nobody_notices() -> Result<()> {
     unharmed(&load.finish());
     world.wait_status("b4 to be gone", |s| find_backend(s, "web", &b4).is_none().then_some(()))?;
     assert!(begun.elapsed() > Duration::from_millis(1), "not before its last connection had ended");
+    // Its version has not forgotten what it served; a restart does not either.
+    let served = |status: &serde_json::Value| {
+        ["packets", "bytes", "new_flows"].map(|key| number(version(status, "web", "v2"), key))
+    };
+    let before = served(&world.status()?);
+    assert!(before[0] > number(backend(&status, "web", &b4), "packets"), "{before:?}");
+    world.kill_agent();
+    world.start_agent()?;
+    assert_eq!(served(&world.status()?), before);
     Ok(())
 }
 

@@ -24,6 +24,8 @@ fn follows(forward: Forward) -> Result<()> {
         (["shift", "web", "v2=100%"], "v2"),
     ] {
         world.zdd().run(&command)?;
+        let said = world.zdd().json(&["explain", "web", "--from", &format!("{client}:4567")])?;
+        assert_eq!(said["version"], version, "{said}");
         many(&world, version)?;
     }
     // A backend of v2 fails and recovers: the others of v2 take its share, not base.

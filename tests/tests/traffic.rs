@@ -11,7 +11,7 @@ fn servers() -> Vec<ServerSpec> {
         let any = Ipv4Addr::UNSPECIFIED;
         let member = Member { version: version.into(), backend: format!("b{i}") };
         let (tcp, udp) = (v4(any, 8080), v4(rig::backend_address(i), 5353));
-        ServerSpec { role: format!("b{i}"), member, tcp, udp, health: v4(any, 8081) }
+        ServerSpec { role: format!("b{i}"), member, tcp, udp: vec![udp], health: v4(any, 8081) }
     };
     vec![spec(1, "v1"), spec(2, "v2")]
 }
@@ -33,7 +33,7 @@ impl World {
     }
 
     fn load(&self) -> Load {
-        let at = |port| Target::Direct((1..=2).map(|i| v4(rig::backend_address(i), port)).collect());
+        let at = |port| Target::InTurn((1..=2).map(|i| v4(rig::backend_address(i), port)).collect());
         let spec = LoadSpec {
             tcp: at(8080),
             udp: at(5353),
@@ -110,7 +110,7 @@ fn one_version_can_be_told_to_hang_up() {
 #[test]
 fn the_prober_sees_the_answer_that_follows_a_change() {
     let world = World::new(Forward::Nat);
-    let target = Target::Direct(vec![v4(rig::backend_address(1), 8080)]);
+    let target = Target::InTurn(vec![v4(rig::backend_address(1), 8080)]);
     let prober = Prober::new(&world.rig, world.fleet.clone(), target);
     let (all, answer, at) =
         prober.during(rig::client_address(0), 0, Duration::from_secs(1), || 42).expect("it dials");

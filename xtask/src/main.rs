@@ -3,6 +3,8 @@
 mod bench_control;
 mod demo;
 mod model_check;
+mod sim;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,10 @@ enum Command {
     BenchControl(bench_control::Arguments),
     /// Check the steering rules over small worlds, state by state, and show each rule to be needed
     ModelCheck(model_check::Arguments),
+    /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
+    Sim(sim::Arguments),
+    /// Run the kernel tests on other kernels, in virtual machines
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +37,8 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::BenchControl(arguments) => bench_control::run(&arguments),
         Command::ModelCheck(arguments) => model_check::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,8 @@
 //! The agent's life from start to end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -8,10 +10,15 @@ use crate::api::server::{Socket, serve};
 use crate::config::Warning;
 use crate::control::{self, Handle};
 use crate::desired::Desired;
+use crate::doctor;
 use crate::metrics::{self, MetricsServer, MetricsSnapshot};
+use crate::notify::Notify;
 use crate::reconcile::{self, Ended};
 use crate::report::{Health, Status};
 use crate::shutdown::Shutdown;
+
+/// How long a look at the host may hold up the start. What it finds is told and stops nothing.
+const DOCTOR_PATIENCE: Duration = Duration::from_millis(80);
 
 /// Runs the agent until it is told to end. Traffic goes on after it, except after `zdd detach`.
 ///
@@ -30,11 +37,17 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let socket = Socket::bind(&socket_path)?;
+    for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
+        let fix = finding.fix.unwrap_or_default();
+        tracing::warn!(check = finding.check, fix, "{}", finding.what);
+    }
     let reconciler = reconcile::start(desired).await?;
     let (handle, requests) = control::channel(64);
     if let Some(address) = metrics_at {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
     }
+    let notify = Arc::new(Notify::from_environment());
+    let (alive, by) = (notify.clone(), handle.clone());
     let (stop, stopping) = Shutdown::new();
     let stop_api = shutdown.clone();
     let api = tokio::spawn(serve(socket, handle, async move {
@@ -44,7 +57,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         }
     }));
     tracing::info!(socket = %socket_path.display(), "ready");
+    notify.tell("READY=1\nSTATUS=ready");
+    tokio::spawn(async move { alive.stay_alive(by).await });
     let ended = reconciler.run(requests, shutdown).await?;
+    notify.tell("STOPPING=1\nSTATUS=stopping; traffic goes on");
     // Lets answers that are under way reach their callers.
     stop.start();
     api.await.context("the API ended in a panic")??;

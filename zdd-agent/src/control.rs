@@ -11,7 +11,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desired::{BasisPoints, Desired};
-use crate::report::{ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status};
+use crate::report::{
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
 use crate::text::{Unreadable, parse_socket};
 
 /// Where the answer to one request goes.
@@ -186,8 +189,74 @@ pub enum Request {
         from: SocketAddr,
         reply: Reply<Explain>,
     },
+    Rollout {
+        service: String,
+        ask: RolloutAsk,
+        reply: Reply<RolloutReport>,
+    },
+    RolloutStatus {
+        service: String,
+        reply: Reply<RolloutReport>,
+    },
+    RolloutPlan {
+        service: String,
+        candidate: String,
+        reply: Reply<RolloutPlan>,
+    },
+    RolloutHistory {
+        service: String,
+        reply: Reply<RolloutHistory>,
+    },
+    Gate {
+        service: String,
+        closed: bool,
+        reason: String,
+        reply: Reply<ChangeReport>,
+    },
     Detach {
         reply: Reply<DetachReport>,
+    },
+    WhoMoves {
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+        clients: Vec<SocketAddr>,
+        reply: Reply<WhoMoves>,
+    },
+}
+
+/// What is asked of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutAsk {
+    /// What.
+    pub act: RolloutAct,
+    /// The revision that the asker has seen: refused as a conflict when it is another by now. `None`: whatever it is.
+    pub revision: Option<u64>,
+    /// Why, kept in the history; may be empty.
+    pub reason: String,
+}
+
+/// The ways in which an operator moves a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RolloutAct {
+    /// Begin one with this candidate.
+    Start(String),
+    /// Hold the weights.
+    Pause,
+    /// End a pause.
+    Resume,
+    /// End the present waiting, or with `full` leave out all steps before 100 %.
+    Promote {
+        /// Leave them out.
+        full: bool,
+    },
+    /// Give everything back.
+    Abort,
+    /// Go on after a freeze, or begin again after a rollback.
+    Retry,
+    /// Give everything to the version before, or to the one that rollout `to` left.
+    Undo {
+        /// Number of a rollout in the history.
+        to: Option<u64>,
     },
 }
 
@@ -205,7 +274,14 @@ impl Request {
             Request::DrainedWatch { reply, .. } => drop(reply.send(Err(refused))),
             Request::Apply { reply, .. } => drop(reply.send(Err(refused))),
             Request::Explain { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Rollout { reply, .. } | Request::RolloutStatus { reply, .. } => {
+                drop(reply.send(Err(refused)));
+            }
+            Request::RolloutPlan { reply, .. } => drop(reply.send(Err(refused))),
+            Request::RolloutHistory { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
+            Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
         }
     }
 }
@@ -304,9 +380,45 @@ impl Handle {
         self.ask(|reply| Request::Explain { service, from, reply }).await
     }
 
+    /// Begins or moves a rollout.
+    pub async fn rollout(&self, service: String, ask: RolloutAsk) -> Result<RolloutReport, Refused> {
+        self.ask(|reply| Request::Rollout { service, ask, reply }).await
+    }
+
+    /// The rollout under way, or the last one.
+    pub async fn rollout_status(&self, service: String) -> Result<RolloutReport, Refused> {
+        self.ask(|reply| Request::RolloutStatus { service, reply }).await
+    }
+
+    /// What a rollout of `candidate` would do; nothing is changed.
+    pub async fn rollout_plan(&self, service: String, candidate: String) -> Result<RolloutPlan, Refused> {
+        self.ask(|reply| Request::RolloutPlan { service, candidate, reply }).await
+    }
+
+    /// Rollouts that are over.
+    pub async fn rollout_history(&self, service: String) -> Result<RolloutHistory, Refused> {
+        self.ask(|reply| Request::RolloutHistory { service, reply }).await
+    }
+
+    /// Closes or opens the gate of a service: while it is closed no rollout takes a step up.
+    pub async fn gate(&self, service: String, closed: bool, reason: String) -> Result<ChangeReport, Refused> {
+        self.ask(|reply| Request::Gate { service, closed, reason, reply }).await
+    }
+
     /// Detaches the program and removes every pin; the agent ends after the answer.
     pub async fn detach(&self) -> Result<DetachReport, Refused> {
         self.ask(|reply| Request::Detach { reply }).await
+    }
+
+    /// What [`Handle::shift`] to these weights would move, worked out by the same code and not made. `clients` are told one by one.
+    /// A shift that would be refused is not: the notes say why it would be.
+    pub async fn who_moves(
+        &self,
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+        clients: Vec<SocketAddr>,
+    ) -> Result<WhoMoves, Refused> {
+        self.ask(|reply| Request::WhoMoves { service, weights, clients, reply }).await
     }
 }
 

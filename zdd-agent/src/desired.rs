@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::prefix::{ENCAP_SOURCES, Prefix};
+
 /// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
 pub type BasisPoints = u32;
 
@@ -46,6 +48,24 @@ pub struct AgentSpec {
     pub syn_memory: Duration,
     /// One packet in this many is logged by the XDP program; 0 (the default) logs none.
     pub sample_events: u32,
+    /// Where outer headers of `ipip` come from.
+    pub encap: EncapSources,
+}
+
+/// Source prefixes of outer headers, one per family. What is behind the prefix differs from flow to flow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncapSources {
+    /// Towards IPv4 backends. Default `10.255.0.0/16`.
+    pub v4: Prefix,
+    /// Towards IPv6 backends. Default `fd7a:6464::/64`.
+    pub v6: Prefix,
+}
+
+impl Default for EncapSources {
+    fn default() -> Self {
+        let [v4, v6] = ENCAP_SOURCES;
+        Self { v4, v6 }
+    }
 }
 
 /// Sizes of the kernel's tables, fixed while the maps live.
@@ -76,13 +96,13 @@ pub enum AttachMode {
     Generic,
 }
 
-/// One service: a VIP and the versions behind it.
+/// One service: its VIPs and the versions behind them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Unique name, `[a-z0-9-]{1,63}`.
     pub name: String,
-    /// What clients dial.
-    pub vip: Vip,
+    /// What clients dial: one VIP, or one of each address family (IPv4 first), of the same protocol. One rollout for both.
+    pub vips: Vec<Vip>,
     /// Which hash chooses version and backend.
     pub affinity: Affinity,
     /// Forwarding mode of versions that say none of their own.
@@ -91,12 +111,18 @@ pub struct ServiceSpec {
     pub idle_timeout: Duration,
     /// The same for UDP. Default 60 s.
     pub udp_idle_timeout: Duration,
+    /// What a UDP flow does when its cell changes. Default `stick`.
+    #[serde(default)]
+    pub udp: UdpPolicy,
     /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
     pub drain_timeout: Option<Duration>,
     /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.
     pub health: Option<HealthSpec>,
+    /// How `zdd rollout start` brings a candidate in; `None`: it cannot.
+    #[serde(default)]
+    pub rollout: Option<crate::rollout::RolloutSpec>,
     /// Versions in the order of the file. The first is the stable one, where the share of an unhealthy version goes.
     pub versions: Vec<VersionSpec>,
 }
@@ -110,6 +136,40 @@ pub struct Vip {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+impl Vip {
+    /// Whether a backend is of its address family, and so can take what comes to it.
+    pub fn serves(&self, backend: &SocketAddr) -> bool {
+        self.addr.is_ipv4() == backend.is_ipv4()
+    }
+
+    /// `IPv4` or `IPv6`.
+    pub fn family(&self) -> &'static str {
+        if self.addr.is_ipv4() { "IPv4" } else { "IPv6" }
+    }
+}
+
+impl ServiceSpec {
+    /// The protocol of all its VIPs.
+    pub fn protocol(&self) -> Protocol {
+        self.vips.first().map_or(Protocol::Tcp, |vip| vip.protocol)
+    }
+
+    /// The VIP that a backend serves: that of its family; the only one there is, which `ipip` can carry over another family.
+    pub fn vip_of(&self, backend: &SocketAddr) -> Option<&Vip> {
+        self.vips.iter().find(|vip| self.vips.len() == 1 || vip.serves(backend))
+    }
+
+    /// Whether flows stay where they began when cells change.
+    pub fn remembers(&self) -> bool {
+        self.protocol() == Protocol::Tcp || self.udp == UdpPolicy::Stick
+    }
+
+    /// Its VIPs for people: `10.0.0.10:80/tcp, [2001:db8::10]:80/tcp`.
+    pub fn dialled(&self) -> String {
+        self.vips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Transport protocol of a VIP.
@@ -134,6 +194,17 @@ pub enum Affinity {
     ClientVersion,
 }
 
+/// What a UDP flow does when its cell changes, or its backend fails its checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpPolicy {
+    /// It stays where it is: with a backend that fails its checks for one `udp_idle_timeout`, else until it is silent for that long.
+    #[default]
+    Stick,
+    /// It follows at once, live or not. Nothing is remembered.
+    Now,
+}
+
 /// How a packet reaches its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -142,6 +213,35 @@ pub enum Forward {
     L2,
     /// Rewrites the destination; replies pass this host and are rewritten back.
     Nat,
+    /// Puts an IP header in front; backends take it off, own the VIP and answer directly.
+    Ipip,
+}
+
+impl Forward {
+    /// Whether a backend at `address` can serve `vip` in this mode; else what is wrong, and the way out.
+    pub fn can_reach(self, vip: &Vip, address: SocketAddr) -> Result<(), (String, String)> {
+        let family = |v4| if v4 { "IPv4" } else { "IPv6" };
+        let (inner, outer) = (family(vip.addr.is_ipv4()), family(address.is_ipv4()));
+        if self == Forward::Ipip && inner == "IPv6" && outer == "IPv4" {
+            return Err((
+                format!("backend {address} is IPv4, the VIP {vip} is IPv6: ipip carries no IPv6 over IPv4"),
+                "name the backend's IPv6 address".to_owned(),
+            ));
+        }
+        if self != Forward::Ipip && inner != outer {
+            let help = "write a backend of the VIP's family, or name a VIP of each, as vip = [\"10.0.0.10:80/tcp\", \"[2001:db8::10]:80/tcp\"]";
+            let ipip = if inner == "IPv4" { "; forward = \"ipip\" carries IPv4 over IPv6" } else { "" };
+            let help = format!("{help}{ipip}");
+            return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help));
+        }
+        if self != Forward::Nat && address.port() != vip.port {
+            return Err((
+                format!("backend {address} has another port than the VIP {vip} under {self}"),
+                format!("{self} does not rewrite ports: write port {}, or use forward = \"nat\"", vip.port),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// One release: a set of backends and its share of new flows.
@@ -160,7 +260,7 @@ pub struct VersionSpec {
 /// One address that takes flows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendSpec {
-    /// Address and port. Under `l2` the port must be the VIP's.
+    /// Address and port. Under `l2` and `ipip` the port must be the VIP's.
     pub address: SocketAddr,
     /// Relative to the version's other backends, 1 to 1000. Default 1.
     pub weight: u32,

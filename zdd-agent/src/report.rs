@@ -33,15 +33,17 @@ pub struct Status {
 pub struct ServiceStatus {
     /// Name.
     pub name: String,
-    /// What clients dial, as `10.0.0.10:80/tcp`.
+    /// What clients dial, as `10.0.0.10:80/tcp`; the first of `vips`.
     pub vip: String,
+    /// Every VIP: one, or one of each address family.
+    pub vips: Vec<String>,
     /// Which hash chooses.
     pub affinity: Affinity,
     /// Forwarding mode of versions without one of their own.
     pub forward: Forward,
     /// Number of the committed state; grows by one with each commit.
     pub generation: u64,
-    /// Cells.
+    /// Cells, of all VIPs.
     pub cells: u32,
     /// Groups: the unit in which shares are given.
     pub groups: u32,
@@ -361,4 +363,72 @@ impl Op {
 pub struct DetachReport {
     /// One line for each thing: a link with its interface, a pinned map.
     pub removed: Vec<String>,
+}
+
+/// `zdd who-moves`: what a shift would move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhoMoves {
+    /// Service.
+    pub service: String,
+    /// The generation that this was worked out on.
+    pub generation: u64,
+    /// Cells of the service.
+    pub cells: u32,
+    /// Cells whose new flows would go to another version.
+    pub moved_cells: u32,
+    /// Groups that would belong to another version, as [`ShiftReport::moved_groups`].
+    pub moved_groups: u32,
+    /// Fraction of new clients (of new flows, under `flow` affinity) that would get another version, 0 to 1.
+    pub moved_share: f64,
+    /// Cells whose new flows would stay with their version and go to another of its backends.
+    pub other_backend_cells: u32,
+    /// Every version of the service.
+    pub versions: Vec<VersionMove>,
+    /// How many cells would go from which version to which.
+    pub moves: Vec<CellMove>,
+    /// Entries of live flows that the service has.
+    pub live_flows: u64,
+    /// Those among them that are in moved cells: they stay on their backends.
+    pub kept_flows: u64,
+    /// One for each client that was asked about.
+    pub clients: Vec<ClientMove>,
+    /// What is worth knowing: why the shift would be refused, who would stand in for whom.
+    pub notes: Vec<String>,
+}
+
+/// A version's shares before and after a shift, 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionMove {
+    /// Name.
+    pub name: String,
+    /// Asked for now.
+    pub asked_before: f64,
+    /// Asked for then.
+    pub asked_after: f64,
+    /// Share of the cells' current picks now.
+    pub share_before: f64,
+    /// The same then.
+    pub share_after: f64,
+}
+
+/// Cells that go from one version to another; `None`: no backend at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellMove {
+    /// Version now.
+    pub from: Option<String>,
+    /// Version then.
+    pub to: Option<String>,
+    /// How many.
+    pub cells: u32,
+}
+
+/// Which version a new flow of one client gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientMove {
+    /// The client's address and port.
+    pub from: SocketAddr,
+    /// Version now.
+    pub before: Option<String>,
+    /// Version then.
+    pub after: Option<String>,
 }

@@ -1,13 +1,16 @@
 //! What must survive the agent: the operator's intent, and the numbers under which it stands in the maps.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
+use zdd_common::maps::Counters;
 
-use crate::desired::ServiceSpec;
+use crate::desired::{ServiceSpec, Vip};
+use crate::rollout::saved::SavedRollouts;
 
 /// Everything in `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,10 +74,8 @@ pub fn read_key(path: &Path) -> anyhow::Result<(u64, u64)> {
 pub struct SavedService {
     /// What is in force: weights as shifted, backends as added and removed.
     pub spec: ServiceSpec,
-    /// Number of the service in the maps.
-    pub id: u16,
-    /// Number of its VIP.
-    pub vip_id: u16,
+    /// One for each VIP.
+    pub faces: Vec<SavedFace>,
     /// Names of versions by their number in `groups`. A removed version keeps its place until another takes it.
     pub slots: Vec<String>,
     /// Which version each group belongs to.
@@ -84,6 +85,49 @@ pub struct SavedService {
     pub backends: Vec<SavedBackend>,
     /// Versions that drain.
     pub draining: Vec<VersionDrain>,
+    /// What backends that are forgotten had counted, by version, so that a version's counters never go back.
+    #[serde(default)]
+    pub retired: BTreeMap<String, Retired>,
+    /// Its rollouts. A file from before there were any has none.
+    #[serde(default)]
+    pub rollouts: SavedRollouts,
+}
+
+/// Counters of forgotten backends, as in [`Counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    packets: u64,
+    bytes: u64,
+    new_flows: u64,
+    learned: u64,
+    fallback: u64,
+    alt: u64,
+}
+
+impl Retired {
+    /// Adds a backend's counters.
+    pub fn add(&mut self, of: &Counters) {
+        let Counters { packets, bytes, new_flows, learned, fallback, alt } =
+            Counters::sum([self.counters(), *of]);
+        *self = Self { packets, bytes, new_flows, learned, fallback, alt };
+    }
+
+    /// As the maps count.
+    pub fn counters(&self) -> Counters {
+        let Self { packets, bytes, new_flows, learned, fallback, alt } = *self;
+        Counters { packets, bytes, new_flows, learned, fallback, alt }
+    }
+}
+
+/// A VIP of a service and its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedFace {
+    /// What clients dial.
+    pub vip: Vip,
+    /// Its number among the services of the maps.
+    pub id: u16,
+    /// Its number in the keys of flows.
+    pub vip_id: u16,
 }
 
 /// One backend and its number.

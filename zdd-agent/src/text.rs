@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crate::desired::{Affinity, BasisPoints, FULL, Forward, Protocol, Vip};
+use crate::desired::{Affinity, BasisPoints, FULL, Forward, Protocol, UdpPolicy, Vip};
 
 /// A text that is not what it should be; the message says what was expected, with an example.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,11 +30,21 @@ impl fmt::Display for Affinity {
     }
 }
 
+impl fmt::Display for UdpPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UdpPolicy::Stick => "stick",
+            UdpPolicy::Now => "now",
+        })
+    }
+}
+
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Forward::L2 => "l2",
             Forward::Nat => "nat",
+            Forward::Ipip => "ipip",
         })
     }
 }

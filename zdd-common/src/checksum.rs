@@ -23,6 +23,24 @@ impl Delta {
         self.double(old as u32, new as u32).double((old >> 32) as u32, (new >> 32) as u32)
     }
 
+    /// Four bytes that were not there before, as they stand in the frame.
+    #[inline(always)]
+    pub const fn more(self, new: u32) -> Self {
+        Self(self.0 + (new & 0xffff) as u64 + (new >> 16) as u64)
+    }
+
+    /// Eight bytes that were not there before, as they stand in the frame.
+    #[inline(always)]
+    pub const fn more_quad(self, new: u64) -> Self {
+        self.more(new as u32).more((new >> 32) as u32)
+    }
+
+    /// The checksum of what was added, as it goes into the frame: one of a new header, with 0 in its own place.
+    #[inline(always)]
+    pub const fn whole(self) -> u16 {
+        self.apply(0xffff)
+    }
+
     /// The checksum after the changes; before and after as they stand in the frame.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {

@@ -10,6 +10,19 @@ pub trait Frame {
     fn read<T: Wire>(&self, offset: usize) -> Option<T>;
     /// Overwrites; false if it does not lie within the frame.
     fn write<T: Wire>(&mut self, offset: usize, value: T) -> bool;
+    /// Makes room for so many bytes in front of the first; what they are is not defined. False, and nothing changed, if
+    /// there is none: a driver leaves some in front of a frame (256 bytes as a rule), a bare slice has none.
+    fn prepend(&mut self, _bytes: usize) -> bool {
+        false
+    }
+    /// Takes bytes away in front. False, and nothing changed, if there are not so many.
+    fn strip(&mut self, _bytes: usize) -> bool {
+        false
+    }
+    /// Takes bytes away at the end, so that this many are left. False, and nothing changed, if there are not so many.
+    fn truncate(&mut self, _length: usize) -> bool {
+        false
+    }
 }
 
 #[cfg(any(test, feature = "std"))]
@@ -30,5 +43,40 @@ impl Frame for [u8] {
         // SAFETY: the slice has the type's size.
         unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
         true
+    }
+}
+
+#[cfg(any(test, feature = "std"))]
+impl Frame for Vec<u8> {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn read<T: Wire>(&self, offset: usize) -> Option<T> {
+        self[..].read(offset)
+    }
+
+    fn write<T: Wire>(&mut self, offset: usize, value: T) -> bool {
+        self[..].write(offset, value)
+    }
+
+    fn prepend(&mut self, bytes: usize) -> bool {
+        // Not 0, so that a byte which nobody writes is seen.
+        self.splice(..0, std::iter::repeat_n(0xdb, bytes));
+        true
+    }
+
+    fn strip(&mut self, bytes: usize) -> bool {
+        let there = bytes < self.len();
+        if there {
+            self.drain(..bytes);
+        }
+        there
+    }
+
+    fn truncate(&mut self, length: usize) -> bool {
+        let there = length <= self.len();
+        self.truncate(length);
+        there
     }
 }

@@ -10,6 +10,8 @@
 
 pub mod atomic;
 pub mod checksum;
+pub mod decap;
+pub mod encap;
 #[macro_use]
 pub mod wire;
 pub mod entries;
@@ -19,6 +21,7 @@ pub mod frame;
 pub mod hash;
 pub mod limits;
 pub mod maps;
+pub mod mss;
 pub mod net;
 pub mod packet;
 pub mod process;
@@ -27,6 +30,7 @@ pub mod steer;
 pub mod syn_filter;
 pub mod tables;
 pub mod time;
+pub mod toobig;
 
 #[cfg(any(test, feature = "std"))]
 pub mod maglev;

@@ -37,6 +37,8 @@ pub struct Model {
     pub direct: HashSet<DirectKey>,
     /// Routes by destination.
     pub routes: HashMap<Addr, Route>,
+    /// Interfaces that frames can be redirected to.
+    pub redirects: HashSet<u32>,
     /// Interface of the frame at hand.
     pub ingress: u32,
     /// Flow buckets; a power of two.
@@ -192,6 +194,10 @@ impl Tables for Model {
 
     fn route(&mut self, _src: &Addr, dst: &Addr, _proto: u8, _length: u16) -> Option<Route> {
         self.routes.get(dst).copied()
+    }
+
+    fn takes_redirects(&mut self, ifindex: u32) -> bool {
+        self.redirects.contains(&ifindex)
     }
 
     fn ingress(&mut self) -> u32 {

@@ -48,6 +48,13 @@ impl Addr {
         [a, b, c, d]
     }
 
+    /// With more bits set in the last four bytes; `bits` in host order.
+    #[inline(always)]
+    pub const fn or_low(self, bits: u32) -> Self {
+        let [a, b, c, d] = bits.to_be_bytes();
+        Self { hi: self.hi, lo: self.lo | u64::from_ne_bytes([0, 0, 0, 0, a, b, c, d]) }
+    }
+
     /// Whether this is an IPv4-mapped address.
     #[inline(always)]
     pub const fn is_v4(self) -> bool {

@@ -11,11 +11,13 @@ use crate::steer::{Segment, Transport};
 /// Offset of the network header: Ethernet without tags.
 pub const L3: usize = EthHdr::LEN;
 
-const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
-const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
+/// EtherType of IPv4 as it stands in a frame.
+pub const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
+/// EtherType of IPv6 as it stands in a frame.
+pub const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
 
 /// Offset of the EtherType.
-const ETHERTYPE: usize = core::mem::offset_of!(EthHdr, ether_type);
+pub const ETHERTYPE: usize = core::mem::offset_of!(EthHdr, ether_type);
 
 /// A TCP or UDP packet over IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

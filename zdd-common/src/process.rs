@@ -1,5 +1,7 @@
 //! A whole packet: parse, find out whose it is, steer, forward. The XDP program does this and counts the reason.
 
+mod ipip;
+
 use crate::entries::{Backend, EndEntry, EndKind, FlowKey, Mode, NextHop, Port};
 use crate::forward::{self, Side};
 use crate::frame::Frame;
@@ -43,7 +45,7 @@ pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> V
         classify(tables, &mut work);
     }
     match work.next {
-        Next::Done | Next::Classify => {}
+        Next::Done | Next::Classify | Next::Encapsulate => {}
         Next::Reply => {
             find_route(tables, &mut work);
             reply(frame, &mut work);
@@ -53,6 +55,10 @@ pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> V
             let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, work.end.id);
             work.steered = steer::steer(tables, work.end.service, &key, packet.transport);
             deliver(frame, tables, &mut work);
+            // Not by deliver itself: the two together need more than a BPF stack.
+            if matches!(work.next, Next::Encapsulate) {
+                ipip::deliver(frame, tables, &mut work);
+            }
         }
     }
     match work.fate.action {
@@ -118,6 +124,7 @@ enum Next {
     Done,
     Classify,
     Steer,
+    Encapsulate,
     Reply,
 }
 
@@ -221,13 +228,17 @@ fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &m
         return;
     }
     let Some(backend) = tables.backend(steered.backend) else { return };
+    let bytes = frame.length() as u32;
+    if backend.mode == Mode::Ipip as u16 {
+        work.next = Next::Encapsulate;
+        return;
+    }
     work.fate = if backend.mode == Mode::Nat as u16 {
         nat(frame, tables, &work.packet, &backend, steered.reason)
     } else {
         l2(frame, tables, &backend, steered.reason)
     };
     if !matches!(work.fate.action, Action::Drop) {
-        let bytes = frame.length() as u32;
         tables.count_flow(work.end.service, steered.backend, bytes, steered.reason, steered.new_flow);
     }
 }

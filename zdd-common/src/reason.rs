@@ -42,6 +42,8 @@ reasons! {
     StackRouted = "stack_routed",
     /// A backend's reply, rewritten, and left to the stack to route.
     ReplyStackRouted = "reply_stack_routed",
+    /// `ipip`: does not fit the way to its backend; its sender was told by ICMP how large packets may be.
+    TooBig = "too_big",
     /// Not for us: neither IPv4 nor IPv6.
     PassNotIp = "pass_not_ip",
     /// Not for us: neither TCP nor UDP, or an extension header before it.
@@ -62,10 +64,15 @@ reasons! {
     DropSynFin = "drop_syn_fin",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",
-    /// `l2`: the backend's MAC address is not known, and the stack would answer for the VIP itself.
+    /// `l2`, `ipip`: the MAC address of the backend (or of the router before it) is not known, and the stack would answer for the VIP itself.
     DropNoNextHop = "drop_no_next_hop",
-    /// `nat`: the packet has no hop left.
+    /// `nat`, `ipip`: the packet has no hop left.
     DropTtl = "drop_ttl",
+    /// `ipip`: does not fit the way to its backend, and its sender cannot be told: IPv4 without don't-fragment, or a way too
+    /// narrow for IPv6.
+    DropTooBig = "drop_too_big",
+    /// `ipip`: the driver left no room for an outer header in front of the frame.
+    DropNoHeadroom = "drop_no_headroom",
 }
 
 impl Reason {

@@ -108,6 +108,8 @@ pub trait Tables: SteerTables {
     fn remember_direct(&mut self, key: &DirectKey);
     /// The kernel's route from the frame's source to its destination, if it is a complete one that can be redirected to.
     fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route>;
+    /// Whether frames can be redirected to an interface.
+    fn takes_redirects(&mut self, ifindex: u32) -> bool;
     /// The interface on which the frame came in.
     fn ingress(&mut self) -> u32;
     /// Adds a packet to a service's and a backend's counters.

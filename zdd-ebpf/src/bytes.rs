@@ -1,25 +1,46 @@
 //! Packet memory, checked against its end at every access, as the verifier wants it.
 
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use zdd_common::frame::Frame;
 use zdd_common::wire::Wire;
 
-/// The frame of an XDP context.
+/// The frame of an XDP context. Where it begins and ends is asked anew each time: helpers move both, after which the
+/// verifier knows no older pointer, and on the stack of the deepest chain of calls there is no room to keep them.
 pub(crate) struct Bytes {
-    start: usize,
-    end: usize,
+    ctx: *mut xdp_md,
 }
 
 impl Bytes {
     #[inline(always)]
     pub(crate) fn of(ctx: &XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end() }
+        Self { ctx: ctx.ctx }
+    }
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        // SAFETY: the context of the packet at hand.
+        unsafe { (*self.ctx).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        // SAFETY: the context of the packet at hand.
+        unsafe { (*self.ctx).data_end as usize }
     }
 
     #[inline(always)]
     fn at<T>(&self, offset: usize) -> Option<*mut T> {
-        let at = self.start + offset;
-        if at + size_of::<T>() > self.end { None } else { Some(at as *mut T) }
+        let at = self.start() + offset;
+        if at + size_of::<T>() > self.end() { None } else { Some(at as *mut T) }
+    }
+
+    /// Moves the first byte, back by a negative number.
+    #[inline(always)]
+    fn head(&mut self, by: i32) -> bool {
+        // SAFETY: the context of the packet at hand.
+        unsafe { bpf_xdp_adjust_head(self.ctx, by) == 0 }
     }
 }
 
@@ -28,7 +49,7 @@ impl Frame for Bytes {
     fn length(&self) -> usize {
         // Opaque: a comparison with the length would let the compiler leave out checks against the end, which alone count
         // for the verifier.
-        core::hint::black_box(self.end - self.start)
+        core::hint::black_box(self.end() - self.start())
     }
 
     #[inline(always)]
@@ -47,5 +68,22 @@ impl Frame for Bytes {
             }
             None => false,
         }
+    }
+
+    #[inline(always)]
+    fn prepend(&mut self, bytes: usize) -> bool {
+        self.head(-(bytes as i32))
+    }
+
+    #[inline(always)]
+    fn strip(&mut self, bytes: usize) -> bool {
+        self.head(bytes as i32)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: usize) -> bool {
+        let by = length as i32 - self.length() as i32;
+        // SAFETY: the context of the packet at hand. Only ever shorter: a longer tail needs room that few drivers leave.
+        by <= 0 && unsafe { bpf_xdp_adjust_tail(self.ctx, by) == 0 }
     }
 }

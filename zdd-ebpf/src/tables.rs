@@ -15,7 +15,7 @@ use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, LOCALS, PORTS, QUOTAS, SERVICES, SYNS, config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, LOCALS, PORTS, QUOTAS, SERVICES, SYNS, TX, config,
 };
 use crate::{route, stats};
 
@@ -183,7 +183,9 @@ impl Tables for Maps<'_> {
                     port: (*backend).port,
                     mode: (*backend).mode,
                     service: (*backend).service,
-                    reserved: [0; 4],
+                    source: (*backend).source,
+                    spread: (*backend).spread,
+                    reserved: [0; 3],
                 }
             }
         })
@@ -218,6 +220,11 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route> {
         route::lookup(self.ctx, src, dst, proto, length)
+    }
+
+    #[inline(always)]
+    fn takes_redirects(&mut self, ifindex: u32) -> bool {
+        TX.get_ifindex(ifindex).is_some()
     }
 
     #[inline(always)]

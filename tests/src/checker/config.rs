@@ -10,13 +10,13 @@ pub const CELLS: usize = 2;
 /// Most ways of its flow table.
 pub const SLOTS: usize = 2;
 /// Most connections.
-pub const FLOWS: usize = 2;
+pub const FLOWS: usize = 3;
 /// Most packets on the wire at once.
 pub const FLIGHT: usize = 2;
 /// Most packets within the program at once.
 pub const MIDS: usize = 2;
 /// Most different SYNs, forged ones included.
-pub const MARKS: usize = 4;
+pub const MARKS: usize = 5;
 
 /// One connection that a client may open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -327,9 +327,9 @@ impl State {
             add(way.word.0);
             add(way.positions.0);
         }
-        add(u64::from(u32::from_le_bytes(self.marks))
-            | u64::from(self.ways[0].tuple) << 32
-            | u64::from(self.ways[1].tuple) << 36);
+        let [a, b, c, d, e] = self.marks;
+        let tuples = self.ways[0].tuple | self.ways[1].tuple << 4;
+        add(u64::from_le_bytes([a, b, c, d, e, tuples, 0, 0]));
         for flow in &self.flows {
             add(u64::from_le_bytes([
                 flow.phase as u8,

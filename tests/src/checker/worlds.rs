@@ -108,6 +108,51 @@ pub fn worlds() -> Vec<(Size, Config)> {
         (
             Size::Short,
             Config {
+                flows: vec![
+                    FlowSpec { tuple: 0, isn: ISN },
+                    FlowSpec { tuple: 0, isn: FAR },
+                    FlowSpec { tuple: 0, isn: NEAR },
+                ],
+                fin: true,
+                flight: 0,
+                budget: changes(2),
+                ..Config::base("reuse-3", "a port used three times, near and far")
+            },
+        ),
+        (
+            Size::Long,
+            Config {
+                flows: vec![
+                    FlowSpec { tuple: 0, isn: ISN },
+                    FlowSpec { tuple: 0, isn: FAR },
+                    FlowSpec { tuple: 0, isn: NEAR },
+                ],
+                fin: true,
+                late: true,
+                flight: 1,
+                backends: 3,
+                budget: changes(3),
+                ..Config::base("long-reuse-3", "the same with late packets and three backends")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                flows: vec![
+                    FlowSpec { tuple: 0, isn: ISN },
+                    FlowSpec { tuple: 0, isn: FAR },
+                    FlowSpec { tuple: 0, isn: NEAR },
+                ],
+                forgeries: vec![forged(true, false, false, FARTHER), forged(false, true, false, FARTHER + 1)],
+                fin: true,
+                flight: 0,
+                budget: Budget { changes: 2, forged: 2, ..Budget::default() },
+                ..Config::base("reuse-3-forged", "the same with two forged packets")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
                 forgeries: blind(),
                 fin: true,
                 budget: Budget { changes: 2, forged: 2, ..Budget::default() },

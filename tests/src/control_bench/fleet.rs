@@ -73,7 +73,8 @@ impl Fleet {
 
     /// Builds it, without an agent.
     pub(super) fn build(self) -> Result<World> {
-        let rig = Rig::new(RigSpec { forward: Forward::Nat, backends: 1, clients: 1, vips: vec![VIP] })?;
+        let rig =
+            Rig::new(RigSpec { forward: Forward::Nat, backends: 1, clients: 1, vips: vec![VIP], v6: false })?;
         // Every address of the block is the backends' namespace's own.
         rig.ns("b1").run(&["ip", "route", "add", "local", "10.200.0.0/15", "dev", "lo"])?;
         let gateway = backend_address(1).to_string();

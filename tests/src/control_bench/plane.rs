@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use zdd_agent::dataplane::Dataplane;
-use zdd_agent::desired::{AgentSpec, AttachMode, Limits};
+use zdd_agent::desired::{AgentSpec, AttachMode, EncapSources, Limits};
 use zdd_common::entries::{Affinity, Backend, EndEntry, EndKind, FlowKey, NextHop, Port, Service};
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP};
@@ -76,6 +76,7 @@ impl Plane {
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             sample_events: 0,
+            encap: EncapSources::default(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;
         let program = plane.program().context("the object has no program")?;
@@ -103,7 +104,7 @@ impl Plane {
             let hop = NextHop::new(mac(id), 1);
             plane.write_backend(id, &Backend { addr: addr.into(), next_hop: hop.0, ..Backend::default() });
         }
-        plane.set_port(1, Port { ifindex: 1, flags: Port::TX, mac: mac(9), reserved: 0 })?;
+        plane.set_port(1, Port { ifindex: 1, flags: Port::TX, mac: mac(9), mtu: 0 })?;
         let entry =
             EndEntry { kind: EndKind::Vip as u16, service: SERVICE, id: VIP_ID, ..EndEntry::default() };
         plane.set_end(End::new(Addr::from(IpAddr::V4(VIP)), VIP_PORT.to_be(), TCP), entry, "the VIP")?;

@@ -287,7 +287,7 @@ impl<'a> Show<'a> {
                     ms.with_context(|| format!("no connection from {client} on the new weights within 1 s"))?,
                 );
                 if pair == 0 {
-                    let said = self.explain(&zdd, "web", client, 9)?;
+                    let said = self.explain(&zdd, "web", client.into(), 9)?;
                     let expected = &self.scene.fleet.versions()[usize::from(version)];
                     ensure!(
                         said == *expected,

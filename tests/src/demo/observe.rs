@@ -1,7 +1,7 @@
 //! What is looked at after a step: the new connections, held against `zdd status` and `zdd explain`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -60,7 +60,7 @@ impl Show<'_> {
         let zdd = self.cli()?;
         let clients = usize::from(self.options.clients);
         // Tuple to ask for, and the versions seen.
-        let mut seen: BTreeMap<(Ipv4Addr, u16), Vec<u8>> = BTreeMap::new();
+        let mut seen: BTreeMap<(IpAddr, u16), Vec<u8>> = BTreeMap::new();
         if self.options.affinity.by_client() {
             for record in records {
                 // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
@@ -83,8 +83,9 @@ impl Show<'_> {
         Ok(off)
     }
 
-    pub(super) fn explain(&self, zdd: &Zdd, service: &str, client: Ipv4Addr, port: u16) -> Result<String> {
-        let said = zdd.json(&["explain", service, "--from", &format!("{client}:{port}")])?;
+    pub(super) fn explain(&self, zdd: &Zdd, service: &str, client: IpAddr, port: u16) -> Result<String> {
+        let from = std::net::SocketAddr::new(client, port).to_string();
+        let said = zdd.json(&["explain", service, "--from", &from])?;
         said["version"]
             .as_str()
             .map(str::to_owned)

@@ -50,7 +50,7 @@ impl Scene {
                 role: format!("b{i}"),
                 member: Member { version: version.to_owned(), backend: format!("b{i}") },
                 tcp: v4(any, backend_port),
-                udp: v4(udp, ECHO_PORT),
+                udp: vec![v4(udp, ECHO_PORT)],
                 health: v4(any, HEALTH_PORT),
             });
         }
@@ -65,7 +65,7 @@ impl Scene {
 
     fn target(&self, options: &Options, vip_port: u16, backend_port: u16) -> Target {
         if options.direct {
-            Target::Direct((1..=4).map(|i| v4(rig::backend_address(i), backend_port)).collect())
+            Target::InTurn((1..=4).map(|i| v4(rig::backend_address(i), backend_port)).collect())
         } else {
             Target::Vip(v4(VIP, vip_port))
         }

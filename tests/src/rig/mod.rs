@@ -18,6 +18,7 @@ mod error;
 mod netns;
 mod process;
 mod scratch;
+mod v6;
 mod xdp_pass;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -31,6 +32,7 @@ pub use error::{Error, Result};
 pub use netns::Netns;
 pub use process::{Proc, line_of, run};
 pub use scratch::Scratch;
+pub use v6::{Families, VIP6, backend_address6, client_address6};
 pub use xdp_pass::XdpPass;
 
 /// How replies come back.
@@ -65,12 +67,14 @@ pub struct RigSpec {
     pub clients: u8,
     /// Addresses that the balancer owns (and, under `l2`, the backends).
     pub vips: Vec<Ipv4Addr>,
+    /// Everything has an IPv6 address beside its IPv4 one, and the VIP is [`VIP6`] too.
+    pub v6: bool,
 }
 
 impl Default for RigSpec {
     /// Four backends, 250 clients, one VIP, `nat`.
     fn default() -> Self {
-        Self { forward: Forward::Nat, backends: 4, clients: 250, vips: vec![VIP] }
+        Self { forward: Forward::Nat, backends: 4, clients: 250, vips: vec![VIP], v6: false }
     }
 }
 
@@ -163,6 +167,9 @@ impl Rig {
     /// Adds an unconnected namespace.
     pub fn add_namespace(&mut self, role: &str) -> Result<&Netns> {
         let ns = Netns::new(format!("{}-{role}", self.id))?;
+        if self.spec.v6 {
+            v6::enable(&ns)?;
+        }
         self.namespaces.push((role.to_owned(), ns));
         Ok(self.ns(role))
     }
@@ -202,7 +209,8 @@ impl Rig {
             "route add 10.80.1.0/24 via 10.80.0.2".to_owned(),
         ];
         lines.extend(self.spec.vips.iter().map(|vip| format!("addr add {vip}/32 dev lo")));
-        lb.ip_batch(&lines)
+        lb.ip_batch(&lines)?;
+        if self.spec.v6 { self.wire_clients6() } else { Ok(()) }
     }
 
     fn wire_backend(&self, i: u8) -> Result<()> {
@@ -212,7 +220,8 @@ impl Rig {
         self.ns("lb").ip_batch(&[format!("addr add 10.81.{i}.1/30 dev zlb{i}")])?;
         b.ip_batch(&[format!("addr add {}/30 dev b0", backend_address(i))])?;
         if self.spec.forward == Forward::Nat {
-            return b.ip_batch(&[format!("route add default via 10.81.{i}.1")]);
+            b.ip_batch(&[format!("route add default via 10.81.{i}.1")])?;
+            return if self.spec.v6 { self.wire_backend6(i, false) } else { Ok(()) };
         }
         // The VIP is the balancer's in everybody's ARP table: a backend that answered for it would take the traffic past it.
         b.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
@@ -222,7 +231,8 @@ impl Rig {
         let mut lines =
             vec![format!("addr add 10.82.{i}.2/30 dev r0"), format!("route add default via 10.82.{i}.1")];
         lines.extend(self.spec.vips.iter().map(|vip| format!("addr add {vip}/32 dev lo")));
-        b.ip_batch(&lines)
+        b.ip_batch(&lines)?;
+        if self.spec.v6 { self.wire_backend6(i, true) } else { Ok(()) }
     }
 }
 

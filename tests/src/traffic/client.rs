@@ -1,6 +1,6 @@
 //! The clients' side: one thread in the clients' namespace drives every connection.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -18,8 +18,8 @@ use crate::rig::{self, Error, Result, Rig};
 pub enum Target {
     /// One address for all: the VIP.
     Vip(SocketAddr),
-    /// Backends in turn, without a balancer: shows what the rig can do alone.
-    Direct(Vec<SocketAddr>),
+    /// Several in turn: VIPs of both families, or backends without a balancer, to see what the rig can do alone.
+    InTurn(Vec<SocketAddr>),
 }
 
 impl Target {
@@ -27,7 +27,7 @@ impl Target {
     pub fn pick(&self, n: usize) -> SocketAddr {
         match self {
             Self::Vip(address) => *address,
-            Self::Direct(all) => all[n % all.len()],
+            Self::InTurn(all) => all[n % all.len()],
         }
     }
 }
@@ -82,9 +82,13 @@ impl Shared {
         self.hang_up.load(Ordering::Relaxed) & (1 << place.version) != 0
     }
 
-    /// Source address of connection number `n`.
-    pub fn source(&self, n: usize) -> Ipv4Addr {
-        rig::client_address(n % self.spec.clients.max(1))
+    /// Source address of connection number `n` to `target`.
+    pub fn source(&self, n: usize, target: SocketAddr) -> IpAddr {
+        let client = n % self.spec.clients.max(1);
+        match target {
+            SocketAddr::V4(_) => rig::client_address(client).into(),
+            SocketAddr::V6(_) => rig::client_address6(client).into(),
+        }
     }
 }
 

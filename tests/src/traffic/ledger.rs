@@ -1,6 +1,6 @@
 //! Accounts of what the clients saw. Pure: the clients write, the demo and the tests ask.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::protocol::Place;
 
@@ -68,7 +68,7 @@ impl Counts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShortRecord {
     /// The client's address.
-    pub client: Ipv4Addr,
+    pub client: IpAddr,
     /// The client's port.
     pub port: u16,
     /// Before its SYN.
@@ -159,7 +159,7 @@ pub struct Slope {
 pub fn flipped_back(records: &[ShortRecord], slope: Slope) -> Vec<ShortRecord> {
     use std::collections::BTreeMap;
     let inside = || records.iter().filter(|r| (slope.from_us..slope.to_us).contains(&r.started_us));
-    let mut left: BTreeMap<Ipv4Addr, u64> = BTreeMap::new();
+    let mut left: BTreeMap<IpAddr, u64> = BTreeMap::new();
     for record in inside().filter(|r| r.place.version != slope.falling) {
         let first = left.entry(record.client).or_insert(record.ended_us);
         *first = (*first).min(record.ended_us);
@@ -177,7 +177,13 @@ mod tests {
 
     fn record(client: u8, started_us: u64, ended_us: u64, version: u8) -> ShortRecord {
         let place = Place { version, backend: version };
-        ShortRecord { client: Ipv4Addr::new(10, 80, 1, client), port: 1, started_us, ended_us, place }
+        ShortRecord {
+            client: std::net::Ipv4Addr::new(10, 80, 1, client).into(),
+            port: 1,
+            started_us,
+            ended_us,
+            place,
+        }
     }
 
     const UP: Slope = Slope { from_us: 100, to_us: 1_000, falling: 0 };

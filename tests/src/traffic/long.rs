@@ -19,7 +19,7 @@ const HANG_UP_SPREAD: u64 = 60;
 
 /// One connection from its SYN to its end. Counts itself broken when it does not end by its own will.
 pub(super) async fn live(shared: Arc<Shared>, index: usize, _running: Running) {
-    let source = shared.source(index);
+    let source = shared.source(index, shared.spec.tcp.pick(index));
     let opened = timeout(SILENCE, open(&shared, index)).await;
     let (mut stream, mut lines, greeting) = match flatten(opened) {
         Ok(opened) => opened,
@@ -78,7 +78,8 @@ fn flatten<T>(result: Result<std::io::Result<T>, tokio::time::error::Elapsed>) -
 }
 
 async fn open(shared: &Shared, index: usize) -> std::io::Result<(TcpStream, Lines, Greeting)> {
-    let mut stream = socket::connect(shared.source(index), shared.spec.tcp.pick(index)).await?;
+    let target = shared.spec.tcp.pick(index);
+    let mut stream = socket::connect(shared.source(index, target), target).await?;
     let mut lines = Lines::default();
     let line = lines.next(&mut stream).await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let greeting = parse_greeting(&shared.spec.fleet, line)

@@ -56,7 +56,7 @@ impl<'a> Prober<'a> {
                     let mut all = Vec::new();
                     loop {
                         let started = Instant::now();
-                        let answer = short::ask(&self.fleet, client, self.target.pick(0));
+                        let answer = short::ask(&self.fleet, client.into(), self.target.pick(0));
                         let answer =
                             runtime.block_on(async { tokio::time::timeout(short::PATIENCE, answer).await });
                         let answer = answer.ok().and_then(std::io::Result::ok);

@@ -21,8 +21,8 @@ pub struct ServerSpec {
     pub member: Member,
     /// Where it listens for TCP.
     pub tcp: SocketAddr,
-    /// Where it echoes UDP.
-    pub udp: SocketAddr,
+    /// Where it echoes UDP: an answer leaves from the address that its socket is bound to.
+    pub udp: Vec<SocketAddr>,
     /// Where it answers `GET /health`.
     pub health: SocketAddr,
 }
@@ -44,7 +44,7 @@ pub struct Servers {
     thread: Option<JoinHandle<()>>,
 }
 
-type Sockets = (std::net::TcpListener, std::net::UdpSocket, std::net::TcpListener);
+type Sockets = (std::net::TcpListener, Vec<std::net::UdpSocket>, std::net::TcpListener);
 
 impl Servers {
     /// Opens every socket inside its namespace; when this returns, all of them listen.
@@ -52,7 +52,7 @@ impl Servers {
         let mut all = Vec::new();
         for spec in specs {
             let sockets = rig.in_ns(&spec.role, || open(spec))?.map_err(Error::io(format!(
-                "listen on {}, {}/udp, {} in {}",
+                "listen on {}, {:?}/udp, {} in {}",
                 spec.tcp, spec.udp, spec.health, spec.role
             )))?;
             let backend = Backend {
@@ -126,10 +126,12 @@ impl Drop for Servers {
 
 fn open(spec: &ServerSpec) -> std::io::Result<Sockets> {
     let tcp = std::net::TcpListener::bind(spec.tcp)?;
-    let udp = std::net::UdpSocket::bind(spec.udp)?;
+    let udp = spec.udp.iter().map(std::net::UdpSocket::bind).collect::<std::io::Result<Vec<_>>>()?;
     let health = std::net::TcpListener::bind(spec.health)?;
     tcp.set_nonblocking(true)?;
-    udp.set_nonblocking(true)?;
+    for socket in &udp {
+        socket.set_nonblocking(true)?;
+    }
     health.set_nonblocking(true)?;
     Ok((tcp, udp, health))
 }
@@ -137,10 +139,11 @@ fn open(spec: &ServerSpec) -> std::io::Result<Sockets> {
 /// Starts the tasks of one backend; called within the runtime.
 fn serve(backend: Arc<Backend>, (tcp, udp, health): Sockets) -> std::io::Result<()> {
     let tcp = TcpListener::from_std(tcp)?;
-    let udp = UdpSocket::from_std(udp)?;
     let health = TcpListener::from_std(health)?;
     tokio::spawn(accept_all(tcp, Arc::clone(&backend)));
-    tokio::spawn(echo(udp, Arc::clone(&backend)));
+    for socket in udp {
+        tokio::spawn(echo(UdpSocket::from_std(socket)?, Arc::clone(&backend)));
+    }
     tokio::spawn(answer_probes(health, backend));
     Ok(())
 }
@@ -154,6 +157,8 @@ async fn accept_all(listener: TcpListener, backend: Arc<Backend>) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             continue;
         };
+        // One socket for both families shows IPv4 addresses as mapped ones (RFC 4291, 2.5.5.2).
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         backend.accepted.fetch_add(1, Ordering::Relaxed);
         backend.sources.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.ip());
         // A client that goes away is the client's to report.

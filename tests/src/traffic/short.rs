@@ -1,6 +1,6 @@
 //! Short connections: dial, ask who is there, end.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -54,9 +54,10 @@ pub(super) struct Answer {
 }
 
 async fn one(shared: Arc<Shared>, n: usize, _running: Running) {
-    let client = shared.source(n);
+    let target = shared.spec.tcp.pick(n);
+    let client = shared.source(n, target);
     let started_us = shared.now_us();
-    let result = timeout(PATIENCE, ask(&shared.spec.fleet, client, shared.spec.tcp.pick(n))).await;
+    let result = timeout(PATIENCE, ask(&shared.spec.fleet, client, target)).await;
     let ended_us = shared.now_us();
     let mut ledger = shared.ledger();
     ledger.counts.short_total += 1;
@@ -75,7 +76,7 @@ async fn one(shared: Arc<Shared>, n: usize, _running: Running) {
 }
 
 /// One short connection. Greeting and answer must come from the same backend, and the stream must end in order.
-pub(super) async fn ask(fleet: &Fleet, client: Ipv4Addr, target: SocketAddr) -> std::io::Result<Answer> {
+pub(super) async fn ask(fleet: &Fleet, client: IpAddr, target: SocketAddr) -> std::io::Result<Answer> {
     let mut stream = socket::connect(client, target).await?;
     let own = stream.local_addr()?;
     stream.write_all(b"Q\n").await?;

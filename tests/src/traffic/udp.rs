@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One flow until its goodbye. A datagram that gets no answer is lost, which is not yet a fault; another backend's answer is.
 pub(super) async fn flow(shared: Arc<Shared>, index: usize, _running: Running) {
-    let source = shared.source(index);
+    let source = shared.source(index, shared.spec.udp.pick(index));
     let mut place: Option<Place> = None;
     shared.ledger().counts.udp_total += 1;
     let result = run(&shared, index, &mut place).await;
@@ -30,8 +30,9 @@ pub(super) async fn flow(shared: Arc<Shared>, index: usize, _running: Running) {
 }
 
 async fn run(shared: &Shared, index: usize, place: &mut Option<Place>) -> std::io::Result<()> {
-    let socket = UdpSocket::bind((shared.source(index), 0)).await?;
-    socket.connect(shared.spec.udp.pick(index)).await?;
+    let target = shared.spec.udp.pick(index);
+    let socket = UdpSocket::bind((shared.source(index, target), 0)).await?;
+    socket.connect(target).await?;
     let every = shared.spec.echo_every;
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -61,7 +61,8 @@ fn exchange(from: SocketAddr, target: SocketAddr, lines: u32) -> std::io::Result
 fn connect(from: SocketAddr, target: SocketAddr) -> std::io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
+        let socket =
+            if from.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
         let on: libc::c_int = 1;
         // So that a test can use a port again whose last connection is in TIME_WAIT.
         // SAFETY: the descriptor is open, the option value is a live int of the given size.

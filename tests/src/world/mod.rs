@@ -4,13 +4,14 @@ mod dial;
 mod setup;
 pub mod status;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::rig::{self, Agent, Error, Forward, Result, Rig, RigSpec, VIP, Zdd, v4, wait_for};
+use crate::rig::{self, Agent, Error, Families, Forward, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4, wait_for};
 use crate::traffic::{Counts, Fleet, Ledger, Load, LoadSpec, Member, ServerSpec, Servers, Target};
 
 pub use dial::{Met, ask_from, curl, talk};
@@ -81,6 +82,7 @@ impl World {
             backends: setup.backends,
             clients: 100,
             vips: vec![VIP],
+            v6: setup.families.v6(),
         })?;
         let mut world = Self { agent: None, servers: None, setup, rig, fleet: Fleet::new(vec![]), binary };
         world.fleet = Fleet::new(world.server_specs().into_iter().map(|s| s.member).collect());
@@ -99,19 +101,41 @@ impl World {
         Ok(world)
     }
 
+    /// With a running agent, whatever it thinks of the backends' health.
+    ///
+    /// # Panics
+    /// When `zdd` was not built.
+    pub fn running_unchecked(setup: Setup) -> Result<Self> {
+        let mut world = Self::new(setup)?;
+        world.start_agent()?;
+        Ok(world)
+    }
+
     fn server_specs(&self) -> Vec<ServerSpec> {
-        let any = std::net::Ipv4Addr::UNSPECIFIED;
+        let families = self.setup.families;
+        let any = |port| {
+            let any: IpAddr =
+                if families.v6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            SocketAddr::new(any, port)
+        };
         let spec = |i: u8| {
             // Backends that the file does not name are meant for v2.
             let version = if self.setup.v1.contains(&i) { "v1" } else { "v2" };
             // A UDP reply leaves from the address that the socket is bound to.
-            let udp = if self.setup.forward == Forward::L2 { VIP } else { rig::backend_address(i) };
+            let own = self.setup.forward == Forward::L2;
+            let mut udp: Vec<IpAddr> = Vec::new();
+            if families.v4() {
+                udp.push(if own { VIP } else { rig::backend_address(i) }.into());
+            }
+            if families.v6() {
+                udp.push(if own { VIP6 } else { rig::backend_address6(i) }.into());
+            }
             ServerSpec {
                 role: format!("b{i}"),
                 member: Member { version: version.to_owned(), backend: format!("b{i}") },
-                tcp: v4(any, self.setup.backend_port()),
-                udp: v4(udp, ECHO_PORT),
-                health: v4(any, HEALTH_PORT),
+                tcp: any(self.setup.backend_port()),
+                udp: udp.into_iter().map(|addr| SocketAddr::new(addr, ECHO_PORT)).collect(),
+                health: any(HEALTH_PORT),
             }
         };
         (1..=self.setup.backends).map(spec).collect()
@@ -130,14 +154,33 @@ impl World {
         &self.fleet
     }
 
-    /// The VIP for TCP.
-    pub fn web(&self) -> std::net::SocketAddr {
-        v4(VIP, WEB_PORT)
+    /// The VIP for TCP: the IPv4 one if there is one.
+    pub fn web(&self) -> SocketAddr {
+        if self.setup.families.v4() { v4(VIP, WEB_PORT) } else { SocketAddr::new(VIP6.into(), WEB_PORT) }
+    }
+
+    /// Whom clients dial: the VIP, or those of both families in turn.
+    pub fn dialled(&self, port: u16) -> Target {
+        let (four, six) = (v4(VIP, port), SocketAddr::new(VIP6.into(), port));
+        match self.setup.families {
+            Families::V4 => Target::Vip(four),
+            Families::V6 => Target::Vip(six),
+            Families::Both => Target::InTurn(vec![four, six]),
+        }
     }
 
     /// Where a backend's own TCP server listens, as the configuration spells it.
     pub fn address(&self, backend: u8) -> String {
-        format!("{}:{}", rig::backend_address(backend), self.setup.backend_port())
+        if self.setup.families.v4() {
+            format!("{}:{}", rig::backend_address(backend), self.setup.backend_port())
+        } else {
+            self.address6(backend)
+        }
+    }
+
+    /// The IPv6 one.
+    pub fn address6(&self, backend: u8) -> String {
+        format!("[{}]:{}", rig::backend_address6(backend), self.setup.backend_port())
     }
 
     /// The agent's configuration file.
@@ -265,7 +308,12 @@ impl World {
 
     /// Waits until the backends `sick` are unhealthy and all others healthy, in every service.
     pub fn wait_health(&mut self, sick: &[u8]) -> Result<()> {
-        let sick: Vec<String> = sick.iter().map(|i| format!("{}:", rig::backend_address(*i))).collect();
+        let sick: Vec<String> = sick
+            .iter()
+            .flat_map(|i| {
+                [format!("{}:", rig::backend_address(*i)), format!("[{}]:", rig::backend_address6(*i))]
+            })
+            .collect();
         self.wait_status(&format!("only {sick:?} to be unhealthy"), |status| {
             let services = status["services"].as_array()?;
             let versions = services.iter().filter_map(|s| s["versions"].as_array()).flatten();
@@ -321,10 +369,13 @@ impl World {
         let zdd = self.zdd();
         let ask = |i| {
             // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
-            let said = zdd.json(&["explain", service, "--from", &format!("{}:9", rig::client_address(i))])?;
+            let said = zdd.json(&["explain", service, "--from", &SocketAddr::new(i, 9).to_string()])?;
             Ok(format!("{} {}", said["version"], said["backend"]))
         };
-        (0..clients).map(ask).collect()
+        let families = self.setup.families;
+        let four = (0..clients).filter(|_| families.v4()).map(|i| rig::client_address(i).into());
+        let six = (0..clients).filter(|_| families.v6()).map(|i| rig::client_address6(i).into());
+        four.chain(six).map(ask).collect()
     }
 
     /// Waits until every cell of `service` has settled.
@@ -353,8 +404,8 @@ impl World {
     /// The same without any traffic yet.
     pub fn idle_load(&self) -> Result<Load> {
         let spec = LoadSpec {
-            tcp: Target::Vip(self.web()),
-            udp: Target::Vip(v4(VIP, ECHO_PORT)),
+            tcp: self.dialled(WEB_PORT),
+            udp: self.dialled(ECHO_PORT),
             fleet: self.fleet.clone(),
             clients: 100,
             short_per_second: 0,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::rig::{Forward, LB_INTERFACES, VIP, backend_address};
+use crate::rig::{Families, Forward, LB_INTERFACES, VIP, VIP6, backend_address, backend_address6};
 
 /// Port of the VIP for TCP.
 pub const WEB_PORT: u16 = 80;
@@ -17,10 +17,14 @@ pub const HEALTH_PORT: u16 = 8081;
 pub struct Setup {
     /// Forwarding mode of both services.
     pub forward: Forward,
+    /// Address families of both services: a VIP and backends of each.
+    pub families: Families,
     /// Affinity of both services, as the file spells it.
     pub affinity: &'static str,
     /// Cells of each service.
     pub cells: u32,
+    /// Entries of the flow table.
+    pub flows: u32,
     /// Backends in the rig; the file names only those in `v1` and `v2`.
     pub backends: u8,
     /// Numbers of v1's backends.
@@ -31,10 +35,14 @@ pub struct Setup {
     pub v2_percent: u8,
     /// `idle_timeout` in milliseconds: how long a flow may be silent, and a drain takes at the least.
     pub idle_ms: u32,
+    /// `udp` of `echo`, as the file spells it.
+    pub udp: &'static str,
     /// The health check of `web`, as the file spells it; `None`: no check.
     pub health: Option<String>,
     /// The same for `echo`.
     pub echo_health: Option<String>,
+    /// The text of `web`'s `[service.rollout]`, its header included; `None`: it has none.
+    pub rollout: Option<String>,
     /// Where the agent attaches.
     pub interfaces: String,
     /// Directory for maps, below the rig's directory unless absolute.
@@ -52,15 +60,19 @@ impl Default for Setup {
         );
         Self {
             forward: Forward::Nat,
+            families: Families::V4,
             affinity: "client",
             cells: 4096,
+            flows: 16384,
             backends: 4,
             v1: vec![1, 2],
             v2: vec![3, 4],
             v2_percent: 0,
             idle_ms: 3000,
+            udp: "stick",
             health: Some(health.clone()),
             echo_health: Some(health),
+            rollout: None,
             interfaces: LB_INTERFACES.to_owned(),
             pin_dir: "bpf/zdd".to_owned(),
             state_dir: "state",
@@ -94,28 +106,44 @@ impl Setup {
              services = 8\n\
              backends = 64\n\
              cells = 131072\n\
-             flows = 16384\n\
+             flows = {}\n\
              syn_filter = 1048576\n",
             self.interfaces,
             pin_dir.display(),
             self.state_dir,
-            self.socket
+            self.socket,
+            self.flows
         )
     }
 
     /// The whole file.
     pub fn toml(&self, dir: &Path) -> String {
         self.agent(dir)
-            + &self.service("web", &format!("{VIP}:{WEB_PORT}/tcp"), self.backend_port())
-            + &self.service("echo", &format!("{VIP}:{ECHO_PORT}/udp"), ECHO_PORT)
+            + &self.service_of(self.families, "web", &self.vips(WEB_PORT, "tcp"), self.backend_port())
+            + &self.service_of(self.families, "echo", &self.vips(ECHO_PORT, "udp"), ECHO_PORT)
     }
 
-    /// One `[[service]]`.
+    /// What clients dial, as the file spells it.
+    fn vips(&self, port: u16, protocol: &str) -> String {
+        let (four, six) = (format!("\"{VIP}:{port}/{protocol}\""), format!("\"[{VIP6}]:{port}/{protocol}\""));
+        match self.families {
+            Families::V4 => four,
+            Families::V6 => six,
+            Families::Both => format!("[{four}, {six}]"),
+        }
+    }
+
+    /// One `[[service]]` with one VIP, IPv4.
     pub fn service(&self, name: &str, vip: &str, port: u16) -> String {
+        self.service_of(Families::V4, name, &format!("\"{vip}\""), port)
+    }
+
+    /// One `[[service]]`; `vips` as the file spells them.
+    fn service_of(&self, families: Families, name: &str, vips: &str, port: u16) -> String {
         let mut text = format!(
             "\n[[service]]\n\
              name = \"{name}\"\n\
-             vip = \"{vip}\"\n\
+             vip = {vips}\n\
              affinity = \"{}\"\n\
              forward = \"{}\"\n\
              cells = {}\n\
@@ -128,14 +156,25 @@ impl Setup {
             self.idle_ms,
         );
         // Writing to a String cannot fail.
+        if name == "echo" {
+            let _ = writeln!(text, "udp = \"{}\"", self.udp);
+        }
         if let Some(health) = if name == "echo" { &self.echo_health } else { &self.health } {
             let _ = writeln!(text, "health = {health}");
+        }
+        if let Some(rollout) = self.rollout.as_ref().filter(|_| name == "web") {
+            let _ = writeln!(text, "{rollout}");
         }
         for (version, weight, members) in
             [("v1", 100 - self.v2_percent, &self.v1), ("v2", self.v2_percent, &self.v2)]
         {
-            let backends: Vec<String> =
-                members.iter().map(|i| format!("\"{}:{port}\"", backend_address(*i))).collect();
+            let mut backends: Vec<String> = Vec::new();
+            if families.v4() {
+                backends.extend(members.iter().map(|i| format!("\"{}:{port}\"", backend_address(*i))));
+            }
+            if families.v6() {
+                backends.extend(members.iter().map(|i| format!("\"[{}]:{port}\"", backend_address6(*i))));
+            }
             let _ = write!(
                 text,
                 "[[service.version]]\nname = \"{version}\"\nweight = {weight}\nbackends = [{}]\n",
@@ -155,6 +194,13 @@ mod tests {
         let at = |pin_dir: &str| Setup { pin_dir: pin_dir.into(), ..Setup::default() }.agent(Path::new("/d"));
         assert!(at("bpf/zdd").contains("pin_dir = \"/d/bpf/zdd\"\n"));
         assert!(at("/elsewhere").contains("pin_dir = \"/elsewhere\"\n"));
+    }
+
+    #[test]
+    fn both_families_name_two_vips_and_backends_of_each() {
+        let text = Setup { families: Families::Both, v2: vec![3], ..Setup::default() }.toml(Path::new("/d"));
+        assert!(text.contains("vip = [\"10.80.255.10:80/tcp\", \"[fd80:0:0:ff::10]:80/tcp\"]"), "{text}");
+        assert!(text.contains("backends = [\"10.81.3.2:8080\", \"[fd81:0:0:3::2]:8080\"]"), "{text}");
     }
 
     #[test]

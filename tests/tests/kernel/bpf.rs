@@ -69,13 +69,26 @@ pub fn test_run(
     frame: &[u8],
     repeat: u32,
 ) -> io::Result<(u32, Vec<u8>)> {
-    let mut out = vec![0; frame.len() + 64];
-    let ctx = XdpMd { data_end: frame.len() as u32, ingress_ifindex: ifindex, ..XdpMd::default() };
+    run_behind(program, ifindex, frame, repeat, 0)
+}
+
+/// [`test_run`] with metadata in front of the frame, which takes that many bytes (a multiple of 4) of the 256 there are.
+pub fn run_behind(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    frame: &[u8],
+    repeat: u32,
+    metadata: usize,
+) -> io::Result<(u32, Vec<u8>)> {
+    let input = [&vec![0; metadata][..], frame].concat();
+    let mut out = vec![0; input.len() + 64];
+    let (data, data_end) = (metadata as u32, input.len() as u32);
+    let ctx = XdpMd { data, data_end, ingress_ifindex: ifindex, ..XdpMd::default() };
     let mut attr = TestRun {
         prog_fd: program.as_raw_fd() as u32,
-        data_size_in: frame.len() as u32,
+        data_size_in: input.len() as u32,
         data_size_out: out.len() as u32,
-        data_in: frame.as_ptr() as u64,
+        data_in: input.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
         repeat,
         ctx_size_in: size_of::<XdpMd>() as u32,
@@ -84,6 +97,7 @@ pub fn test_run(
     };
     bpf(BPF_PROG_TEST_RUN, &mut attr)?;
     out.truncate(attr.data_size_out as usize);
+    out.drain(..metadata);
     Ok((attr.retval, out))
 }
 

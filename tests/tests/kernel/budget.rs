@@ -9,5 +9,9 @@ const BUDGET: u32 = 900_000;
 fn the_verifier_has_room_left() {
     let (verified, jitted) = rig::with(|rig| rig.size());
     println!("verified instructions: {verified} of {BUDGET}; machine code: {jitted} bytes");
+    let backends = rig::with(|rig| {
+        rig.decap.0.program().expect("the program").info().expect("its info").verified_instruction_count()
+    });
+    println!("verified instructions of the backend's program: {backends:?}");
     assert!(verified <= BUDGET, "{verified} verified instructions, {BUDGET} are allowed");
 }

@@ -190,6 +190,10 @@ pub struct Sums {
 /// Computes all checksums of a frame anew.
 pub fn sums(frame: &[u8]) -> Sums {
     let wrong = Sums { ip: false, l4: false };
+    if let Some((outer, inner)) = tunnelled(frame) {
+        let inside = sums(&inner);
+        return Sums { ip: outer && inside.ip, ..inside };
+    }
     let Ok(headers) = PacketHeaders::from_ethernet_slice(frame) else { return wrong };
     let payload = headers.payload.slice();
     let (ip, src, dst): (bool, IpAddr, IpAddr) = match &headers.net {
@@ -209,9 +213,34 @@ pub fn sums(frame: &[u8]) -> Sums {
         (Some(TransportHeader::Udp(udp)), src, dst) => {
             udp.checksum != 0 && udp_sum(udp, src, dst, payload) == udp.checksum
         }
+        (Some(TransportHeader::Icmpv4(icmp)), ..) => icmp.icmp_type.calc_checksum(payload) == icmp.checksum,
+        (Some(TransportHeader::Icmpv6(icmp)), IpAddr::V6(src), IpAddr::V6(dst)) => {
+            icmp.icmp_type.calc_checksum(src.octets(), dst.octets(), payload).ok() == Some(icmp.checksum)
+        }
         _ => false,
     };
     Sums { ip, l4 }
+}
+
+/// Of IP in IP: whether the outer header's checksum is right, and the inner packet behind an Ethernet header of its own.
+fn tunnelled(frame: &[u8]) -> Option<(bool, Vec<u8>)> {
+    let packet = frame.get(L3..)?;
+    let (right, next, inner) = match packet.first()? >> 4 {
+        4 => {
+            let (ip, rest) = Ipv4Header::from_slice(packet).ok()?;
+            (ip.header_checksum == ip.calc_header_checksum(), ip.protocol, rest)
+        }
+        _ => {
+            let (ip, rest) = Ipv6Header::from_slice(packet).ok()?;
+            (true, ip.next_header, rest)
+        }
+    };
+    let ether_type: u16 = match next {
+        IpNumber::IPV4 => 0x0800,
+        IpNumber::IPV6 => 0x86dd,
+        _ => return None,
+    };
+    Some((right, [&frame[..12], &ether_type.to_be_bytes()[..], inner].concat()))
 }
 
 /// Sees that checksums which were right before still are.

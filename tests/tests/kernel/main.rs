@@ -3,6 +3,7 @@
 
 mod bpf;
 mod budget;
+mod decap;
 mod frames;
 mod hammer;
 mod model;

@@ -15,9 +15,12 @@ use super::pb;
 use super::pb::control_client::ControlClient;
 pub use super::wire::Malformed;
 use super::wire::Wire;
-use crate::control::{Refused, RefusedCode, Target};
+use crate::control::{Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
 use crate::desired::BasisPoints;
-use crate::report::{ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status};
+use crate::report::{
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -202,8 +205,92 @@ impl Client {
         report(self.inner.explain(request).await)
     }
 
+    /// See [`Handle::rollout_plan`](crate::control::Handle::rollout_plan).
+    pub async fn rollout_plan(&mut self, service: &str, candidate: &str) -> Result<RolloutPlan, ClientError> {
+        let (service, candidate) = (service.to_owned(), candidate.to_owned());
+        report(self.inner.plan_rollout(pb::PlanRolloutRequest { service, candidate }).await)
+    }
+
+    /// See [`Handle::rollout`](crate::control::Handle::rollout).
+    pub async fn rollout(&mut self, service: &str, ask: RolloutAsk) -> Result<RolloutReport, ClientError> {
+        let RolloutAsk { act, revision, reason } = ask;
+        let (service, mut undo_to) = (service.to_owned(), None);
+        let r#move = match act {
+            RolloutAct::Start(candidate) => {
+                let request = pb::StartRolloutRequest { service, candidate, reason };
+                return report(self.inner.start_rollout(request).await);
+            }
+            RolloutAct::Pause => pb::Move::Pause,
+            RolloutAct::Resume => pb::Move::Resume,
+            RolloutAct::Promote { full: false } => pb::Move::Promote,
+            RolloutAct::Promote { full: true } => pb::Move::PromoteFull,
+            RolloutAct::Abort => pb::Move::Abort,
+            RolloutAct::Retry => pb::Move::Retry,
+            RolloutAct::Undo { to } => {
+                undo_to = to;
+                pb::Move::Undo
+            }
+        };
+        let r#move = r#move.into();
+        report(
+            self.inner
+                .move_rollout(pb::MoveRolloutRequest { service, r#move, revision, reason, undo_to })
+                .await,
+        )
+    }
+
+    /// See [`Handle::rollout_status`](crate::control::Handle::rollout_status).
+    pub async fn rollout_status(&mut self, service: &str) -> Result<RolloutReport, ClientError> {
+        report(self.inner.get_rollout(pb::GetRolloutRequest { service: service.to_owned() }).await)
+    }
+
+    /// The rollout now and at every interval, until it is over.
+    pub async fn watch_rollout(
+        &mut self,
+        service: &str,
+        interval: Duration,
+    ) -> Result<impl Stream<Item = Result<RolloutReport, ClientError>> + Unpin + use<>, ClientError> {
+        let interval_ms = u32::try_from(millis(interval)).unwrap_or(u32::MAX);
+        let request = pb::WatchRolloutRequest { service: service.to_owned(), interval_ms };
+        reports(self.inner.watch_rollout(request).await)
+    }
+
+    /// See [`Handle::rollout_history`](crate::control::Handle::rollout_history).
+    pub async fn rollout_history(&mut self, service: &str) -> Result<RolloutHistory, ClientError> {
+        let request = pb::GetRolloutHistoryRequest { service: service.to_owned() };
+        report(self.inner.get_rollout_history(request).await)
+    }
+
+    /// See [`Handle::gate`](crate::control::Handle::gate).
+    pub async fn gate(
+        &mut self,
+        service: &str,
+        closed: bool,
+        reason: &str,
+    ) -> Result<ChangeReport, ClientError> {
+        let (service, reason) = (service.to_owned(), reason.to_owned());
+        report(self.inner.set_gate(pb::SetGateRequest { service, closed, reason }).await)
+    }
+
     /// See [`Handle::detach`](crate::control::Handle::detach).
     pub async fn detach(&mut self) -> Result<DetachReport, ClientError> {
         report(self.inner.detach(pb::DetachRequest {}).await)
+    }
+
+    /// See [`Handle::who_moves`](crate::control::Handle::who_moves).
+    pub async fn who_moves(
+        &mut self,
+        service: &str,
+        weights: &[(String, BasisPoints)],
+        clients: &[SocketAddr],
+    ) -> Result<WhoMoves, ClientError> {
+        let weights = weights
+            .iter()
+            .map(|(version, points)| pb::Weight { version: version.clone(), points: *points })
+            .collect();
+        let clients = clients.iter().map(ToString::to_string).collect();
+        report(
+            self.inner.who_moves(pb::WhoMovesRequest { service: service.to_owned(), weights, clients }).await,
+        )
     }
 }

@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status};
 use super::pb;
 use super::wire::Wire;
 use crate::config::Config;
-use crate::control::{Handle, Refused, RefusedCode, Target};
+use crate::control::{Handle, Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
 
 /// Without an interval from the caller.
 const WATCH_DEFAULT: Duration = Duration::from_secs(1);
@@ -180,7 +180,102 @@ impl pb::control_server::Control for Control {
         answer(self.handle.explain(service, address(&from)?).await)
     }
 
+    async fn plan_rollout(
+        &self,
+        request: Request<pb::PlanRolloutRequest>,
+    ) -> Result<Response<pb::RolloutPlan>, Status> {
+        let pb::PlanRolloutRequest { service, candidate } = request.into_inner();
+        answer(self.handle.rollout_plan(service, candidate).await)
+    }
+
+    async fn start_rollout(
+        &self,
+        request: Request<pb::StartRolloutRequest>,
+    ) -> Result<Response<pb::RolloutReport>, Status> {
+        let pb::StartRolloutRequest { service, candidate, reason } = request.into_inner();
+        let ask = RolloutAsk { act: RolloutAct::Start(candidate), revision: None, reason };
+        answer(self.handle.rollout(service, ask).await)
+    }
+
+    async fn move_rollout(
+        &self,
+        request: Request<pb::MoveRolloutRequest>,
+    ) -> Result<Response<pb::RolloutReport>, Status> {
+        let pb::MoveRolloutRequest { service, r#move, revision, reason, undo_to } = request.into_inner();
+        let act = match pb::Move::try_from(r#move) {
+            Ok(pb::Move::Pause) => RolloutAct::Pause,
+            Ok(pb::Move::Resume) => RolloutAct::Resume,
+            Ok(pb::Move::Promote) => RolloutAct::Promote { full: false },
+            Ok(pb::Move::PromoteFull) => RolloutAct::Promote { full: true },
+            Ok(pb::Move::Abort) => RolloutAct::Abort,
+            Ok(pb::Move::Retry) => RolloutAct::Retry,
+            Ok(pb::Move::Undo) => RolloutAct::Undo { to: undo_to },
+            Ok(pb::Move::Unspecified) | Err(_) => {
+                return Err(Status::invalid_argument(format!("{} is no Move", r#move)));
+            }
+        };
+        answer(self.handle.rollout(service, RolloutAsk { act, revision, reason }).await)
+    }
+
+    async fn get_rollout(
+        &self,
+        request: Request<pb::GetRolloutRequest>,
+    ) -> Result<Response<pb::RolloutReport>, Status> {
+        answer(self.handle.rollout_status(request.into_inner().service).await)
+    }
+
+    type WatchRolloutStream = Streamed<pb::RolloutReport>;
+
+    async fn watch_rollout(
+        &self,
+        request: Request<pb::WatchRolloutRequest>,
+    ) -> Result<Response<Self::WatchRolloutStream>, Status> {
+        let pb::WatchRolloutRequest { service, interval_ms } = request.into_inner();
+        let interval = match interval_ms {
+            0 => WATCH_DEFAULT,
+            ms => Duration::from_millis(ms.into()).clamp(WATCH_MIN, WATCH_MAX),
+        };
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reports = stream::unfold(Some((self.handle.clone(), ticks)), move |watched| {
+            let service = service.clone();
+            async move {
+                let (handle, mut ticks) = watched?;
+                ticks.tick().await;
+                let report = handle.rollout_status(service).await.map_err(status);
+                let over = report.as_ref().map_or(true, crate::rollout::report::RolloutReport::over);
+                Some((report.map(Wire::into_pb), (!over).then_some((handle, ticks))))
+            }
+        });
+        Ok(Response::new(self.until_closing(reports)))
+    }
+
+    async fn get_rollout_history(
+        &self,
+        request: Request<pb::GetRolloutHistoryRequest>,
+    ) -> Result<Response<pb::RolloutHistory>, Status> {
+        answer(self.handle.rollout_history(request.into_inner().service).await)
+    }
+
+    async fn set_gate(
+        &self,
+        request: Request<pb::SetGateRequest>,
+    ) -> Result<Response<pb::ChangeReport>, Status> {
+        let pb::SetGateRequest { service, closed, reason } = request.into_inner();
+        answer(self.handle.gate(service, closed, reason).await)
+    }
+
     async fn detach(&self, _: Request<pb::DetachRequest>) -> Result<Response<pb::DetachReport>, Status> {
         answer(self.handle.detach().await)
+    }
+
+    async fn who_moves(
+        &self,
+        request: Request<pb::WhoMovesRequest>,
+    ) -> Result<Response<pb::WhoMovesReport>, Status> {
+        let pb::WhoMovesRequest { service, weights, clients } = request.into_inner();
+        let weights = weights.into_iter().map(|weight| (weight.version, weight.points)).collect();
+        let clients = clients.iter().map(|client| address(client)).collect::<Result<_, _>>()?;
+        answer(self.handle.who_moves(service, weights, clients).await)
     }
 }

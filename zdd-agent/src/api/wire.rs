@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::pb;
 use crate::desired::{Affinity, AttachMode, Forward};
 use crate::report;
+use crate::rollout::report as rollout;
 
 /// A message that the other side should not have sent: a field is missing or has a value of a newer build.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -119,16 +120,69 @@ macro_rules! choice {
 }
 
 choice!(Affinity, Affinity { Flow = Flow, Client = Client, ClientVersion = ClientVersion });
-choice!(Forward, Forward { L2 = L2, Nat = Nat });
+choice!(Forward, Forward { L2 = L2, Nat = Nat, Ipip = Ipip });
 choice!(AttachMode, AttachMode { Native = Native, Generic = Generic });
 choice!(report::Role, Role { Stable = Stable, Candidate = Candidate });
 choice!(report::Health, Health { Healthy = Healthy, Unhealthy = Unhealthy, Unknown = Unknown });
 choice!(report::BackendState, BackendState { Active = Active, Draining = Draining, Removed = Removed });
 choice!(report::Op, Op { Add = Add, Remove = Remove, Change = Change });
 
+message!(
+    rollout::RolloutReport,
+    RolloutReport {
+        service,
+        id,
+        revision,
+        strategy,
+        stable,
+        candidate,
+        phase,
+        why,
+        weight,
+        paused,
+        gate_closed,
+        waits_for,
+        steps,
+        analyses,
+        started_unix_ms,
+        watched_ms,
+        log
+    }
+);
+message!(rollout::StepReport, RolloutStep { what, rollback, state });
+message!(
+    rollout::AnalysisReport,
+    AnalysisReport {
+        name,
+        provider,
+        dry_run,
+        proven,
+        count,
+        successes,
+        failures,
+        failure_limit,
+        inconclusive,
+        inconclusive_limit,
+        errors_in_row,
+        consecutive_error_limit,
+        measuring,
+        last
+    }
+);
+message!(rollout::LineReport, RolloutLine { unix_ms, text });
+message!(
+    rollout::RolloutPlan,
+    RolloutPlan { service, strategy, stable, candidate, steps, on_failure, refusals }
+);
+message!(rollout::RolloutHistory, RolloutHistory { service, rollouts });
+message!(
+    rollout::PastRollout,
+    PastRollout { id, kind, stable, candidate, outcome, why, left, started_unix_ms, ended_unix_ms, log }
+);
+
 message!(report::Status, Status { build, pid, services, reasons, interfaces; flow_table, syn_filter });
 message!(report::ServiceStatus, ServiceStatus {
-    name, vip, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
+    name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
 });
 message!(report::ServiceCounters, ServiceCounters { packets, bytes, new_flows, learned, insert_failed });
 message!(
@@ -156,6 +210,27 @@ message!(report::DrainReport, DrainReport { drained, left, waited_ms, deadline_p
 message!(report::ApplyReport, ApplyReport { changes, applied, warnings });
 message!(report::Change, Change { op, what, from, to });
 message!(report::DetachReport, DetachReport { removed });
+message!(
+    report::WhoMoves,
+    WhoMovesReport {
+        service,
+        generation,
+        cells,
+        moved_cells,
+        moved_groups,
+        moved_share,
+        other_backend_cells,
+        versions,
+        moves,
+        live_flows,
+        kept_flows,
+        clients,
+        notes
+    }
+);
+message!(report::VersionMove, VersionMove { name, asked_before, asked_after, share_before, share_after });
+message!(report::CellMove, CellMove { from, to, cells });
+message!(report::ClientMove, ClientMove { from, before, after });
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,15 @@
 //! The grammar of the command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::rollout_args::{GateCommand, RolloutCommand};
 use crate::control::Target;
 use crate::desired::BasisPoints;
+use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
 
 /// Shifts live traffic between versions in the kernel, and breaks no connection.
@@ -15,7 +17,7 @@ use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
 #[command(name = "zdd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Args {
     /// Unix socket of the agent.
-    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = "/run/zdd/zdd.sock")]
+    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
@@ -25,8 +27,10 @@ pub struct Args {
     pub command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable.";
+/// Where an agent listens unless its configuration says otherwise.
+pub const SOCKET: &str = "/run/zdd/zdd.sock";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable, 5 rolled back, 6 frozen.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -39,6 +43,11 @@ pub enum Command {
     },
     /// Validate a configuration file; touches nothing.
     Check {
+        /// Configuration file (TOML).
+        file: PathBuf,
+    },
+    /// Look in a configuration file for what is allowed and unwise, with fixes; touches nothing.
+    Lint {
         /// Configuration file (TOML).
         file: PathBuf,
     },
@@ -70,6 +79,12 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Bring a version in step by step, watched, with a way back.
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// Hold the rollouts of a service, or let them go on.
+    #[command(subcommand)]
+    Gate(GateCommand),
     /// Add, remove and list backends.
     #[command(subcommand)]
     Backend(BackendCommand),
@@ -116,11 +131,62 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// On a backend under ipip: take off what balancers put in front of packets for the VIPs.
+    ///
+    /// Stays in the foreground and detaches when told to end (SIGTERM, Ctrl-C). Killed outright it leaves the program at work;
+    /// the next start takes over without a gap.
+    Decap(DecapArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Shell.
         shell: clap_complete::Shell,
     },
+    /// Look at everything that zdd needs of this host; each finding comes with its fix.
+    #[command(after_help = "Exit codes: 0 nothing to do, 1 warnings only, 2 at least one problem.")]
+    Doctor {
+        /// Also look at what this configuration needs: interfaces, settings, pins, backends.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Say how many clients and flows a shift would move, before it is made.
+    WhoMoves {
+        /// Service.
+        service: String,
+        /// Shares as for `shift`.
+        #[arg(required = true, value_name = "VERSION=WEIGHT%", value_parser = parse_weight)]
+        weights: Vec<(String, BasisPoints)>,
+        /// Also say what happens to this client; may be given again.
+        #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
+        from: Vec<SocketAddr>,
+    },
+    /// Show everything on a whole screen, with keys for shift, drain and rollback.
+    Top,
+}
+
+/// `zdd decap`.
+#[derive(Debug, clap::Args)]
+pub struct DecapArgs {
+    /// Interface on which packets of balancers come in.
+    #[arg(long, value_name = "DEV")]
+    pub interface: String,
+    /// Prefix that balancers' outer headers come from (agent.encap_source there); default: the agent's defaults.
+    #[arg(long, value_name = "PREFIX")]
+    pub from: Vec<Prefix>,
+    /// VIP address of this backend; inner packets for others are dropped.
+    #[arg(long, value_name = "ADDR", required_unless_present_any = ["status", "detach"])]
+    pub vip: Vec<IpAddr>,
+    /// Run in the stack instead of the driver: slower, works everywhere.
+    #[arg(long)]
+    pub generic: bool,
+    /// Directory below a BPF file system; one below it for each interface.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/zdd-decap")]
+    pub pin_dir: PathBuf,
+    /// Only print what was counted.
+    #[arg(long, conflicts_with_all = ["from", "vip", "generic"])]
+    pub status: bool,
+    /// Only take away what a killed process left.
+    #[arg(long, conflicts_with_all = ["from", "vip", "generic", "status"])]
+    pub detach: bool,
 }
 
 /// What to do with backends.

@@ -12,14 +12,22 @@ use super::Outcome;
 use super::args::{Args, BackendCommand, Command};
 use super::output::{Output, remark};
 use super::table;
+use super::who_moves;
 use crate::api::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Warning};
 use crate::control::Refused;
 use crate::report::{BackendStatus, DrainReport, ServiceStatus};
 
-/// Runs the agent in the foreground. Its log goes to stderr; `ZDD_LOG` chooses what (default `info`).
+/// Runs the agent in the foreground.
 pub fn agent(config: &Path) -> anyhow::Result<Outcome> {
     let (desired, warnings) = Config::load(config)?;
+    log_to_stderr()?;
+    crate::agent::run(desired, warnings)?;
+    Ok(Outcome::Done)
+}
+
+/// Starts the log; `ZDD_LOG` chooses what goes into it (default `info`).
+pub fn log_to_stderr() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var("ZDD_LOG")
@@ -27,8 +35,7 @@ pub fn agent(config: &Path) -> anyhow::Result<Outcome> {
         .context("ZDD_LOG cannot be read\nhelp: write a level as info, or info,zdd_agent=debug")?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    crate::agent::run(desired, warnings)?;
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// Prints a completion script.
@@ -86,7 +93,13 @@ pub fn check(file: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
 pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyhow::Result<Outcome> {
     let colours = out.colours();
     match command {
-        Command::Agent { .. } | Command::Check { .. } | Command::Completions { .. } => {
+        Command::Agent { .. }
+        | Command::Check { .. }
+        | Command::Lint { .. }
+        | Command::Completions { .. }
+        | Command::Decap(_)
+        | Command::Doctor { .. }
+        | Command::Top => {
             unreachable!("these need no agent and were done before")
         }
         Command::Status { watch: false, .. } => {
@@ -109,6 +122,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::Rollback { service, force } => {
             out.print(&client.rollback(&service, force).await?, table::shift)?;
         }
+        Command::Rollout(command) => return super::rollout::ask(command, &mut client, out).await,
+        Command::Gate(command) => return super::rollout::gate(command, &mut client, out).await,
         Command::Backend(BackendCommand::Add { service, version, address, weight }) => {
             let report = client.backend_add(&service, &version, address, weight).await?;
             out.print(&report, |report| table::changed(report, &format!("{address} added to {version}")))?;
@@ -147,6 +162,9 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         }
         Command::Explain { service, from } => {
             out.print(&client.explain(&service, from).await?, table::explain)?;
+        }
+        Command::WhoMoves { service, weights, from } => {
+            out.print(&client.who_moves(&service, &weights, &from).await?, who_moves::text)?;
         }
         Command::Detach { .. } => out.print(&client.detach().await?, table::detached)?,
     }

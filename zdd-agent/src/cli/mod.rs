@@ -4,9 +4,16 @@
 
 mod args;
 mod commands;
+mod decap;
 mod detach;
+mod doctor;
+mod lint;
 mod output;
+mod rollout;
+mod rollout_args;
 mod table;
+mod top;
+mod who_moves;
 
 use std::io::Write;
 use std::path::Path;
@@ -33,6 +40,10 @@ pub enum Outcome {
     DeadlinePassed = 3,
     /// No agent answers on the socket.
     Unreachable = 4,
+    /// A rollout that was waited for was rolled back.
+    RolledBack = 5,
+    /// A rollout that was waited for is frozen: somebody must decide.
+    Frozen = 6,
 }
 
 /// Reads the command line and does what it says.
@@ -102,7 +113,17 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
     match command {
         Command::Agent { config } => commands::agent(&config),
         Command::Check { file } => commands::check(&file, &mut out),
+        Command::Lint { file } => lint::lint(&file, &mut out),
         Command::Completions { shell } => commands::completions(shell, &mut out),
+        Command::Doctor { config } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(doctor::run(config.as_deref(), &socket, &mut out))
+        }
+        Command::Top => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(top::run(&socket))
+        }
+        Command::Decap(args) => decap::run(args, &mut out),
         other => {
             // One thread: a command must be quick to start.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -151,7 +151,7 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
     let mut out = format!(
         "{}  {}  {}  {}  generation {}  {} cells in {} groups, {settled}\n",
         paint(&service.name, Colour::Bold, colours),
-        service.vip,
+        service.vips.join(", "),
         service.affinity,
         service.forward,
         service.generation,

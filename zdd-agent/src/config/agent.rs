@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
-use crate::desired::{AgentSpec, AttachMode, Limits};
+use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits};
+use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
 
 /// `[agent]` as it was read; what is `None` was missing or wrong and has been reported.
@@ -22,6 +23,7 @@ pub(super) struct AgentRead {
     pub limits: Limits,
     pub syn_memory: Duration,
     sample_events: u32,
+    pub encap: EncapSources,
 }
 
 impl AgentRead {
@@ -37,6 +39,7 @@ impl AgentRead {
             limits: self.limits,
             syn_memory: self.syn_memory,
             sample_events: self.sample_events,
+            encap: self.encap,
         })
     }
 }
@@ -77,6 +80,12 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         sink.warning(Some(span.clone()), message.to_owned());
     }
     let sample_events = table.integer("sample_events", 0..=u32::MAX, sink);
+    let encap = EncapSources {
+        v4: encap_source(&mut table, "encap_source", true, sink)
+            .unwrap_or_else(|| EncapSources::default().v4),
+        v6: encap_source(&mut table, "encap_source6", false, sink)
+            .unwrap_or_else(|| EncapSources::default().v6),
+    };
     let limits = limits(&mut table, sink);
     table.finish(sink);
     AgentRead {
@@ -90,6 +99,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         sample_events: value(sample_events).unwrap_or(0),
+        encap,
     }
 }
 
@@ -138,6 +148,32 @@ fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
         ))),
         _ => Ok(PathBuf::from(text)),
     }
+}
+
+/// The prefix that outer headers of one family come from.
+fn encap_source(
+    table: &mut Table<'_, '_>,
+    key: &'static str,
+    v4: bool,
+    sink: &mut Sink<'_>,
+) -> Option<Prefix> {
+    let read = table.parsed(key, sink, |text| {
+        let prefix: Prefix = text.parse()?;
+        let (family, shortest) = if v4 { ("IPv4", 8) } else { ("IPv6", 32) };
+        if prefix.addr.is_ipv4() != v4 {
+            let other = if v4 { "encap_source6" } else { "encap_source" };
+            return Err(Unreadable(format!("`{text}` is not an {family} prefix; write it as {other}")));
+        }
+        let addr = prefix.addr;
+        if addr.is_multicast() || addr.is_loopback() || prefix.length < shortest {
+            return Err(Unreadable(format!(
+                "`{text}` cannot be what packets come from; write a prefix of /{shortest} or longer that is yours and that \
+                 nobody else uses"
+            )));
+        }
+        Ok(prefix)
+    });
+    value(read)
 }
 
 fn metrics(text: &str) -> Result<Option<SocketAddr>, Unreadable> {

@@ -1,13 +1,13 @@
 //! What only shows when several values are looked at together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::agent::AgentRead;
 use super::problems::Sink;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
-use crate::desired::{FULL, Forward, Limits, Protocol};
+use crate::desired::{EncapSources, FULL, Forward, Limits, Protocol};
 use crate::text::percent;
 
 pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
@@ -21,6 +21,7 @@ pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'
     }
     shared_backends(services, sink);
     vip_as_backend(services, sink);
+    outer_sources(&agent.encap, services, sink);
     limits(&agent.limits, services, sink);
 }
 
@@ -41,18 +42,37 @@ fn service_names(services: &[ServiceRead], sink: &mut Sink<'_>) {
 fn vips(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen = HashMap::new();
     for service in services {
-        let Some(vip) = &service.vip else { continue };
-        if let Some(why) = unusable(&vip.value.socket()) {
-            let message = format!("{} cannot be a VIP: {why}", vip.value);
-            sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
-        }
-        match seen.get(&vip.value) {
-            Some(owner) => {
-                let message = format!("VIP {} belongs to service `{owner}` already", vip.value);
-                let help = "give each service an address, port or protocol of its own, or put the versions into one service";
-                sink.error(Some(vip.span.clone()), message, help);
+        for vip in &service.vips {
+            if let Some(why) = unusable(&vip.value.socket()) {
+                let message = format!("{} cannot be a VIP: {why}", vip.value);
+                sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
             }
-            None => drop(seen.insert(vip.value, service.label())),
+            match seen.get(&vip.value) {
+                Some(owner) => {
+                    let message = format!("VIP {} belongs to service `{owner}` already", vip.value);
+                    let help = "give each service an address, port or protocol of its own, or put the versions into one service";
+                    sink.error(Some(vip.span.clone()), message, help);
+                }
+                None => drop(seen.insert(vip.value, service.label())),
+            }
+        }
+        together(service, sink);
+    }
+}
+
+/// Two VIPs of one service are the two families of the same thing.
+fn together(service: &ServiceRead, sink: &mut Sink<'_>) {
+    let Some((first, others)) = service.vips.split_first() else { return };
+    for (at, vip) in others.iter().enumerate() {
+        let before = &service.vips[..=at];
+        let span = Some(vip.span.clone());
+        if vip.value.protocol != first.value.protocol {
+            let message = format!("{} and {} are of two protocols", first.value, vip.value);
+            sink.error(span, message, "make a service for each protocol: their flows end in different ways");
+        } else if before.iter().any(|b| b.value.family() == vip.value.family() && b.value != vip.value) {
+            let message = format!("service `{}` has two {} VIPs", service.label(), vip.value.family());
+            let help = "a service has one VIP, or one of each address family; make a second service for the other one";
+            sink.error(span, message, help);
         }
     }
 }
@@ -134,30 +154,33 @@ fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
                 }
                 None => drop(seen.insert(address, label(version))),
             }
-            let Some(vip) = &service.vip else { continue };
-            if vip.value.addr.is_ipv4() != address.is_ipv4() {
-                let family = |v4| if v4 { "IPv4" } else { "IPv6" };
-                let message = format!(
-                    "backend {address} is {}, the VIP {} is {}",
-                    family(address.is_ipv4()),
-                    vip.value,
-                    family(vip.value.addr.is_ipv4())
-                );
-                sink.error(
-                    span(),
-                    message,
-                    "a service has one address family; make a second service for the other one",
-                );
-            } else if service.forward_of(version) == Some(Forward::L2) && address.port() != vip.value.port {
-                let message =
-                    format!("backend {address} has another port than the VIP {} under l2", vip.value);
-                let help = format!(
-                    "l2 does not rewrite ports: write port {}, or use forward = \"nat\"",
-                    vip.value.port
-                );
+            let Some(first) = service.vips.first() else { continue };
+            let vip = service.vips.iter().find(|vip| vip.value.serves(&address)).unwrap_or(first);
+            if let Some(forward) = service.forward_of(version)
+                && let Err((message, help)) = forward.can_reach(&vip.value, address)
+            {
                 sink.error(span(), message, help);
             }
         }
+        half_served(service, version, sink);
+    }
+}
+
+/// A version with backends for one VIP only would take its weight there and nowhere else.
+fn half_served(service: &ServiceRead, version: &VersionRead, sink: &mut Sink<'_>) {
+    let serves = |vip: &crate::desired::Vip| version.backends.iter().any(|b| vip.serves(&b.value.address));
+    if service.vips.len() < 2 || !service.vips.iter().any(|vip| serves(&vip.value)) {
+        return;
+    }
+    for vip in service.vips.iter().map(|vip| vip.value).filter(|vip| !serves(vip)) {
+        let message = format!(
+            "version `{}` of service `{}` has no {} backend for the VIP {vip}",
+            label(version),
+            service.label(),
+            vip.family()
+        );
+        let help = "add one, so that its weight means the same for both families, or make a service of its own for this VIP";
+        sink.error(Some(version.span.clone()), message, help);
     }
 }
 
@@ -165,11 +188,11 @@ fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
 fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen: HashMap<(SocketAddr, Protocol), (usize, Forward)> = HashMap::new();
     for (at, service) in services.iter().enumerate() {
-        let Some(vip) = &service.vip else { continue };
+        let Some(protocol) = service.protocol() else { continue };
         for version in &service.versions {
             let Some(forward) = service.forward_of(version) else { continue };
             for backend in &version.backends {
-                let key = (backend.value.address, vip.value.protocol);
+                let key = (backend.value.address, protocol);
                 let (owner, mode) = *seen.entry(key).or_insert((at, forward));
                 if owner != at && (mode == Forward::Nat || forward == Forward::Nat) {
                     let message =
@@ -186,7 +209,7 @@ fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
 fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let owners: HashMap<SocketAddr, &str> = services
         .iter()
-        .filter_map(|service| service.vip.as_ref().map(|vip| (vip.value.socket(), service.label())))
+        .flat_map(|service| service.vips.iter().map(|vip| (vip.value.socket(), service.label())))
         .collect();
     for backend in services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends)
     {
@@ -198,15 +221,28 @@ fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
     }
 }
 
+/// Outer headers come from addresses that nobody else uses: replies and errors would go to a VIP or a backend.
+fn outer_sources(encap: &EncapSources, services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let inside = |addr| [encap.v4, encap.v6].into_iter().find(|prefix| prefix.contains(addr));
+    for service in services {
+        let vip = service.vips.iter().map(|vip| (vip.value.addr, &vip.span));
+        let backends = service.versions.iter().flat_map(|version| &version.backends);
+        for (addr, span) in vip.chain(backends.map(|backend| (backend.value.address.ip(), &backend.span))) {
+            if let Some(prefix) = inside(addr).filter(|_| service.tunnels()) {
+                let message = format!("{addr} lies in {prefix}, where outer headers of ipip come from");
+                let help = "set agent.encap_source (agent.encap_source6) to a prefix that nobody uses";
+                sink.error(Some(span.clone()), message, help);
+            }
+        }
+    }
+}
+
 fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
-    if services.len() > limits.services as usize {
+    let vips: Vec<_> = services.iter().flat_map(|service| &service.vips).collect();
+    if let Some(first_above) = vips.get(limits.services as usize) {
         let message =
-            format!("{} services are more than agent.limits.services = {}", services.len(), limits.services);
-        sink.error(
-            Some(services[limits.services as usize].span.clone()),
-            message,
-            "raise agent.limits.services",
-        );
+            format!("{} VIPs are more than agent.limits.services = {}", vips.len(), limits.services);
+        sink.error(Some(first_above.span.clone()), message, "raise agent.limits.services");
     }
     let backends: Vec<_> =
         services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends).collect();
@@ -217,18 +253,21 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         sink.error(Some(first_above.span.clone()), message, help);
     }
     let mut cells: u64 = 0;
-    let mut sizes = HashSet::new();
-    // A service's own, and one spare row of each size.
+    let mut reserves: HashMap<u64, u64> = HashMap::new();
+    // A row for each VIP, and of each size as many spare ones as one service has VIPs.
     let mut need = |service: &ServiceRead| {
-        let own = u64::from(service.cells.value);
-        if sizes.insert(own) { 2 * own } else { own }
+        let (row, vips) = (u64::from(service.cells.value), service.vips.len().max(1) as u64);
+        let reserve = reserves.entry(row).or_default();
+        let more = vips.saturating_sub(*reserve);
+        *reserve += more;
+        row * (vips + more)
     };
     for (at, service) in services.iter().enumerate() {
         cells += need(service);
         if cells > u64::from(limits.cells) {
             let all = cells + services[at + 1..].iter().map(need).sum::<u64>();
             let message = format!(
-                "the services need {all} cells (their own, and a spare row of each size), agent.limits.cells = {}",
+                "the services need {all} cells (a row for each VIP, and spare ones of each size), agent.limits.cells = {}",
                 limits.cells
             );
             let help = format!(
@@ -247,7 +286,7 @@ fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
         let message = format!("service `{name}` has no health check: every backend counts as healthy");
         sink.warning(Some(service.span.clone()), message);
     }
-    let tcp = service.vip.as_ref().is_some_and(|vip| vip.value.protocol == Protocol::Tcp);
+    let tcp = service.protocol() == Some(Protocol::Tcp);
     if tcp && service.idle_timeout <= agent.syn_memory {
         let say = humantime::format_duration;
         let message = format!(

@@ -6,6 +6,7 @@ mod agent;
 mod check;
 mod problems;
 mod reader;
+mod rollout;
 mod service;
 
 use std::path::Path;

@@ -45,9 +45,14 @@ impl<'a, 't> Table<'a, 't> {
         self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 
+    /// Whether a key is there, whatever is in it.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.iter().any(|(name, _)| name.get_ref() == key)
+    }
+
     /// Reports that `key` is missing, unless it is there (and then something else was wrong with it).
     pub fn missing(&self, key: &str, help: &str, sink: &mut Sink<'_>) {
-        if !self.table.iter().any(|(name, _)| name.get_ref() == key) {
+        if !self.has(key) {
             sink.error(Some(self.span.clone()), format!("`{key}` is missing in {}", self.name), help);
         }
     }
@@ -78,6 +83,32 @@ impl<'a, 't> Table<'a, 't> {
         parse: impl FnOnce(&str) -> Result<T, Unreadable>,
     ) -> Option<At<T>> {
         self.text(key, "a string in quotes", sink, parse)
+    }
+
+    /// One text, or an array of texts, that `parse` understands. What it does not is reported and left out.
+    pub fn parsed_all<T>(
+        &mut self,
+        key: &'static str,
+        sink: &mut Sink<'_>,
+        parse: impl Fn(&str) -> Result<T, Unreadable>,
+    ) -> Vec<At<T>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let expected = "a string in quotes, or an array of them";
+        let items: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        };
+        if items.is_empty() {
+            sink.error(Some(value.span()), format!("`{key}` is empty in {}", self.name), "name at least one");
+        }
+        let read = |item: &Spanned<DeValue<'_>>| match item.get_ref().as_str() {
+            Some(text) => readable(key, parse(text), item.span(), sink),
+            None => {
+                wrong_type(key, item, expected, sink);
+                None
+            }
+        };
+        items.into_iter().filter_map(read).collect()
     }
 
     fn text<T>(

@@ -10,7 +10,8 @@ use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, readable, wrong_type};
 use super::value;
 use crate::desired::{
-    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, ServiceSpec, VersionSpec, Vip,
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, UdpPolicy,
+    VersionSpec, Vip,
 };
 use crate::text::{Unreadable, parse_socket};
 
@@ -18,14 +19,17 @@ use crate::text::{Unreadable, parse_socket};
 pub(super) struct ServiceRead {
     pub span: Span,
     pub name: Option<At<String>>,
-    pub vip: Option<At<Vip>>,
+    /// Empty: missing or wrong.
+    pub vips: Vec<At<Vip>>,
     affinity: Affinity,
     pub forward: Option<Forward>,
     pub idle_timeout: Duration,
     udp_idle_timeout: Duration,
+    udp: Option<At<UdpPolicy>>,
     drain_timeout: Option<Duration>,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
+    rollout: Option<crate::rollout::RolloutSpec>,
     pub versions: Vec<VersionRead>,
 }
 
@@ -45,9 +49,19 @@ impl ServiceRead {
         self.name.as_ref().map_or("?", |name| &name.value)
     }
 
+    /// The protocol of its VIPs, if it is known.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.vips.first().map(|vip| vip.value.protocol)
+    }
+
     /// The mode of one of its versions, if it is known.
     pub fn forward_of(&self, version: &VersionRead) -> Option<Forward> {
         version.forward.or(self.forward)
+    }
+
+    /// Whether any version's packets get outer headers.
+    pub fn tunnels(&self) -> bool {
+        self.versions.iter().any(|version| self.forward_of(version) == Some(Forward::Ipip))
     }
 
     pub fn into_spec(self) -> Option<ServiceSpec> {
@@ -61,16 +75,20 @@ impl ServiceRead {
             let backends = version.backends.into_iter().map(|backend| backend.value).collect();
             Some(VersionSpec { name: version.name?.value, weight, forward: version.forward, backends })
         });
+        let mut vips: Vec<Vip> = self.vips.into_iter().map(|vip| vip.value).collect();
+        vips.sort();
         Some(ServiceSpec {
             name: self.name?.value,
-            vip: self.vip?.value,
+            vips: (!vips.is_empty()).then_some(vips)?,
             affinity: self.affinity,
             forward: self.forward?,
             idle_timeout: self.idle_timeout,
             udp_idle_timeout: self.udp_idle_timeout,
+            udp: value(self.udp).unwrap_or_default(),
             drain_timeout: self.drain_timeout,
             cells: self.cells.value,
             health: self.health,
+            rollout: self.rollout,
             versions: versions.collect::<Option<Vec<_>>>()?,
         })
     }
@@ -85,7 +103,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     if let Some(name) = &name {
         table.name = format!("service `{}`", name.value);
     }
-    let vip = table.parsed("vip", sink, str::parse::<Vip>);
+    let vips = table.parsed_all("vip", sink, str::parse::<Vip>);
     table.missing("vip", "write what clients dial, as vip = \"10.0.0.10:80/tcp\"", sink);
     let affinity = table.parsed("affinity", sink, |text| match text {
         "flow" => Ok(Affinity::Flow),
@@ -98,11 +116,22 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     let forward = table.parsed("forward", sink, forward);
     table.missing(
         "forward",
-        "write \"nat\" (replies pass this host) or \"l2\" (backends own the VIP and answer directly)",
+        "write \"nat\" (replies pass this host), \"l2\" (backends own the VIP and answer directly) or \"ipip\" (the same, across routers)",
         sink,
     );
     let idle_timeout = table.duration("idle_timeout", SECOND..=DAY, sink);
     let udp_idle_timeout = table.duration("udp_idle_timeout", SECOND..=DAY, sink);
+    let udp = table.parsed("udp", sink, |text| match text {
+        "stick" => Ok(UdpPolicy::Stick),
+        "now" => Ok(UdpPolicy::Now),
+        _ => Err(Unreadable(format!("`{text}` is no policy; write \"stick\" or \"now\""))),
+    });
+    if let (Some(udp), Some(vip)) = (&udp, vips.first())
+        && vip.value.protocol == Protocol::Tcp
+    {
+        let help = "remove it: TCP flows always stay where they began";
+        sink.error(Some(udp.span.clone()), format!("`udp` means nothing to {}", vip.value), help);
+    }
     let drain_timeout = table.duration("drain_timeout", Duration::from_millis(1)..=30 * DAY, sink);
     let cells = table.integer("cells", CELLS, sink).unwrap_or_else(|| At::new(16_384, table.span.clone()));
     if !cells.value.is_power_of_two() {
@@ -111,6 +140,9 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
     }
     let health = table.table("health", "health", sink).and_then(|health| health_check(health, sink));
+    let rollout = table
+        .table("rollout", "[service.rollout]", sink)
+        .and_then(|rollout| super::rollout::read(rollout, sink));
     let versions: Option<Vec<_>> = table
         .tables("version", sink)
         .map(|versions| versions.into_iter().map(|version| read_version(version, sink)).collect());
@@ -124,14 +156,16 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     ServiceRead {
         span,
         name,
-        vip,
+        vips,
         affinity: value(affinity).unwrap_or(Affinity::Client),
         forward: value(forward),
         idle_timeout: value(idle_timeout).unwrap_or(Duration::from_secs(350)),
         udp_idle_timeout: value(udp_idle_timeout).unwrap_or(Duration::from_secs(60)),
+        udp,
         drain_timeout: value(drain_timeout),
         cells,
         health,
+        rollout,
         versions: versions.unwrap_or_default(),
     }
 }
@@ -140,11 +174,17 @@ fn forward(text: &str) -> Result<Forward, Unreadable> {
     match text {
         "l2" => Ok(Forward::L2),
         "nat" => Ok(Forward::Nat),
-        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\" or \"l2\""))),
+        "ipip" => Ok(Forward::Ipip),
+        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\", \"l2\" or \"ipip\""))),
     }
 }
 
-fn name(table: &mut Table<'_, '_>, what: &str, letters: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
+pub(super) fn name(
+    table: &mut Table<'_, '_>,
+    what: &str,
+    letters: &str,
+    sink: &mut Sink<'_>,
+) -> Option<At<String>> {
     let name = table.parsed("name", sink, |text| {
         if (1..=63).contains(&text.len()) && text.chars().all(|c| letters.contains(c)) {
             Ok(text.to_owned())

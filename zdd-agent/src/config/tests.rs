@@ -3,6 +3,7 @@
 mod across;
 mod fuzz;
 mod ranges;
+mod rollout;
 mod shape;
 mod valid;
 

@@ -124,7 +124,7 @@ fn refused(name: &str, mode: AttachMode, error: ProgramError) -> DataplaneError 
     }
 }
 
-fn program_name(id: u32) -> String {
+pub(super) fn program_name(id: u32) -> String {
     loaded_programs()
         .filter_map(Result::ok)
         .find(|info| info.id() == id)

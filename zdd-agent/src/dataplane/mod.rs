@@ -4,16 +4,19 @@
 //! generation while no agent runs. Words that packets change are mapped into the agent and changed atomically.
 
 mod attach;
+mod decap;
 mod error;
 mod grace;
 mod mapped;
 mod object;
 mod per_cpu;
 mod pins;
+pub mod probe;
 mod rows;
 mod tables;
 
 pub use attach::{Attached, detach};
+pub use decap::{Decap, DecapCounts, DecapSpec, decap_counts, decap_detach, decap_runs};
 pub use error::DataplaneError;
 pub use grace::GraceWaiter;
 pub use object::{Dataplane, EventLogger, Opened};

@@ -87,6 +87,19 @@ fn config_of(agent: &AgentSpec) -> Config {
     }
 }
 
+/// The maps whose size follows from the limits alone, with that size.
+pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 6] {
+    let (config, limits) = (config_of(agent), &agent.limits);
+    [
+        ("SERVICES", limits.services),
+        ("CELLS", limits.cells),
+        ("BACKENDS", limits.backends + 1),
+        ("DIRECT", limits.direct),
+        ("FLOWS", config.buckets),
+        ("SYNS", config.lines),
+    ]
+}
+
 impl Dataplane {
     /// Loads the program and opens or makes the maps. Nothing is attached yet.
     pub fn open(agent: &AgentSpec) -> Result<(Self, Opened), DataplaneError> {
@@ -206,7 +219,7 @@ impl Dataplane {
     }
 }
 
-fn missing(what: &str) -> DataplaneError {
+pub(super) fn missing(what: &str) -> DataplaneError {
     DataplaneError::Kernelspace {
         what: format!("{what} is missing in the object"),
         reason: "a build fault".into(),
@@ -229,7 +242,7 @@ fn map_of(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
     ebpf.take_map(name).ok_or_else(|| missing(name))
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DataplaneError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -242,7 +255,7 @@ fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, values: u32) -> Result<Mapped<
         .map_err(|error| DataplaneError::kernel(format!("cannot map {name} into memory"), error))
 }
 
-fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
+pub(super) fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
     if let EbpfError::MapError(MapError::IncompatiblePinnedMap { name, property, expected, actual }) = &error
     {
         return DataplaneError::Resized {
@@ -260,7 +273,7 @@ fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
     }
 }
 
-fn kernel_is_new_enough() -> Result<(), DataplaneError> {
+pub(super) fn kernel_is_new_enough() -> Result<(), DataplaneError> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     if too_old(release) {
@@ -270,7 +283,7 @@ fn kernel_is_new_enough() -> Result<(), DataplaneError> {
 }
 
 /// Whether a kernel release is below 5.15. One that cannot be read is not: the kernel itself will say what it lacks.
-fn too_old(release: &str) -> bool {
+pub(super) fn too_old(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 15),

@@ -14,7 +14,7 @@ use super::DataplaneError;
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Name of the pinned map that says which layout its neighbours have.
-const MARKER: &str = "LAYOUT";
+pub(super) const MARKER: &str = "LAYOUT";
 
 /// The locked directory. The lock ends with the process, however it ends.
 #[derive(Debug)]
@@ -85,14 +85,14 @@ fn lock(dir: &Path) -> Result<File, DataplaneError> {
     Ok(file)
 }
 
-fn read_marker(path: &Path) -> Result<u32, String> {
+pub(super) fn read_marker(path: &Path) -> Result<u32, String> {
     let data = MapData::from_pin(path).map_err(|error| format!("unreadable: {error}"))?;
     let map = Map::from_map_data(data).map_err(|error| format!("unreadable: {error}"))?;
     let array = Array::<MapData, u32>::try_from(map).map_err(|error| format!("unknown: {error}"))?;
     array.get(&0, 0).map_err(|error| format!("unreadable: {error}"))
 }
 
-fn any_map(dir: &Path) -> Option<String> {
+pub(super) fn any_map(dir: &Path) -> Option<String> {
     fs::read_dir(dir)
         .ok()?
         .flatten()
@@ -101,7 +101,7 @@ fn any_map(dir: &Path) -> Option<String> {
 }
 
 /// Whether the nearest existing ancestor is on a BPF file system.
-fn on_bpffs(dir: &Path) -> bool {
+pub(super) fn on_bpffs(dir: &Path) -> bool {
     let Some(existing) = dir.ancestors().find(|path| path.exists()) else { return false };
     let Ok(path) = CString::new(existing.as_os_str().as_bytes()) else { return false };
     // SAFETY: all zero is a valid buffer to be filled.

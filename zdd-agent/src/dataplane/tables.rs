@@ -277,12 +277,12 @@ impl Dataplane {
     }
 
     /// Looks one flow up, for explanations.
-    pub fn find_flow(&self, key: &FlowKey, hash: u64) -> Option<Word> {
+    pub fn find_flow(&self, key: &FlowKey, hash: u64) -> Option<(Word, Positions)> {
         let (a, b) = flows::homes(hash, self.flows.len() as u32);
         let homes = [self.flows.at(a as usize), self.flows.at(b as usize)];
         // SAFETY: mapped values.
         match unsafe { flows::find::<Host>(&homes, key, hash) } {
-            zdd_common::tables::Found::Live(_, word, _) => Some(word),
+            zdd_common::tables::Found::Live(_, word, positions) => Some((word, positions)),
             _ => None,
         }
     }

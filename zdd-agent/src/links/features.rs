@@ -10,6 +10,8 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+/// The driver runs XDP programs, with all verdicts that need no other device.
+const NETDEV_XDP_ACT_BASIC: u64 = 1;
 /// The device transmits frames that are redirected to it.
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
 const NLM_F_REQUEST: u16 = 1;
@@ -18,14 +20,23 @@ const HEADERS: usize = 16 + 4;
 
 /// Whether a device takes redirected frames; `None` when the kernel does not tell.
 pub(super) fn redirect_target(ifindex: u32) -> Option<bool> {
+    Some(of(ifindex)? & NETDEV_XDP_ACT_NDO_XMIT != 0)
+}
+
+/// Whether a device's driver runs XDP programs; `None` when the kernel does not tell.
+pub(super) fn native(ifindex: u32) -> Option<bool> {
+    Some(of(ifindex)? & NETDEV_XDP_ACT_BASIC != 0)
+}
+
+/// The device's feature bits.
+fn of(ifindex: u32) -> Option<u64> {
     let socket = open()?;
     let family = ask(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, b"netdev\0")?;
     let family = attribute(&family, CTRL_ATTR_FAMILY_ID)?;
     let family = u16::from_ne_bytes(family.get(..2)?.try_into().ok()?);
     let answer = ask(&socket, family, NETDEV_CMD_DEV_GET, NETDEV_A_DEV_IFINDEX, &ifindex.to_ne_bytes())?;
     let features = attribute(&answer, NETDEV_A_DEV_XDP_FEATURES)?;
-    let features = u64::from_ne_bytes(features.get(..8)?.try_into().ok()?);
-    Some(features & NETDEV_XDP_ACT_NDO_XMIT != 0)
+    Some(u64::from_ne_bytes(features.get(..8)?.try_into().ok()?))
 }
 
 fn open() -> Option<OwnedFd> {

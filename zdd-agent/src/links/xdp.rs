@@ -44,3 +44,8 @@ pub async fn attached(ifindex: u32) -> Result<Option<Present>, LinksError> {
 pub fn takes_redirects(ifindex: u32, kind: Option<&str>, generic: bool) -> bool {
     generic || super::features::redirect_target(ifindex).unwrap_or(kind != Some("veth"))
 }
+
+/// Whether a device's driver runs XDP programs; `None` before Linux 6.3, where the kernel does not tell.
+pub fn native(ifindex: u32) -> Option<bool> {
+    super::features::native(ifindex)
+}

@@ -13,15 +13,13 @@ pub fn changes(from: &[ServiceSpec], to: &[ServiceSpec]) -> Vec<Change> {
     let mut all = Vec::new();
     for old in from {
         if !to.iter().any(|new| new.name == old.name) {
-            all.push(change(Op::Remove, format!("service {}", old.name), Some(old.vip.to_string()), None));
+            all.push(change(Op::Remove, format!("service {}", old.name), Some(old.dialled()), None));
         }
     }
     for new in to {
         match from.iter().find(|old| old.name == new.name) {
             Some(old) => service(&mut all, old, new),
-            None => {
-                all.push(change(Op::Add, format!("service {}", new.name), None, Some(new.vip.to_string())))
-            }
+            None => all.push(change(Op::Add, format!("service {}", new.name), None, Some(new.dialled()))),
         }
     }
     all
@@ -35,17 +33,25 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
         }
     };
     let time = |d: std::time::Duration| humantime::format_duration(d).to_string();
-    field("vip", old.vip.to_string(), new.vip.to_string());
+    field("vip", old.dialled(), new.dialled());
     field("affinity", old.affinity.to_string(), new.affinity.to_string());
     field("forward", old.forward.to_string(), new.forward.to_string());
     field("cells", old.cells.to_string(), new.cells.to_string());
     field("idle_timeout", time(old.idle_timeout), time(new.idle_timeout));
     field("udp_idle_timeout", time(old.udp_idle_timeout), time(new.udp_idle_timeout));
+    field("udp", old.udp.to_string(), new.udp.to_string());
     let drain = |d: Option<std::time::Duration>| d.map_or_else(|| "none".to_owned(), time);
     field("drain_timeout", drain(old.drain_timeout), drain(new.drain_timeout));
     let health = |spec: &ServiceSpec| spec.health.as_ref().map_or("none".to_owned(), |h| format!("{h:?}"));
     if old.health != new.health {
         field("health", health(old), health(new));
+    }
+    if old.rollout != new.rollout {
+        // A specification is a page: what it is called says enough, and `rollout plan` shows the rest.
+        let named = |spec: &ServiceSpec, mark: &str| {
+            spec.rollout.as_ref().map_or("none".to_owned(), |r| format!("{} ({mark})", r.strategy.name()))
+        };
+        field("rollout", named(old, "as it was"), named(new, "as it is now"));
     }
     for version in &old.versions {
         if !new.versions.iter().any(|v| v.name == version.name) {
@@ -119,7 +125,10 @@ pub fn refusals(from: &[ServiceSpec], to: &[ServiceSpec]) -> Vec<String> {
         let remap = "every client would be mapped anew and live flows would break";
         refuse("affinity", old.affinity.to_string(), new.affinity.to_string(), remap);
         refuse("cells", old.cells.to_string(), new.cells.to_string(), remap);
-        refuse("vip", old.vip.to_string(), new.vip.to_string(), "its live flows would lose their way");
+        // A second VIP may come: nothing flows there yet.
+        if !old.vips.iter().all(|vip| new.vips.contains(vip)) {
+            refuse("vip", old.dialled(), new.dialled(), "its live flows would lose their way");
+        }
         for version in &new.versions {
             let Some(before) = old.versions.iter().find(|v| v.name == version.name) else { continue };
             refuse(
@@ -131,4 +140,40 @@ pub fn refusals(from: &[ServiceSpec], to: &[ServiceSpec]) -> Vec<String> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn services(vip: &str, backend: &str) -> Vec<ServiceSpec> {
+        let text = format!(
+            r#"
+            [agent]
+            interfaces = ["eth0"]
+            [[service]]
+            name = "web"
+            vip = {vip}
+            forward = "nat"
+            [[service.version]]
+            name = "v1"
+            backends = ["10.1.0.1:80"{backend}]
+            "#
+        );
+        Config::parse(&text, "test").unwrap().0.services
+    }
+
+    #[test]
+    fn a_second_vip_may_come_under_traffic_and_none_may_go() {
+        let one = services("\"10.0.0.10:80/tcp\"", "");
+        let both = services("[\"10.0.0.10:80/tcp\", \"[2001:db8::10]:80/tcp\"]", ", \"[2001:db8::11]:80\"");
+        assert_eq!(refusals(&one, &both), Vec::<String>::new());
+        let told: Vec<String> = changes(&one, &both).iter().map(|c| c.what.clone()).collect();
+        assert_eq!(told, ["web vip", "web/v1 backend [2001:db8::11]:80"]);
+        let refused = refusals(&both, &one);
+        assert!(refused.len() == 1 && refused[0].contains("web: vip cannot change"), "{refused:?}");
+        let other = services("\"10.0.0.11:80/tcp\"", "");
+        assert_eq!(refusals(&one, &other).len(), 1);
+    }
 }

@@ -6,14 +6,15 @@ use zdd_common::entries::BackendId;
 use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
 
 use super::Reconciler;
+use super::face::Face;
 use super::rows::NoRoom;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
-use crate::desired::{Desired, ServiceSpec};
+use crate::desired::{Desired, ServiceSpec, Vip};
 use crate::plan;
 use crate::report::{ApplyReport, Change};
-use crate::state::{SavedBackend, SavedService};
+use crate::state::{SavedBackend, SavedFace, SavedService};
 
 impl Reconciler {
     /// The services in force.
@@ -52,23 +53,6 @@ impl Reconciler {
     }
 
     fn create(&mut self, spec: &ServiceSpec) -> Result<(), Refused> {
-        let limits = &self.desired.agent.limits;
-        let (ids, vip_ids): (HashSet<u16>, HashSet<u16>) =
-            self.services.iter().map(|s| (s.saved.id, s.saved.vip_id)).unzip();
-        let id = (0..limits.services as u16).find(|id| !ids.contains(id));
-        let vip_id = (1..u16::MAX).find(|id| !vip_ids.contains(id));
-        let (Some(id), Some(vip_id)) = (id, vip_id) else {
-            return Err(Refused::refused(format!(
-                "{}: there are {} services already, the limit\nhelp: raise agent.limits.services",
-                spec.name, limits.services
-            )));
-        };
-        let row = self.epochs.new_row(spec.cells).map_err(|NoRoom { used }| {
-            Refused::refused(format!(
-                "{}: no room for {} cells in one piece, and as many in reserve if no other service has as many: {used} of {} are in use\nhelp: raise agent.limits.cells, or give the service fewer cells",
-                spec.name, spec.cells, limits.cells
-            ))
-        })?;
         let saved = SavedService {
             spec: ServiceSpec {
                 versions: spec
@@ -78,27 +62,63 @@ impl Reconciler {
                     .collect(),
                 ..spec.clone()
             },
-            id,
-            vip_id,
+            faces: Vec::new(),
             slots: spec.versions.iter().map(|v| v.name.clone()).collect(),
             groups: vec![0; service::groups(spec) as usize],
             backends: Vec::new(),
             draining: Vec::new(),
+            retired: Default::default(),
+            rollouts: Default::default(),
         };
-        // A number that another service had: its generation must not pass for ours.
-        self.dataplane.write_service(id, &zdd_common::entries::Service::default());
         let shift = self.dataplane.epoch_shift();
         let key = zdd_common::hash::HashKey { k0: self.key.0, k1: self.key.1 };
-        let at = (row, clock::now_ns());
+        let at = (&[][..], clock::now_ns());
         self.services.push(Service::open(saved, key, shift, &mut self.orders, &self.dataplane, at));
+        Ok(())
+    }
+
+    /// Gives a VIP of a service its numbers and its row; nobody is steered there yet.
+    fn create_face(&mut self, index: usize, vip: Vip) -> Result<(), Refused> {
+        let limits = &self.desired.agent.limits;
+        let spec = &self.services[index].saved.spec;
+        let (ids, vip_ids): (HashSet<u16>, HashSet<u16>) = self
+            .services
+            .iter()
+            .flat_map(|s| s.faces.iter().map(|face| (face.at.id, face.at.vip_id)))
+            .unzip();
+        let id = (0..limits.services as u16).find(|id| !ids.contains(id));
+        let vip_id = (1..u16::MAX).find(|id| !vip_ids.contains(id));
+        let (Some(id), Some(vip_id)) = (id, vip_id) else {
+            return Err(Refused::refused(format!(
+                "{}: there are {} VIPs already, the limit\nhelp: raise agent.limits.services",
+                spec.name, limits.services
+            )));
+        };
+        let place = self.services[index].faces.len() as u32 + 1;
+        let row = self.epochs.new_row(spec.cells, place).map_err(|NoRoom { used }| {
+            Refused::refused(format!(
+                "{}: no room for {} cells in one piece, and as many in reserve for each of its VIPs if no other service of its size has them: {used} of {} are in use\nhelp: raise agent.limits.cells, or give the service fewer cells",
+                spec.name, spec.cells, limits.cells
+            ))
+        })?;
+        let cells = spec.cells;
+        // A number that another VIP had: its generation must not pass for ours.
+        self.dataplane.write_service(id, &zdd_common::entries::Service::default());
+        let at = SavedFace { vip, id, vip_id };
+        let face = Face::open(at.clone(), cells, &self.dataplane, (row, clock::now_ns()));
+        let service = &mut self.services[index];
+        service.saved.faces.push(at);
+        service.faces.push(face);
         Ok(())
     }
 
     fn delete(&mut self, index: usize) {
         let service = self.services.remove(index);
         let spec = &service.saved.spec;
-        // The VIP first: from then on nothing is steered, and the rest is nobody's.
-        self.dataplane.remove_end(service::end(spec.vip.addr, spec.vip.port, service::proto(spec)));
+        // The VIPs first: from then on nothing is steered, and the rest is nobody's.
+        for face in &service.faces {
+            self.dataplane.remove_end(face.end());
+        }
         for backend in &service.saved.backends {
             self.dataplane.remove_end(service::end(
                 backend.address.ip(),
@@ -106,11 +126,13 @@ impl Reconciler {
                 service::proto(spec),
             ));
         }
-        let (start, len) = service.row();
         let epoch = self.epochs.commit();
-        self.epochs.rows.remove(start, len, epoch);
+        for (place, face) in (1..).zip(&service.faces) {
+            let (start, len) = face.row();
+            self.epochs.rows.remove(start, len, place, epoch);
+        }
         self.ids.forget();
-        tracing::info!(service = spec.name, "removed: its VIP is not steered any more");
+        tracing::info!(service = spec.name, "removed: what dials it is not steered any more");
     }
 
     /// Gives a backend its number and makes it known; no cell names it yet.
@@ -159,7 +181,9 @@ impl Reconciler {
             unhealthy: None,
         });
         let last = service.saved.backends.len() - 1;
-        self.services[index].write_backend(&mut self.dataplane, last, hop).map_err(internal)
+        self.services[index]
+            .write_backend(&mut self.dataplane, last, hop, &self.desired.agent.encap)
+            .map_err(internal)
     }
 
     /// Brings one service in line with its spec: versions, backends, weights, timeouts.
@@ -181,6 +205,12 @@ impl Reconciler {
                 )));
             }
         }
+        for vip in &spec.vips {
+            if !self.services[index].faces.iter().any(|face| face.at.vip == *vip) {
+                self.create_face(index, *vip)?;
+            }
+        }
+        let service = &mut self.services[index];
         // Names first: a new backend's mode is its version's.
         service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
         for version in &spec.versions {
@@ -254,8 +284,11 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
     let Reconciler { services, dataplane, epochs, health, .. } = reconciler;
     for service in services.iter_mut() {
         let done = service.refresh(dataplane, epochs, health, now).and_then(|()| {
-            dataplane.set_udp_idle(service.saved.id, service.view().udp_idle);
-            service.write_vip(dataplane)
+            for face in &service.faces {
+                dataplane.set_udp_idle(face.at.id, service.view().udp_idle);
+                face.write_vip(dataplane, service.name())?;
+            }
+            Ok(())
         });
         done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
     }
@@ -272,7 +305,9 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
         reconciler.delete(index);
     }
     for saved in before {
-        let Some(service) = reconciler.services.iter_mut().find(|s| s.saved.id == saved.id) else { continue };
+        let Some(service) = reconciler.services.iter_mut().find(|s| s.name() == saved.spec.name) else {
+            continue;
+        };
         let added: Vec<_> = service
             .saved
             .backends
@@ -280,6 +315,13 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
             .filter(|b| !saved.backends.iter().any(|old| old.id == b.id))
             .map(|b| service::end(b.address.ip(), b.address.port(), service::proto(&saved.spec)))
             .collect();
+        // Of a VIP that is taken back nothing was published.
+        for (place, face) in (1..).zip(&service.faces).skip(saved.faces.len()) {
+            let (start, len) = face.row();
+            let epoch = reconciler.epochs.commit();
+            reconciler.epochs.rows.remove(start, len, place, epoch);
+        }
+        service.faces.truncate(saved.faces.len());
         service.saved = saved;
         reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());

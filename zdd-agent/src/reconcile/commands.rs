@@ -8,8 +8,7 @@ use super::drains;
 use super::service::Service;
 use crate::clock;
 use crate::control::{Refused, Request};
-use crate::desired::{BackendSpec, BasisPoints, FULL};
-use crate::plan;
+use crate::desired::{BackendSpec, BasisPoints, FULL, Vip};
 use crate::report::{ChangeReport, ShiftReport, VersionShare};
 use crate::text::percent;
 use crate::weights;
@@ -37,8 +36,20 @@ impl Reconciler {
             Request::DrainedWatch { target, reply } => drop(reply.send(self.drained_watch(&target))),
             Request::Apply { desired, dry_run, reply } => drop(reply.send(self.apply(*desired, dry_run))),
             Request::Explain { service, from, reply } => drop(reply.send(self.explain(&service, from))),
+            Request::Rollout { service, ask, reply } => drop(reply.send(self.rollout(&service, ask))),
+            Request::RolloutStatus { service, reply } => drop(reply.send(self.rollout_status(&service))),
+            Request::RolloutPlan { service, candidate, reply } => {
+                drop(reply.send(self.rollout_plan(&service, &candidate)));
+            }
+            Request::RolloutHistory { service, reply } => drop(reply.send(self.rollout_history(&service))),
+            Request::Gate { service, closed, reason, reply } => {
+                drop(reply.send(self.gate(&service, closed, &reason)));
+            }
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
+            }
+            Request::WhoMoves { service, weights, clients, reply } => {
+                drop(reply.send(self.who_moves(&service, &weights, &clients)));
             }
         }
     }
@@ -62,11 +73,26 @@ impl Reconciler {
             spec.versions.iter().map(|v| (v.name.clone(), v.weight)).collect();
         let new = weights::complete(&current, asked)
             .map_err(|error| Refused::invalid(format!("{name}: {error}")))?;
-        self.set_weights(index, &new, force)
+        let mut report = self.set_weights(index, &new, force)?;
+        if let Some(rollout) = self.services[index].saved.rollouts.active() {
+            report.notes.push(format!(
+                "rollout {} of {} is paused by this: `zdd rollout resume {name}` puts its weights back, `abort` gives it up",
+                rollout.plan.id, rollout.plan.candidate
+            ));
+        }
+        Ok(report)
     }
 
     fn rollback(&mut self, name: &str, force: bool) -> Result<ShiftReport, Refused> {
         let index = self.index_of(name)?;
+        if let Some(stable) = self.abort_for_rollback(index)? {
+            let versions = &self.services[index].saved.spec.versions;
+            let new: Vec<_> = versions.iter().map(|v| if v.name == stable { FULL } else { 0 }).collect();
+            let mut report = self.set_weights(index, &new, force)?;
+            report.notes.push(format!("the rollout was aborted: {stable} has everything"));
+            self.rollout_rolled_back(index);
+            return Ok(report);
+        }
         let mut new = vec![0; self.services[index].saved.spec.versions.len()];
         new[0] = FULL;
         self.set_weights(index, &new, force)
@@ -80,80 +106,46 @@ impl Reconciler {
         force: bool,
     ) -> Result<ShiftReport, Refused> {
         let mut notes = Vec::new();
-        self.guard(index, new, force, &mut notes)?;
+        self.guard_health(index, new, force, &mut notes)?;
+        self.guard_filter(force)?;
+        self.put_weights(index, new, notes)
+    }
+
+    /// The same for weights that were found good.
+    pub(super) fn put_weights(
+        &mut self,
+        index: usize,
+        new: &[BasisPoints],
+        mut notes: Vec<String>,
+    ) -> Result<ShiftReport, Refused> {
         let before = self.services[index].saved.clone();
-        let service = &mut self.services[index];
-        for (version, weight) in service.saved.spec.versions.iter_mut().zip(new) {
-            version.weight = *weight;
-        }
-        let weighted: Vec<String> =
-            service.saved.spec.versions.iter().filter(|v| v.weight > 0).map(|v| v.name.clone()).collect();
-        service.saved.draining.retain(|drain| {
-            let ends = weighted.contains(&drain.version);
-            if ends {
-                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
-            }
-            !ends
-        });
-        let moved_groups = service.assign();
+        let moved_groups = self.services[index].give_weights(new, &mut notes);
         if let Err(refused) = self.save() {
             self.services[index].saved = before;
             return Err(refused);
         }
         self.publish(index)?;
         self.services[index].notes.retain(|note| !note.starts_with("weights "));
-        if let Some(alarm) = &self.services[index].alarm {
-            notes.push(alarm.clone());
-        }
+        notes.extend(self.services[index].alarm());
         Ok(self.shift_report(index, moved_groups, notes))
     }
 
     /// Refuses what would send new flows where nobody can take them.
-    fn guard(
+    pub(super) fn guard_health(
         &self,
         index: usize,
         new: &[BasisPoints],
         force: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), Refused> {
-        let service = &self.services[index];
-        let usable = plan::usable(&service.candidates(&self.health), &service.preference());
-        for (version, weight) in service.saved.spec.versions.iter().zip(new) {
-            if *weight <= version.weight {
-                continue;
-            }
-            let slot = service.saved.slots.iter().position(|name| *name == version.name);
-            let own = slot.and_then(|slot| usable.backends.get(slot));
-            let sick = usable.alarm.is_some() || own.is_none_or(Vec::is_empty);
-            if !sick {
-                let unasked = |b: &crate::state::SavedBackend| {
-                    b.version == version.name
-                        && !self.health.contains_key(&(service.name().to_owned(), b.address))
-                };
-                if service.saved.spec.health.is_some() && service.saved.backends.iter().any(unasked) {
-                    notes.push(format!(
-                        "some backends of {} have not answered a health check yet",
-                        version.name
-                    ));
-                }
-                continue;
-            }
-            let why = self.why_unusable(service, &version.name);
-            let stand_in = slot.and_then(|slot| usable.stand_in.get(slot).copied().flatten());
-            let instead = stand_in.and_then(|slot| service.saved.slots.get(slot));
-            let then = match instead {
-                Some(name) => format!("its {} would go to {name} until it has one", percent(*weight)),
-                None => "its new flows would go to backends that fail their checks".to_owned(),
-            };
-            if !force {
-                return Err(Refused::refused(format!(
-                    "{}/{} has no healthy backend: {why}\nhelp: mend it, or use --force: {then}",
-                    service.name(),
-                    version.name
-                )));
-            }
-            notes.push(format!("{} has no healthy backend ({why}): {then}", version.name));
+        for face in &self.services[index].faces {
+            self.guard_vip(index, &face.at.vip, new, force, notes)?;
         }
+        Ok(())
+    }
+
+    /// Refuses a change while new connections cannot be told from old ones.
+    pub(super) fn guard_filter(&self, force: bool) -> Result<(), Refused> {
         let (_, fill) = self.dataplane.filter_fill();
         if fill > FILTER_FULL && !force {
             return Err(Refused::refused(format!(
@@ -164,11 +156,69 @@ impl Reconciler {
         Ok(())
     }
 
-    fn why_unusable(&self, service: &Service, version: &str) -> String {
-        let all: Vec<_> =
-            service.saved.backends.iter().filter(|b| b.version == version && !b.removed).collect();
+    fn guard_vip(
+        &self,
+        index: usize,
+        vip: &Vip,
+        new: &[BasisPoints],
+        force: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Refused> {
+        let service = &self.services[index];
+        // Of which family is only said where there are two.
+        let family = if service.faces.len() > 1 { format!("{} ", vip.family()) } else { String::new() };
+        let usable = service.usable(vip, &self.health);
+        for (version, weight) in service.saved.spec.versions.iter().zip(new) {
+            if *weight <= version.weight {
+                continue;
+            }
+            let slot = service.saved.slots.iter().position(|name| *name == version.name);
+            let own = slot.and_then(|slot| usable.backends.get(slot));
+            let sick = usable.alarm.is_some() || own.is_none_or(Vec::is_empty);
+            if !sick {
+                let unasked = |b: &crate::state::SavedBackend| {
+                    b.version == version.name
+                        && service.serves(vip, &b.address)
+                        && !self.health.contains_key(&(service.name().to_owned(), b.address))
+                };
+                if service.saved.spec.health.is_some() && service.saved.backends.iter().any(unasked) {
+                    notes.push(format!(
+                        "some {family}backends of {} have not answered a health check yet",
+                        version.name
+                    ));
+                }
+                continue;
+            }
+            let why = self.why_unusable(service, &version.name, vip);
+            let stand_in = slot.and_then(|slot| usable.stand_in.get(slot).copied().flatten());
+            let instead = stand_in.and_then(|slot| service.saved.slots.get(slot));
+            let then = match instead {
+                Some(name) => {
+                    format!("its {} {family}would go to {name} until it has one", percent(*weight))
+                }
+                None => format!("its new {family}flows would go to backends that fail their checks"),
+            };
+            if !force {
+                return Err(Refused::refused(format!(
+                    "{}/{} has no healthy {family}backend: {why}\nhelp: mend it, or use --force: {then}",
+                    service.name(),
+                    version.name
+                )));
+            }
+            notes.push(format!("{} has no healthy {family}backend ({why}): {then}", version.name));
+        }
+        Ok(())
+    }
+
+    fn why_unusable(&self, service: &Service, version: &str, vip: &Vip) -> String {
+        let all: Vec<_> = service
+            .saved
+            .backends
+            .iter()
+            .filter(|b| b.version == version && !b.removed && service.serves(vip, &b.address))
+            .collect();
         if all.is_empty() {
-            return "it has no backend at all".to_owned();
+            return "it has none at all".to_owned();
         }
         let reasons: Vec<String> = all
             .iter()
@@ -208,7 +258,7 @@ impl Reconciler {
             .collect();
         ShiftReport {
             service: service.name().to_owned(),
-            generation: service.generation.into(),
+            generation: service.generation(),
             versions,
             moved_groups,
             notes,
@@ -217,7 +267,7 @@ impl Reconciler {
 
     pub(super) fn change_report(&self, index: usize, notes: Vec<String>) -> ChangeReport {
         let service = &self.services[index];
-        ChangeReport { service: service.name().to_owned(), generation: service.generation.into(), notes }
+        ChangeReport { service: service.name().to_owned(), generation: service.generation(), notes }
     }
 
     fn backend_add(
@@ -232,11 +282,12 @@ impl Reconciler {
         if !(1..=1000).contains(&weight) {
             return Err(Refused::invalid(format!("weight {weight} is not from 1 to 1000")));
         }
-        if address.is_ipv4() != spec.vip.addr.is_ipv4() {
-            return Err(Refused::invalid(format!(
-                "{address} is not of the address family of {name}'s VIP {}\nhelp: a service has one address family; make a second service for the other one",
-                spec.vip
-            )));
+        let own = spec.versions.iter().find(|v| v.name == version).and_then(|v| v.forward);
+        let Some(vip) = spec.vip_of(&address) else {
+            return Err(Refused::invalid(format!("{name} has no VIP that {address} could serve")));
+        };
+        if let Err((message, help)) = own.unwrap_or(spec.forward).can_reach(vip, address) {
+            return Err(Refused::invalid(format!("{message}\nhelp: {help}")));
         }
         self.address_is_free(index, version, address)?;
         let Some(entry) = spec.versions.iter_mut().find(|v| v.name == version) else {
@@ -257,7 +308,7 @@ impl Reconciler {
     /// One address belongs to one version of one service: under `nat` a reply is told by where it comes from.
     fn address_is_free(&self, index: usize, version: &str, address: SocketAddr) -> Result<(), Refused> {
         let own = &self.services[index];
-        if own.saved.spec.vip.socket() == address {
+        if own.saved.spec.vips.iter().any(|vip| vip.socket() == address) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
         }
         for service in &self.services {
@@ -312,20 +363,24 @@ impl Reconciler {
     /// Refuses to take the last usable backends away.
     pub(super) fn others_can_take(&self, index: usize, leaving: &[SocketAddr]) -> Result<(), Refused> {
         let service = &self.services[index];
-        let left = service.saved.backends.iter().any(|backend| {
-            let health =
-                self.health.get(&(service.name().to_owned(), backend.address)).map(|(health, _)| *health);
-            !leaving.contains(&backend.address)
-                && !service.drains(&backend.version, backend.address)
-                && health != Some(crate::health::Health::Unhealthy)
-        });
-        if left {
-            return Ok(());
+        for face in &service.faces {
+            let vip = &face.at.vip;
+            let mut own = service.saved.backends.iter().filter(|b| service.serves(vip, &b.address));
+            let touched = own.clone().any(|b| leaving.contains(&b.address));
+            let left = own.any(|backend| {
+                let known = self.health.get(&(service.name().to_owned(), backend.address));
+                !leaving.contains(&backend.address)
+                    && !service.drains(&backend.version, backend.address)
+                    && known.map(|(health, _)| *health) != Some(crate::health::Health::Unhealthy)
+            });
+            if touched && !left {
+                return Err(Refused::refused(format!(
+                    "{}: no other healthy backend would be left to take the new flows of {vip}\nhelp: add or mend one first",
+                    service.name()
+                )));
+            }
         }
-        Err(Refused::refused(format!(
-            "{}: no other healthy backend would be left to take its new flows\nhelp: add or mend one first",
-            service.name()
-        )))
+        Ok(())
     }
 
     /// Puts one changed service in force.

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
-use zdd_common::entries::BackendId;
+use zdd_common::entries::{BackendId, Cell};
 use zdd_common::rules;
 
 use super::Reconciler;
@@ -14,7 +14,7 @@ use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::report::{ChangeReport, DrainReport};
-use crate::state::{Drain, SavedBackend, VersionDrain};
+use crate::state::{Drain, SavedBackend, SavedService, VersionDrain};
 
 /// Somebody who waits for a drain.
 pub(super) struct Watcher {
@@ -23,7 +23,7 @@ pub(super) struct Watcher {
     tell: watch::Sender<DrainReport>,
 }
 
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -80,7 +80,7 @@ impl Reconciler {
         chosen.map(|backend| backend.id).collect()
     }
 
-    fn drain_of(&self, index: usize, target: &Target) -> Option<Drain> {
+    pub(super) fn drain_of(&self, index: usize, target: &Target) -> Option<Drain> {
         let saved = &self.services[index].saved;
         match target {
             Target::Version { version, .. } => {
@@ -199,7 +199,7 @@ impl Reconciler {
     }
 
     /// Where a drain stands.
-    fn drain_report(&self, index: usize, target: &Target) -> DrainReport {
+    pub(super) fn drain_report(&self, index: usize, target: &Target) -> DrainReport {
         let ids = self.members(index, target);
         let service = &self.services[index];
         let drain = self.drain_of(index, target);
@@ -264,12 +264,8 @@ impl Reconciler {
         if passed.is_empty() {
             return false;
         }
-        let mut cells = service.cells.to_vec();
-        for id in &passed {
-            for cell in &mut cells {
-                *cell = rules::remove(*cell, *id);
-            }
-        }
+        let without = |cell: &Cell| passed.iter().fold(*cell, |cell, id| rules::remove(cell, *id));
+        let rows = service.faces.iter().map(|face| Some(face.cells.iter().map(without).collect())).collect();
         let name = service.name().to_owned();
         tracing::warn!(
             service = name,
@@ -277,7 +273,7 @@ impl Reconciler {
             "drain deadline: the flows that are left are let go"
         );
         let Self { services, dataplane, epochs, .. } = self;
-        if let Err(error) = services[index].publish(dataplane, epochs, cells) {
+        if let Err(error) = services[index].publish(dataplane, epochs, rows) {
             tracing::error!(service = name, %error, "the deadline is not published");
         }
         true
@@ -288,7 +284,7 @@ impl Reconciler {
         let service = &self.services[index];
         let draining: Vec<BackendId> =
             service.saved.backends.iter().filter(|b| service.backend_drains(b)).map(|b| b.id).collect();
-        let named: Vec<bool> = draining.iter().map(|id| service.named(&[*id]) > 0).collect();
+        let named: Vec<bool> = draining.iter().map(|id| service.names(&[*id])).collect();
         let unnamed = &mut self.services[index].unnamed;
         unnamed.retain(|id, _| draining.contains(id));
         for (id, named) in draining.into_iter().zip(named) {
@@ -313,14 +309,18 @@ impl Reconciler {
             let Some(at) = service.saved.backends.iter().position(|b| b.id == *id) else { continue };
             let backend = service.saved.backends.remove(at);
             let counters = self.dataplane.backend_counters(*id);
-            let retired = service.retired.entry(backend.version.clone()).or_default();
-            *retired = zdd_common::maps::Counters::sum([*retired, counters]);
+            service.saved.retired.entry(backend.version.clone()).or_default().add(&counters);
             let proto = service::proto(&service.saved.spec);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
             self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
             self.ids.forget();
+            let SavedService { retired, backends, spec, .. } = &mut self.services[index].saved;
+            retired.retain(|version, _| {
+                spec.versions.iter().any(|v| v.name == *version)
+                    || backends.iter().any(|b| b.version == *version)
+            });
             self.follow_backends();
         }
         !gone.is_empty()

@@ -1,9 +1,11 @@
-//! Where a flow goes, and why: the same hashes, cells and entries that the packets use.
+//! Where a flow goes, and why: by the very `steer` of the packets, over the live cell and the live entry, keeping nothing.
 
 use std::net::SocketAddr;
 
-use zdd_common::entries::{BackendId, FlowKey, State};
-use zdd_common::steer;
+use zdd_common::entries::{BackendId, Cell, Class, Commit, FlowKey, Positions, ServiceView, State, Word};
+use zdd_common::reason::Reason;
+use zdd_common::steer::{self, Segment, Transport};
+use zdd_common::tables::{Found, SteerTables};
 use zdd_common::time::{TICK_SHIFT, Tick};
 
 use super::Reconciler;
@@ -16,34 +18,31 @@ impl Reconciler {
         let index = self.index_of(name)?;
         let service = &self.services[index];
         let spec = &service.saved.spec;
-        if from.is_ipv4() != spec.vip.addr.is_ipv4() {
+        let Some(face) = service.faces.iter().find(|face| face.at.vip.serves(&from)) else {
+            let family = if from.is_ipv4() { "IPv4" } else { "IPv6" };
             return Err(Refused::invalid(format!(
-                "{from} is not of the address family of {name}'s VIP {}",
-                spec.vip
+                "{name} has no {family} VIP that {from} could dial: it has {}",
+                spec.dialled()
             )));
-        }
-        let key =
-            FlowKey::new(from.ip().into(), from.port().to_be(), spec.vip.port.to_be(), service.saved.vip_id);
+        };
+        let vip_port = face.at.vip.port.to_be();
+        let key = FlowKey::new(from.ip().into(), from.port().to_be(), vip_port, face.at.vip_id);
         let place = steer::place(&service.view(), &key);
-        let cell = service.cells[place.cell as usize];
+        let cell = face.cells[place.cell as usize];
         let entry = self.dataplane.find_flow(&key, place.table_hash);
         let find = |id: BackendId| service.saved.backends.iter().find(|b| b.id == id);
         let address = |id: BackendId| find(id).map(|b| b.address);
-        let (chosen, why) = match entry {
-            Some(word) => (
-                word.backend(),
-                format!(
-                    "this flow has an entry, so it stays there{}",
-                    if word.single() { "" } else { "; packets of an older connection of the same tuple go to alt" }
-                ),
-            ),
-            None if cell.dirty() && cell.base() != cell.current() => (
-                cell.current(),
-                "a new flow goes to current; one that began before the change, and has not spoken since, is at base".to_owned(),
-            ),
-            None if cell.dirty() => (cell.current(), "its cell is changing, but not its backend".to_owned()),
-            None => (cell.current(), "its cell is settled: new and old flows without an entry go to base".to_owned()),
+        let mut trial = Trial {
+            service: service.view(),
+            cell,
+            entry,
+            now_ns: clock::now_ns(),
+            udp_fail: self.dataplane.facts(face.at.id).udp_fail,
         };
+        let transport = trial.packet(super::service::proto(spec) == zdd_common::net::UDP);
+        let steered = steer::steer(&mut trial, face.at.id, &key, transport);
+        let chosen = steered.backend;
+        let why = because(steered.reason, cell, transport, entry.is_some());
         let now = Tick::from_ns(clock::now_ns());
         Ok(Explain {
             service: name.to_owned(),
@@ -55,13 +54,119 @@ impl Reconciler {
             base: address(cell.base()),
             current: address(cell.current()),
             dirty: cell.dirty(),
-            entry: entry.map(|word| FlowEntry {
+            entry: entry.map(|(word, _)| FlowEntry {
                 state: if word.is(State::Half) { "half-open" } else { "established" }.to_owned(),
                 backend: address(word.backend()),
                 alt: if word.single() { None } else { address(word.alt()) },
                 last_seen_ms: (u64::from(now.since(word.seen())) << TICK_SHIFT) / 1_000_000,
             }),
-            why,
+            why: why.to_owned(),
         })
     }
+}
+
+/// One flow's part of the live tables. What `steer` would write is forgotten, and there is room for it.
+struct Trial {
+    service: ServiceView,
+    cell: Cell,
+    entry: Option<(Word, Positions)>,
+    now_ns: u64,
+    udp_fail: u64,
+}
+
+impl Trial {
+    /// The packet that the answer is about: the next one of a connection that is open, or the first of a new one.
+    fn packet(&self, udp: bool) -> Transport {
+        match self.entry {
+            _ if udp => Transport::Udp,
+            Some((word, positions)) if !word.fin_seen() => {
+                Transport::Tcp(Segment { seq: positions.backend(), ..Segment::default() })
+            }
+            // Far from every number that the entry knows.
+            Some((_, positions)) => {
+                let seq = positions.backend().wrapping_add(1 << 31);
+                Transport::Tcp(Segment { syn: true, seq, ..Segment::default() })
+            }
+            None => Transport::Tcp(Segment { syn: true, ..Segment::default() }),
+        }
+    }
+}
+
+/// The reason in a sentence.
+fn because(reason: Reason, cell: Cell, transport: Transport, had_entry: bool) -> &'static str {
+    match reason {
+        Reason::Settled => "its cell is settled: new and old flows without an entry go to base",
+        Reason::Entry => "this flow has an entry, so it stays there",
+        Reason::Alt => {
+            "packets that are not of the connection that its entry knows go to the older one of the tuple"
+        }
+        Reason::New if had_entry => "its connection was closed; the next one from this port goes to current",
+        Reason::New if cell.base() == cell.current() => "its cell is changing, but not its backend",
+        Reason::New => {
+            "a new flow goes to current; one that began before the change, and has not spoken since, is at base"
+        }
+        Reason::Learned if transport == Transport::Udp => {
+            "its cell changed less than udp_idle_timeout ago: a UDP flow without an entry may be an old one, so it goes to base, and stays"
+        }
+        Reason::Base => {
+            "its cell has settled; entries of others in it are left, this flow has none and goes to base"
+        }
+        Reason::DropNoBackend => "its cell names no backend: there is none",
+        Reason::PassNoService => "its service was never committed",
+        _ => "an entry could not be made, so it goes to base",
+    }
+}
+
+impl SteerTables for Trial {
+    type Slot = ();
+
+    fn now_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn service(&mut self, _id: u16) -> Option<ServiceView> {
+        Some(self.service)
+    }
+
+    fn commit(&mut self, _id: u16) -> Commit {
+        Commit::new(0, 1)
+    }
+
+    fn cell(&mut self, _index: u32) -> Option<Cell> {
+        Some(self.cell)
+    }
+
+    fn syn_seen(&mut self, _hash: u64, _now: Tick) -> bool {
+        false
+    }
+
+    fn udp_fail(&mut self, _service: u16) -> u64 {
+        self.udp_fail
+    }
+
+    fn note_failure(&mut self, _service: u16, _now_ns: u64, _udp: bool) {}
+
+    fn find(&mut self, _key: &FlowKey, _hash: u64) -> Found<()> {
+        self.entry.map_or(Found::None, |(word, positions)| Found::Live((), word, positions))
+    }
+
+    fn insert(&mut self, _key: &FlowKey, _hash: u64, _word: Word, _positions: Positions) -> bool {
+        true
+    }
+
+    fn update(&mut self, _slot: (), _old: Word, _new: Word) -> bool {
+        true
+    }
+
+    fn advance(&mut self, _slot: (), _old: Positions, _new: Positions) {}
+
+    fn replace(&mut self, _slot: (), _old: Word, _new: Word, _positions: Positions) -> bool {
+        true
+    }
+
+    fn take(&mut self, _class: Class) -> bool {
+        true
+    }
+
+    fn give(&mut self, _class: usize) {}
 }

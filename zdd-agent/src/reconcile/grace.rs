@@ -52,10 +52,10 @@ impl Epochs {
         self.passed.load(Ordering::Acquire) >= epoch
     }
 
-    /// Room for a new service's row.
-    pub(super) fn new_row(&mut self, len: u32) -> Result<u32, NoRoom> {
+    /// Room for the row of a new VIP; `place` as for [`Rows::add`].
+    pub(super) fn new_row(&mut self, len: u32, place: u32) -> Result<u32, NoRoom> {
         let Self { rows, passed, .. } = self;
-        rows.add(len, |epoch| passed.load(Ordering::Acquire) >= epoch)
+        rows.add(len, place, |epoch| passed.load(Ordering::Acquire) >= epoch)
     }
 
     /// A row that no packet reads, to publish a service of this size in. Waits for a grace period if all spare ones are

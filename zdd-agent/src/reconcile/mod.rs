@@ -5,15 +5,22 @@ mod apply;
 mod commands;
 mod drains;
 mod explain;
+mod face;
 mod grace;
 mod ids;
 mod network;
+mod publish;
 mod restore;
+mod rollout_commands;
+mod rollout_signals;
+mod rollouts;
 mod rows;
 mod service;
+mod sick;
 mod status;
 mod sweep;
 pub mod table;
+mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -71,6 +78,7 @@ pub struct Reconciler {
     /// Port slots given out: interface index and MAC.
     ports: Vec<(u32, [u8; 6])>,
     watchers: Vec<Watcher>,
+    rollouts: rollouts::Tasks,
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
@@ -100,6 +108,9 @@ impl Reconciler {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut recheck = tokio::time::interval_at(Instant::now() + RECHECK, RECHECK);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rollout_tick = tokio::time::interval(rollouts::LOOK);
+        rollout_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.resume_rollouts();
         loop {
             tokio::select! {
                 biased;
@@ -109,7 +120,10 @@ impl Reconciler {
                         return self.detach(reply);
                     }
                     self.answer(request);
+                    self.watch_weights();
                 }
+                Some(answer) = self.rollouts.answers.recv() => self.rollout_answer(answer),
+                _ = rollout_tick.tick(), if self.rollouts_go_on() => self.tick_rollouts(),
                 Some(transition) = self.transitions.recv() => self.on_health(transition),
                 Some(change) = self.hop_changes.recv() => self.on_next_hop(change),
                 Some(event) = self.link_events.recv() => self.on_link(event).await,
@@ -137,6 +151,7 @@ impl Reconciler {
     fn on_tick(&mut self) {
         let now = clock::now_ns();
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
+        self.give_up_udp(now);
         self.sweep(now);
         self.advance_drains(now);
         self.follow_wanted(now);
@@ -174,11 +189,17 @@ impl Reconciler {
         }
         let now = clock::now_ns();
         let Self { services, dataplane, epochs, health, .. } = self;
+        let mut names = Vec::with_capacity(touched.len());
         for index in touched {
-            if let Err(error) = services[index].refresh(dataplane, epochs, health, now) {
-                let service = services[index].name();
+            let done = services[index].refresh(dataplane, epochs, health, now);
+            let service = services[index].name();
+            if let Err(error) = done {
                 tracing::error!(service, %error, "the change is not published: the last generation stays");
             }
+            names.push(service.to_owned());
+        }
+        for name in names {
+            self.health_is_known(&name);
         }
     }
 

@@ -35,6 +35,9 @@ impl Reconciler {
                 }
             }
             LinkEvent::Changed { before, after } => {
+                if before.mtu != after.mtu {
+                    self.recheck_ports();
+                }
                 if before.name != after.name || before.mac != after.mac {
                     if self.wanted(&before.name) && !self.wanted(&after.name) {
                         self.release(before.index, &before.name);
@@ -119,29 +122,38 @@ impl Reconciler {
     /// Warns of settings under which the stack drops what is left to it: frames whose next hop is not known yet, or whose
     /// interface takes no redirects.
     fn check_forwarding(&self, interface: &str) {
-        let nat = self.services.iter().any(|service| {
-            service
-                .saved
-                .backends
-                .iter()
-                .any(|b| service.mode_of(&b.version) == zdd_common::entries::Mode::Nat)
-        });
-        let setting = |name: &str| {
-            let path = format!("/proc/sys/net/ipv4/conf/{interface}/{name}");
+        let nat = |v4: bool| {
+            self.services.iter().any(|service| {
+                service.saved.backends.iter().any(|b| {
+                    b.address.is_ipv4() == v4 && service.mode_of(&b.version) == zdd_common::entries::Mode::Nat
+                })
+            })
+        };
+        let setting = |family: &str, name: &str| {
+            let path = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
             std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok())
         };
-        if !nat {
+        for (v4, family, knob) in
+            [(true, "ipv4", "net.ipv4.ip_forward"), (false, "ipv6", "net.ipv6.conf.all.forwarding")]
+        {
+            if nat(v4) && setting(family, "forwarding") == Some(0) {
+                tracing::warn!(
+                    interface,
+                    "this host does not forward {family}: replies of nat backends are lost (sysctl -w {knob}=1)"
+                );
+            }
+        }
+        if !nat(true) {
             return;
         }
-        if setting("forwarding") == Some(0) {
-            tracing::warn!(
-                interface,
-                "this host does not forward: replies of nat backends are lost (sysctl -w net.ipv4.ip_forward=1)"
-            );
-        }
         let locals = self.links.locals();
-        let own_vip = self.services.iter().any(|s| locals.borrow().contains(&s.saved.spec.vip.addr));
-        if own_vip && (setting("accept_local") == Some(0) || setting("rp_filter") == Some(1)) {
+        let own_vip = self
+            .services
+            .iter()
+            .flat_map(|s| &s.saved.spec.vips)
+            .any(|vip| vip.addr.is_ipv4() && locals.borrow().contains(&vip.addr));
+        if own_vip && (setting("ipv4", "accept_local") == Some(0) || setting("ipv4", "rp_filter") == Some(1))
+        {
             tracing::info!(
                 interface,
                 "replies that the stack must route would be dropped, because the VIP is an address of this host \
@@ -206,14 +218,15 @@ impl Reconciler {
         }
         let link = self.links.links().get(&ifindex).cloned();
         let redirect = link.as_ref().is_some_and(|link| self.allow_redirect(link));
-        let veth = link.is_some_and(|link| link.kind.as_deref() == Some("veth"));
+        let veth = link.as_ref().is_some_and(|link| link.kind.as_deref() == Some("veth"));
         let mut flags = 0;
         if !redirect {
             flags |= Port::STACK;
         } else if !veth {
             flags |= Port::TX;
         }
-        let port = Port { ifindex, flags, mac, reserved: 0 };
+        let mtu = link.map_or(0, |link| link.mtu);
+        let port = Port { ifindex, flags, mac, mtu };
         if let Err(error) = self.dataplane.set_port(index as u16, port) {
             tracing::error!("{error}");
             return None;
@@ -222,25 +235,37 @@ impl Reconciler {
         Some(index as u16)
     }
 
-    /// Looks again which veths take redirected frames: that changes with their peer's GRO, which nobody announces.
+    /// Looks again which veths take redirected frames, which changes with their peer's GRO and nobody announces, and how
+    /// large the packets are that each port sends.
     pub(super) fn recheck_ports(&mut self) {
         let links = self.links.links();
         let generic = self.desired.agent.mode == AttachMode::Generic;
         let veth = |link: &&Link| link.kind.as_deref() == Some("veth");
         for (slot, (ifindex, mac)) in self.ports.clone().into_iter().enumerate() {
-            let Some(link) = links.get(&ifindex).filter(veth) else { continue };
+            let Some(link) = links.get(&ifindex) else { continue };
             let index = slot as u16 + 1;
-            let flags = if xdp::takes_redirects(ifindex, Some("veth"), generic) { 0 } else { Port::STACK };
-            if self.dataplane.port(index).flags == flags {
+            let now = self.dataplane.port(index);
+            let flags = match veth(&link) {
+                false => now.flags,
+                true if xdp::takes_redirects(ifindex, Some("veth"), generic) => 0,
+                true => Port::STACK,
+            };
+            let port = Port { ifindex, flags, mac, mtu: link.mtu };
+            if now == port {
                 continue;
             }
-            tracing::info!(
-                interface = link.name,
-                redirect = flags == 0,
-                "its peer changed: frames go another way"
-            );
-            self.allow_redirect(link);
-            if let Err(error) = self.dataplane.set_port(index, Port { ifindex, flags, mac, reserved: 0 }) {
+            if now.flags != flags {
+                tracing::info!(
+                    interface = link.name,
+                    redirect = flags == 0,
+                    "its peer changed: frames go another way"
+                );
+                self.allow_redirect(link);
+            }
+            if now.mtu != link.mtu {
+                tracing::info!(interface = link.name, mtu = link.mtu, "its MTU changed");
+            }
+            if let Err(error) = self.dataplane.set_port(index, port) {
                 tracing::error!("{error}");
             }
         }

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use tokio::sync::mpsc;
-use zdd_common::entries::Commit;
 
 use super::Reconciler;
 use super::apply::adjust;
+use super::face::{self, Face};
 use super::grace::Epochs;
 use super::ids::Ids;
 use super::rows::NoRoom;
@@ -58,6 +58,10 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
+    if opened != Opened::Adopted {
+        // What they add to begins at 0 again.
+        state.services.iter_mut().for_each(|service| service.retired.clear());
+    }
     let merged = plan::merge(&state.file, &in_force(&state), &desired.services);
     let mut epochs = Epochs::start(dataplane.grace(), dataplane.cell_capacity())?;
     let mut orders = Orders::default();
@@ -101,6 +105,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         interfaces: HashMap::new(),
         ports: Vec::new(),
         watchers: Vec::new(),
+        rollouts: super::rollouts::Tasks::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
         desired,
@@ -127,7 +132,7 @@ fn in_force(state: &State) -> Vec<crate::desired::ServiceSpec> {
     state.services.iter().map(|service| service.spec.clone()).collect()
 }
 
-/// The services of the state, each with its row: those in the maps keep theirs, the others are given one.
+/// The services of the state, each VIP with its row: those in the maps keep theirs, the others are given one.
 fn open_services(
     state: &State,
     dataplane: &Dataplane,
@@ -135,26 +140,30 @@ fn open_services(
     orders: &mut Orders,
     now: u64,
 ) -> anyhow::Result<Vec<Service>> {
-    let live = |id: u16| Some(Commit(dataplane.service(id).commit)).filter(|c| c.generation() != 0);
     for saved in &state.services {
-        if let Some(commit) = live(saved.id) {
-            epochs.rows.adopt(commit.row(), saved.spec.cells);
+        for (place, at) in (1..).zip(&saved.faces) {
+            if let Some(commit) = face::live(dataplane, at.id) {
+                epochs.rows.adopt(commit.row(), saved.spec.cells, place);
+            }
         }
     }
     let no_room = |NoRoom { used }: NoRoom| {
         anyhow::anyhow!(
-            "{used} cells are in use, and there is no room for a spare row of each size besides\nhelp: raise agent.limits.cells (after `zdd detach` in a quiet moment)"
+            "{used} cells are in use, and there is no room for spare rows of each size besides\nhelp: raise agent.limits.cells (after `zdd detach` in a quiet moment)"
         )
     };
     epochs.rows.reserve().map_err(no_room)?;
     let mut services = Vec::with_capacity(state.services.len());
     for saved in &state.services {
-        let start = match live(saved.id) {
-            Some(commit) => commit.row(),
-            None => epochs.new_row(saved.spec.cells).map_err(no_room)?,
-        };
+        let mut starts = Vec::with_capacity(saved.faces.len());
+        for (place, at) in (1..).zip(&saved.faces) {
+            starts.push(match face::live(dataplane, at.id) {
+                Some(commit) => commit.row(),
+                None => epochs.new_row(saved.spec.cells, place).map_err(no_room)?,
+            });
+        }
         let (key, shift) = (state.hash_key(), dataplane.epoch_shift());
-        services.push(Service::open(saved.clone(), key, shift, orders, dataplane, (start, now)));
+        services.push(Service::open(saved.clone(), key, shift, orders, dataplane, (&starts, now)));
     }
     Ok(services)
 }
@@ -205,7 +214,7 @@ impl Reconciler {
         let mut known = std::collections::HashSet::new();
         for service in &self.services {
             let spec = &service.saved.spec;
-            known.insert(service::end(spec.vip.addr, spec.vip.port, service::proto(spec)));
+            known.extend(service.faces.iter().map(Face::end));
             for backend in &service.saved.backends {
                 known.insert(service::end(
                     backend.address.ip(),
@@ -228,13 +237,21 @@ impl Reconciler {
 
     /// Writes what the maps must hold for a saved service, wherever a kill may have come between.
     fn rewrite(&mut self, index: usize) -> anyhow::Result<()> {
-        let fresh = self.services[index].generation == 0;
         for backend in 0..self.services[index].saved.backends.len() {
+            let service = &self.services[index];
+            let address = service.saved.backends[backend].address;
+            let fresh =
+                service.faces.iter().all(|face| face.fresh() || !service.serves(&face.at.vip, &address));
             // Of an adopted backend the next hop stays until the resolver knows better.
             let id = self.services[index].saved.backends[backend].id;
             let hop = if fresh { Default::default() } else { self.dataplane.next_hop(id) };
             let hop = self.keep_port(hop);
-            self.services[index].write_backend(&mut self.dataplane, backend, hop)?;
+            self.services[index].write_backend(
+                &mut self.dataplane,
+                backend,
+                hop,
+                &self.desired.agent.encap,
+            )?;
         }
         Ok(())
     }

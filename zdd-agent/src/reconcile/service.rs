@@ -1,24 +1,21 @@
-//! One service as the loop knows it: intent, cells, clocks; and how a new row of cells gets published.
+//! One service as the loop knows it: intent, cells, clocks.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zdd_common::entries::{
-    Affinity, Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, Mode, Service as Fixed,
-};
+use zdd_common::entries::{Affinity, Backend, BackendId, Cell, EndEntry, EndKind, Mode, Service as Fixed};
 use zdd_common::hash::HashKey;
-use zdd_common::maps::Counters;
 use zdd_common::net::{Addr, End, TCP, UDP};
-use zdd_common::rules::{self, Timeouts};
+use zdd_common::rules::Timeouts;
 use zdd_common::{maglev, split, syn_filter, time};
 
-use super::grace::Epochs;
-use crate::dataplane::{Dataplane, DataplaneError, Row};
-use crate::desired::{self, Forward, Protocol, ServiceSpec};
+use super::face::Face;
+use crate::dataplane::{Dataplane, DataplaneError};
+use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::Health;
-use crate::plan::{self, Candidate, Currents};
+use crate::plan::{self, Candidate, Usable};
 use crate::state::{SavedBackend, SavedService};
 
 /// After this, surely no packet is still working with what it read before, ns. (The true bound is an RCU grace period,
@@ -35,36 +32,22 @@ pub(super) type HealthMap = HashMap<(String, SocketAddr), (Health, Option<String
 /// One service.
 pub(super) struct Service {
     pub(super) saved: SavedService,
-    pub(super) generation: u32,
-    /// First cell of its live row, or of the one that its first publishing takes.
-    start: u32,
-    /// The live row; empty before the first publishing.
-    pub(super) cells: Row,
-    /// How many cells are dirty, and whether flows of any may have entries: counted when a row is published, because
-    /// looking at every cell of a thousand settled services each second costs more than anything else.
-    pub(super) dirty: u32,
-    pub(super) lookup: bool,
-    /// Cells whose new flows go to a backend.
-    held: HashMap<BackendId, u32>,
-    /// When each cell became dirty, ns since boot. Empty while all are clean.
-    since: Vec<u64>,
+    /// One for each VIP, in the order of `saved.faces`.
+    pub(super) faces: Vec<Face>,
     order: Arc<[u32]>,
     key: HashKey,
-    cache: Currents,
-    /// The epoch of the last commit.
-    pub(super) committed: u64,
     pub(super) times: Timeouts,
-    pub(super) last_wipe: u64,
     /// Live entries by backend, of the last sweep.
     pub(super) flows: HashMap<BackendId, u64>,
     /// When the last sweep began, ns since boot.
     pub(super) swept: u64,
     /// Since when no cell names a draining backend, ns since boot.
     pub(super) unnamed: HashMap<BackendId, u64>,
-    pub(super) alarm: Option<String>,
+    /// Since when UDP backends fail their checks, ns since boot.
+    pub(super) failing: HashMap<BackendId, u64>,
+    /// Those of them whose flows are let go.
+    pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
-    /// Counters of backends that are gone, by version.
-    pub(super) retired: HashMap<String, Counters>,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -75,7 +58,7 @@ fn ns(duration: Duration) -> u64 {
 fn timeouts(spec: &ServiceSpec, epoch_shift: u32) -> Timeouts {
     let half_life = u64::from(syn_filter::memory_max(epoch_shift) + 1) << time::TICK_SHIFT;
     // A half-open entry must not outlive what settling waits for. Of the other protocol's timeout nothing waits.
-    let (idle, udp_idle) = match spec.vip.protocol {
+    let (idle, udp_idle) = match spec.protocol() {
         Protocol::Tcp => (ns(spec.idle_timeout).max(half_life), 0),
         Protocol::Udp => (ns(spec.udp_idle_timeout), ns(spec.udp_idle_timeout)),
     };
@@ -98,9 +81,9 @@ pub(super) fn groups(spec: &ServiceSpec) -> u32 {
     spec.cells / per_group(spec)
 }
 
-/// IP protocol number of a VIP.
+/// IP protocol number of a service.
 pub(super) fn proto(spec: &ServiceSpec) -> u8 {
-    match spec.vip.protocol {
+    match spec.protocol() {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     }
@@ -139,69 +122,37 @@ impl Orders {
 }
 
 impl Service {
-    /// A service that is in the state. If it is in the maps too, its live row is known to be its own and is taken over
-    /// as it stands; else `start` is where its first row will be.
+    /// A service that is in the state. `starts`: for each of its faces the row that it has or will have first, see
+    /// [`Face::open`].
     pub(super) fn open(
         saved: SavedService,
         key: HashKey,
         epoch_shift: u32,
         orders: &mut Orders,
         dataplane: &Dataplane,
-        (start, now): (u32, u64),
+        (starts, now): (&[u32], u64),
     ) -> Self {
         let times = timeouts(&saved.spec, epoch_shift);
         let order = orders.of(&key, groups(&saved.spec));
-        let commit = Commit(dataplane.service(saved.id).commit);
-        let lives = commit.generation() != 0;
-        let cells = if lives { dataplane.row(commit.row(), saved.spec.cells) } else { Row::default() };
-        // Nobody remembers when the dirty ones became so: their clocks start now.
-        let since = if cells.iter().any(|cell| cell.dirty()) { vec![now; cells.len()] } else { Vec::new() };
-        let mut service = Self {
-            generation: commit.generation(),
-            start: if lives { commit.row() } else { start },
-            dirty: 0,
-            lookup: false,
-            held: HashMap::new(),
-            cells,
-            since,
+        let faces = saved
+            .faces
+            .iter()
+            .zip(starts)
+            .map(|(face, start)| Face::open(face.clone(), saved.spec.cells, dataplane, (*start, now)))
+            .collect();
+        Self {
+            faces,
             order,
             key,
-            cache: Currents::default(),
-            committed: 0,
             times,
-            last_wipe: 0,
             flows: HashMap::new(),
             swept: 0,
             unnamed: HashMap::new(),
-            alarm: None,
+            failing: HashMap::new(),
+            given_up: Vec::new(),
             notes: Vec::new(),
-            retired: HashMap::new(),
             saved,
-        };
-        service.count();
-        service
-    }
-
-    /// Counts what its row says.
-    fn count(&mut self) {
-        let mut held = Vec::new();
-        (self.dirty, self.lookup) = (0, false);
-        for cell in self.cells.iter() {
-            let id = usize::from(cell.current());
-            if id >= held.len() {
-                held.resize(id + 1, 0);
-            }
-            held[id] += 1;
-            self.dirty += u32::from(cell.dirty());
-            self.lookup |= cell.lookup();
         }
-        let held = held.into_iter().enumerate().filter(|(_, cells)| *cells > 0);
-        self.held = held.map(|(id, cells)| (id as BackendId, cells)).collect();
-    }
-
-    /// Its row, for whoever takes it out: first cell and size.
-    pub(super) fn row(&self) -> (u32, u32) {
-        (self.start, self.saved.spec.cells)
     }
 
     /// Its name.
@@ -209,9 +160,14 @@ impl Service {
         &self.saved.spec.name
     }
 
+    /// Its fixed fields as the maps hold them.
+    pub(super) fn fixed(&self) -> Fixed {
+        fixed(&self.saved.spec, self.key, self.times.udp_idle)
+    }
+
     /// Its fixed fields as steering sees them.
     pub(super) fn view(&self) -> zdd_common::entries::ServiceView {
-        fixed(&self.saved.spec, self.key, self.times.udp_idle).view()
+        self.fixed().view()
     }
 
     /// Takes over changed timeouts.
@@ -268,15 +224,20 @@ impl Service {
         self.saved.draining.iter().any(|drain| drain.version == version)
     }
 
-    /// The backends of each slot, as planning sees them.
-    pub(super) fn candidates(&self, health: &HealthMap) -> Vec<Vec<Candidate>> {
+    /// Whether a backend takes what comes to a VIP: see [`ServiceSpec::vip_of`].
+    pub(super) fn serves(&self, vip: &Vip, backend: &SocketAddr) -> bool {
+        self.faces.len() == 1 || vip.serves(backend)
+    }
+
+    /// The backends of each slot that serve a VIP, as planning sees them.
+    fn candidates(&self, vip: &Vip, health: &HealthMap) -> Vec<Vec<Candidate>> {
         let mut slots = vec![Vec::new(); self.saved.slots.len()];
         let versions = &self.saved.spec.versions;
         let weights: HashMap<(&str, SocketAddr), u32> = versions
             .iter()
             .flat_map(|v| v.backends.iter().map(|b| ((v.name.as_str(), b.address), b.weight)))
             .collect();
-        for backend in self.saved.backends.iter().filter(|b| !b.removed) {
+        for backend in self.saved.backends.iter().filter(|b| !b.removed && self.serves(vip, &b.address)) {
             let Some(slot) = self.saved.slots.iter().position(|name| *name == backend.version) else {
                 continue;
             };
@@ -307,105 +268,38 @@ impl Service {
             .collect()
     }
 
-    /// Brings the cells' currents in line with intent and health, and publishes.
-    pub(super) fn refresh(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &mut Epochs,
-        health: &HealthMap,
-        now: u64,
-    ) -> Result<(), DataplaneError> {
-        let usable = plan::usable(&self.candidates(health), &self.preference());
-        if self.alarm != usable.alarm {
-            match &usable.alarm {
-                Some(alarm) => tracing::error!(service = self.name(), "{alarm}"),
-                None => tracing::info!(service = self.name(), "the alarm is over"),
-            }
-            self.alarm.clone_from(&usable.alarm);
-        }
-        let row = plan::currents(
-            &mut self.cache,
-            &usable,
-            &self.saved.groups,
-            per_group(&self.saved.spec),
-            &self.key,
-        );
-        if self.generation == 0 {
-            let cells = row.into_iter().map(Cell::settled).collect();
-            return self.publish(dataplane, epochs, cells);
-        }
-        let mut cells = self.cells.to_vec();
-        for (index, (cell, current)) in cells.iter_mut().zip(row).enumerate() {
-            let (changed, starts) = rules::change(*cell, current);
-            *cell = changed;
-            if starts {
-                if self.since.is_empty() {
-                    self.since = vec![now; self.cells.len()];
-                }
-                self.since[index] = now;
-            }
-        }
-        self.publish(dataplane, epochs, cells)
+    /// What of it can take new flows that come to a VIP.
+    pub(super) fn usable(&self, vip: &Vip, health: &HealthMap) -> Usable {
+        plan::usable(&self.candidates(vip, health), &self.preference())
     }
 
-    /// What time does to the cells: disarming and settling. Publishes if anything changed.
-    pub(super) fn settle(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &mut Epochs,
-        now: u64,
-    ) -> Result<(), DataplaneError> {
-        // A row so young that a packet may still be working with the one before is left alone: see rules::settle.
-        if self.dirty == 0 || !epochs.over(self.committed) {
-            return Ok(());
-        }
-        let Facts { last_fail, udp_fail, .. } = dataplane.facts(self.saved.id);
-        let facts = rules::Facts { last_fail, udp_fail, last_wipe: self.last_wipe };
-        let cells = self
-            .cells
-            .iter()
-            .zip(&self.since)
-            .map(|(cell, since)| rules::settle(*cell, *since, facts, &self.times, now))
-            .collect();
-        self.publish(dataplane, epochs, cells)
+    /// For each face, what can take new flows and the backend of each cell's.
+    pub(super) fn rows(&mut self, health: &HealthMap) -> Vec<(Usable, Vec<BackendId>)> {
+        let usable: Vec<Usable> = self.faces.iter().map(|face| self.usable(&face.at.vip, health)).collect();
+        let per_group = per_group(&self.saved.spec);
+        let (groups, key) = (&self.saved.groups, &self.key);
+        let row = |(face, usable): (&mut Face, Usable)| {
+            let row = plan::currents(&mut face.cache, &usable, groups, per_group, key);
+            (usable, row)
+        };
+        self.faces.iter_mut().zip(usable).map(row).collect()
     }
 
-    /// Publishes a row: into a spare one, which no packet can be reading, then the commit.
-    pub(super) fn publish(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &mut Epochs,
-        cells: Vec<Cell>,
-    ) -> Result<(), DataplaneError> {
-        if self.generation != 0 && cells == *self.cells {
-            return Ok(());
+    /// Gives the versions new weights, in their order, and moves groups accordingly; how many moved. A drain of a version that
+    /// has weight now is over; `notes` are told.
+    pub(super) fn give_weights(&mut self, new: &[BasisPoints], notes: &mut Vec<String>) -> u32 {
+        for (version, weight) in self.saved.spec.versions.iter_mut().zip(new) {
+            version.weight = *weight;
         }
-        let fresh = self.generation == 0;
-        if !fresh {
-            // So that no packet works with anything older than the row before this one: see rules::settle.
-            epochs.wait_for(self.committed)?;
-        }
-        let len = self.saved.spec.cells;
-        let row = if fresh { self.start } else { epochs.spare_row(len)? };
-        dataplane.write_row(row, &cells);
-        self.generation += 1;
-        if fresh {
-            dataplane.write_service(self.saved.id, &fixed(&self.saved.spec, self.key, self.times.udp_idle));
-        }
-        dataplane.commit(self.saved.id, Commit::new(row, self.generation));
-        self.cells = dataplane.row(row, len);
-        self.committed = epochs.commit();
-        if !fresh {
-            epochs.rows.retire(self.start, len, self.committed);
-        }
-        self.start = row;
-        self.count();
-        if self.dirty == 0 {
-            // A thousand settled services must not hold what only a change needs.
-            self.since = Vec::new();
-            self.cache.clear();
-        }
-        Ok(())
+        let versions = &self.saved.spec.versions;
+        self.saved.draining.retain(|drain| {
+            let ends = versions.iter().any(|v| v.name == drain.version && v.weight > 0);
+            if ends {
+                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
+            }
+            !ends
+        });
+        self.assign()
     }
 
     /// Makes one of its backends known to the maps: its slot, and the way back of its replies under `nat`.
@@ -414,11 +308,17 @@ impl Service {
         dataplane: &mut Dataplane,
         index: usize,
         hop: zdd_common::entries::NextHop,
+        encap: &EncapSources,
     ) -> Result<(), DataplaneError> {
+        let source = if self.saved.backends[index].address.is_ipv4() { encap.v4 } else { encap.v6 };
         let backend = &self.saved.backends[index];
         let spec = &self.saved.spec;
         let mode = self.mode_of(&backend.version);
         let (addr, port) = (Addr::from(backend.address.ip()), backend.address.port().to_be());
+        // Checked when it came: a backend has a VIP.
+        let Some(face) = self.faces.iter().find(|face| self.serves(&face.at.vip, &backend.address)) else {
+            return Ok(());
+        };
         dataplane.write_backend(
             backend.id,
             &Backend {
@@ -426,17 +326,19 @@ impl Service {
                 next_hop: hop.0,
                 port,
                 mode: mode as u16,
-                service: self.saved.id.into(),
-                reserved: [0; 4],
+                service: face.at.id.into(),
+                source: source.addr.into(),
+                spread: source.free_low_bits(),
+                reserved: [0; 3],
             },
         );
         if mode == Mode::Nat {
             let entry = EndEntry {
                 kind: EndKind::NatBackend as u16,
-                service: self.saved.id,
+                service: face.at.id,
                 id: backend.id,
-                vip_port: spec.vip.port.to_be(),
-                vip: spec.vip.addr.into(),
+                vip_port: face.at.vip.port.to_be(),
+                vip: face.at.vip.addr.into(),
             };
             let key = end(backend.address.ip(), backend.address.port(), proto(spec));
             dataplane.set_end(
@@ -455,34 +357,48 @@ impl Service {
         match own.unwrap_or(spec.forward) {
             Forward::L2 => Mode::L2,
             Forward::Nat => Mode::Nat,
+            Forward::Ipip => Mode::Ipip,
         }
     }
 
-    /// Makes its VIP known: from now on its packets are steered.
-    pub(super) fn write_vip(&self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
-        let spec = &self.saved.spec;
-        let entry = EndEntry {
-            kind: EndKind::Vip as u16,
-            service: self.saved.id,
-            id: self.saved.vip_id,
-            ..EndEntry::default()
-        };
-        let key = end(spec.vip.addr, spec.vip.port, proto(spec));
-        dataplane.set_end(key, entry, &format!("the VIP of {}", spec.name))
+    /// Whether any cell names one of these backends as base or current.
+    pub(super) fn names(&self, ids: &[BackendId]) -> bool {
+        let named = |cell: &Cell| ids.contains(&cell.base()) || ids.contains(&cell.current());
+        self.faces.iter().any(|face| face.cells.iter().any(named))
     }
 
-    /// How many cells name a backend as base or current.
-    pub(super) fn named(&self, ids: &[BackendId]) -> usize {
-        self.cells.iter().filter(|cell| ids.contains(&cell.base()) || ids.contains(&cell.current())).count()
-    }
-
-    /// The share of cells whose new flows go to a set of backends.
+    /// The share of cells, of all its VIPs, whose new flows go to a set of backends.
     pub(super) fn share(&self, ids: &[BackendId]) -> f64 {
-        if self.cells.is_empty() {
+        let cells: usize = self.faces.iter().map(|face| face.cells.len()).sum();
+        if cells == 0 {
             return 0.0;
         }
-        let held: u32 = ids.iter().filter_map(|id| self.held.get(id)).sum();
-        f64::from(held) / self.cells.len() as f64
+        let held: u32 = self.faces.iter().flat_map(|face| ids.iter().map(|id| face.held(*id))).sum();
+        f64::from(held) / cells as f64
+    }
+
+    /// Grows by one with each commit of one of its VIPs.
+    pub(super) fn generation(&self) -> u64 {
+        self.faces.iter().map(|face| u64::from(face.generation)).sum()
+    }
+
+    /// Cells that have not settled since their last change.
+    pub(super) fn dirty_cells(&self) -> u32 {
+        self.faces.iter().map(|face| face.dirty).sum()
+    }
+
+    /// What needs somebody's attention now; with two VIPs it says which.
+    pub(super) fn alarm(&self) -> Option<String> {
+        let both = self.faces.len() > 1;
+        let said: Vec<String> = self
+            .faces
+            .iter()
+            .filter_map(|face| {
+                let alarm = face.alarm.as_ref()?;
+                Some(if both { format!("{}: {alarm}", face.at.vip) } else { alarm.clone() })
+            })
+            .collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 
     /// Ids of a version's backends.

@@ -1,6 +1,7 @@
 //! Everything at this moment, for people and metrics.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use zdd_common::maps::Counters;
 use zdd_common::reason::REASONS;
@@ -61,7 +62,9 @@ impl Reconciler {
 
     fn service_status(&self, service: &Service, counters_of: &[Counters]) -> ServiceStatus {
         let spec = &service.saved.spec;
-        let counters = self.dataplane.service_counters(service.saved.id);
+        let counters =
+            Counters::sum(service.faces.iter().map(|face| self.dataplane.service_counters(face.at.id)));
+        let fails = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).fails).sum();
         let versions: Vec<VersionStatus> = spec
             .versions
             .iter()
@@ -69,27 +72,66 @@ impl Reconciler {
             .map(|(place, version)| self.version_status(service, version, place == 0, counters_of))
             .collect();
         let mut notes = service.notes.clone();
-        notes.extend(elsewhere(&versions, service::groups(spec)));
+        notes.extend(elsewhere(service));
+        notes.extend(self.unremembered(service));
+        if let Some(rollout) = service.saved.rollouts.active() {
+            let (plan, progress) = (&rollout.plan, &rollout.progress);
+            notes.push(format!(
+                "rollout {} of {} is {} at {}: `zdd rollout status {}`",
+                plan.id,
+                plan.candidate,
+                if progress.held() { "held" } else { progress.phase.name() },
+                crate::text::percent(progress.weight),
+                spec.name
+            ));
+        }
+        let given_up = service.saved.backends.iter().filter(|b| service.given_up.contains(&b.id));
+        notes.extend(given_up.map(|b| {
+            format!(
+                "{} has failed its checks for longer than udp_idle_timeout: its UDP flows were let go",
+                b.address
+            )
+        }));
         ServiceStatus {
             name: spec.name.clone(),
-            vip: spec.vip.to_string(),
+            vip: spec.vips.first().map(ToString::to_string).unwrap_or_default(),
+            vips: spec.vips.iter().map(ToString::to_string).collect(),
             affinity: spec.affinity,
             forward: spec.forward,
-            generation: service.generation.into(),
-            cells: spec.cells,
+            generation: service.generation(),
+            cells: spec.cells * service.faces.len() as u32,
             groups: service::groups(spec),
-            dirty_cells: service.dirty,
-            alarm: service.alarm.clone(),
+            dirty_cells: service.dirty_cells(),
+            alarm: service.alarm(),
             notes,
             counters: ServiceCounters {
                 packets: counters.packets,
                 bytes: counters.bytes,
                 new_flows: counters.new_flows,
                 learned: counters.learned,
-                insert_failed: self.dataplane.facts(service.saved.id).fails,
+                insert_failed: fails,
             },
             versions,
         }
+    }
+
+    /// A note while flows that could not be remembered keep the service from settling.
+    fn unremembered(&self, service: &Service) -> Option<String> {
+        let last = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).last_fail).max()?;
+        let ago = Duration::from_nanos(crate::clock::now_ns().saturating_sub(last));
+        let for_ns = service.times.idle.max(service.times.udp_idle);
+        if last == 0 || service.dirty_cells() == 0 || ago > Duration::from_nanos(for_ns) {
+            return None;
+        }
+        let quotas = self.dataplane.quotas();
+        let used = ["half-open", "learned", "confirmed"].iter().zip(quotas.used.iter().zip(quotas.limit));
+        let used: Vec<String> = used.map(|(name, (used, limit))| format!("{name} {used}/{limit}")).collect();
+        Some(format!(
+            "flows could not be remembered, the last one {} s ago ({}): new flows of cells that are not settled stay at \
+             their base meanwhile, none breaks; a flood, or raise agent.limits.flows",
+            ago.as_secs(),
+            used.join(", ")
+        ))
     }
 
     fn version_status(
@@ -109,7 +151,7 @@ impl Reconciler {
             self.backend_status(service, b, weight, of(b))
         };
         let backends: Vec<BackendStatus> = members.iter().map(backend).collect();
-        let retired = service.retired.get(name).copied().unwrap_or_default();
+        let retired = service.saved.retired.get(name).copied().unwrap_or_default().counters();
         let counted = members.iter().map(|b| of(b)).chain([retired]);
         let total = Counters::sum(counted);
         VersionStatus {
@@ -166,12 +208,28 @@ impl Reconciler {
 }
 
 /// A note for each version whose share others take, because it has no backend that can.
-fn elsewhere(versions: &[VersionStatus], groups: u32) -> Vec<String> {
-    let takes_its_share = |v: &&VersionStatus| v.share == 0.0 && v.asked * f64::from(groups) >= 1.0;
-    let taker = versions.iter().find(|v| v.share > 0.0).map_or("nobody", |v| v.name.as_str());
-    let note = |v: &VersionStatus| {
-        let asked = v.asked * 100.0;
-        format!("{} has no healthy backend that takes new flows: its {asked:.2}% go to {taker}", v.name)
-    };
-    versions.iter().filter(takes_its_share).map(note).collect()
+fn elsewhere(service: &Service) -> Vec<String> {
+    let spec = &service.saved.spec;
+    let groups = f64::from(service::groups(spec));
+    let mut notes = Vec::new();
+    for face in &service.faces {
+        let takes = |version: &str| {
+            let ids = service.ids_of(version);
+            ids.iter().any(|id| face.held(*id) > 0)
+        };
+        let taker = spec.versions.iter().find(|v| takes(&v.name)).map_or("nobody", |v| v.name.as_str());
+        let family =
+            if service.faces.len() > 1 { format!("{} ", face.at.vip.family()) } else { String::new() };
+        for version in &spec.versions {
+            let asked = f64::from(version.weight) / f64::from(FULL);
+            if asked * groups >= 1.0 && !takes(&version.name) {
+                notes.push(format!(
+                    "{} has no healthy {family}backend that takes new flows: its {:.2}% {family}go to {taker}",
+                    version.name,
+                    asked * 100.0
+                ));
+            }
+        }
+    }
+    notes
 }

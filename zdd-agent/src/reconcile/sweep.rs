@@ -7,10 +7,14 @@ use zdd_common::rules;
 use super::Reconciler;
 use super::service;
 use super::table::{self, Seen, Swept};
+use crate::state::SavedBackend;
 
 impl Reconciler {
     pub(super) fn sweep(&mut self, now: u64) {
-        let services: Vec<Swept<'_>> = (0..self.services.len()).map(|index| self.swept(index)).collect();
+        let of: Vec<(usize, usize)> = (0..self.services.len())
+            .flat_map(|index| (0..self.services[index].faces.len()).map(move |face| (index, face)))
+            .collect();
+        let services: Vec<Swept<'_>> = of.iter().map(|of| self.swept(*of)).collect();
         let steady: Vec<bool> = services.iter().map(|service| service.steady).collect();
         let used = self.dataplane.quotas().used;
         let seen = if self.dataplane.any_flows() {
@@ -30,23 +34,24 @@ impl Reconciler {
             service.flows = flows.filter(|(_, flows)| *flows > 0).collect();
             service.swept = now;
         }
-        for (index, (kept, steady)) in seen.kept.iter().zip(steady).enumerate() {
-            self.forget(index, kept, steady);
+        for (of, (kept, steady)) in of.into_iter().zip(seen.kept.iter().zip(steady)) {
+            self.forget(of, kept, steady);
         }
     }
 
-    fn swept(&self, index: usize) -> Swept<'_> {
+    fn swept(&self, (index, face): (usize, usize)) -> Swept<'_> {
         let service = &self.services[index];
-        let gone = service.saved.backends.iter().filter(|b| self.let_go(index, b));
+        let face = &service.faces[face];
+        let gone = |b: &&SavedBackend| self.let_go(index, b) || service.given_up.contains(&b.id);
         Swept {
-            vip: service.saved.vip_id,
+            vip: face.at.vip_id,
             view: service.view(),
             times: service.times,
-            cells: &service.cells,
+            cells: &face.cells,
             udp: service::proto(&service.saved.spec) == zdd_common::net::UDP,
-            steady: self.epochs.over(service.committed),
-            track: service.lookup,
-            let_go: gone.map(|b| b.id).collect(),
+            steady: self.epochs.over(face.committed),
+            track: face.lookup,
+            let_go: service.saved.backends.iter().filter(gone).map(|b| b.id).collect(),
         }
     }
 
@@ -68,20 +73,18 @@ impl Reconciler {
     }
 
     /// Settled cells without an entry of their own need no lookup any more.
-    fn forget(&mut self, index: usize, kept: &[bool], steady: bool) {
+    fn forget(&mut self, (index, face): (usize, usize), kept: &[bool], steady: bool) {
         let service = &self.services[index];
         let forgettable = |cell: &Cell| !cell.dirty() && cell.lookup();
-        if !steady || !service.lookup || !service.cells.iter().any(forgettable) {
+        let cells = &service.faces[face].cells;
+        if !steady || !service.faces[face].lookup || !cells.iter().any(forgettable) {
             return;
         }
-        let cells: Vec<Cell> = service
-            .cells
-            .iter()
-            .zip(kept)
-            .map(|(cell, kept)| if *kept { *cell } else { rules::forget(*cell) })
-            .collect();
+        let without = |(cell, kept): (&Cell, &bool)| if *kept { *cell } else { rules::forget(*cell) };
+        let mut rows = vec![None; service.faces.len()];
+        rows[face] = Some(cells.iter().zip(kept).map(without).collect());
         let Self { services, dataplane, epochs, .. } = self;
-        if let Err(error) = services[index].publish(dataplane, epochs, cells) {
+        if let Err(error) = services[index].publish(dataplane, epochs, rows) {
             tracing::error!(service = services[index].name(), %error, "lookups are not switched off");
         }
     }

@@ -10,12 +10,12 @@ use crate::dataplane::{Dataplane, FlowScan, FlowTotals};
 /// Entries of removed backends that one sweep lets go: their clients reconnect one after another, not all at once.
 const PACE: usize = 1000;
 
-/// What a sweep must know of one service.
+/// What a sweep must know of one VIP of a service.
 #[derive(Clone, Debug)]
 pub struct Swept<'a> {
-    /// Number of its VIP.
+    /// Its number.
     pub vip: u16,
-    /// Its fixed fields.
+    /// The fixed fields of its service.
     pub view: ServiceView,
     /// Its timeouts.
     pub times: Timeouts,
@@ -40,7 +40,7 @@ pub struct Seen {
     pub counted: [i64; 3],
     /// Live entries by backend id.
     flows: Vec<u32>,
-    /// By service, in the order given: cells with an entry that says something else than base. Empty without `track`.
+    /// By VIP, in the order given: cells with an entry that says something else than base. Empty without `track`.
     pub kept: Vec<Vec<bool>>,
 }
 

@@ -106,9 +106,9 @@ fn a_changed_file_says_the_way_out() {
 fn a_newer_file_says_the_way_out() {
     let (dir, store) = saved("newer");
     let text = fs::read_to_string(store.path()).unwrap();
-    fs::write(store.path(), text.replace("\"version\":1", "\"version\":2")).unwrap();
+    fs::write(store.path(), text.replace("\"version\":2", "\"version\":3")).unwrap();
     insta::assert_snapshot!(refusal(&dir, &store), @"
-    DIR/state.json has layout 2, this build reads 1
+    DIR/state.json has layout 3, this build reads 2
     help: run the build of zdd that wrote it, restore an older state with `cp DIR/state.json.bak DIR/state.json`, or start afresh: `zdd detach`, remove the file, start again
     ");
 }

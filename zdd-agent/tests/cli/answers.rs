@@ -48,6 +48,7 @@ pub fn status() -> Status {
         services: vec![ServiceStatus {
             name: "web".to_owned(),
             vip: "10.0.0.10:80/tcp".to_owned(),
+            vips: vec!["10.0.0.10:80/tcp".to_owned()],
             affinity: Affinity::ClientVersion,
             forward: Forward::Nat,
             generation: 7,
@@ -201,6 +202,64 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
             Request::Explain { service, from, reply } => {
                 note(format!("explain {service} {from}"));
                 drop(reply.send(Ok(explained(service, from))));
+            }
+            Request::Rollout { service, ask, reply } => {
+                note(format!("rollout {service} {ask:?}"));
+                drop(reply.send(Ok(crate::rollout::report("running"))));
+            }
+            Request::RolloutStatus { service, reply } => {
+                let phase = match service.as_str() {
+                    "good" => "promoted",
+                    "bad" => "rolled-back",
+                    "cold" => "frozen",
+                    _ => "running",
+                };
+                let report = crate::rollout::report(phase);
+                drop(reply.send(Ok(zdd_agent::rollout::report::RolloutReport { service, ..report })));
+            }
+            Request::RolloutPlan { service, candidate, reply } => {
+                note(format!("plan {service} {candidate}"));
+                drop(reply.send(Ok(crate::rollout::plan())));
+            }
+            Request::RolloutHistory { service, reply } => {
+                note(format!("history {service}"));
+                drop(reply.send(Ok(crate::rollout::history())));
+            }
+            Request::Gate { service, closed, reason, reply } => {
+                note(format!("gate {service} closed={closed} {reason:?}"));
+                drop(reply.send(Ok(changed(&service, "noted".to_owned()))));
+            }
+            Request::WhoMoves { service, weights, clients, reply } => {
+                note(format!("who-moves {service} {weights:?}"));
+                let answer = WhoMoves {
+                    service,
+                    generation: 7,
+                    cells: 16_384,
+                    moved_cells: 1_632,
+                    moved_groups: 102,
+                    moved_share: 0.0996,
+                    other_backend_cells: 16,
+                    versions: vec![VersionMove {
+                        name: "v2".to_owned(),
+                        asked_before: 0.0,
+                        asked_after: 0.1,
+                        share_before: 0.0,
+                        share_after: 0.0996,
+                    }],
+                    moves: vec![CellMove { from: Some("v1".to_owned()), to: None, cells: 1_632 }],
+                    live_flows: 12,
+                    kept_flows: 3,
+                    clients: clients
+                        .into_iter()
+                        .map(|from| ClientMove {
+                            from,
+                            before: Some("v1".to_owned()),
+                            after: Some("v2".to_owned()),
+                        })
+                        .collect(),
+                    notes: vec!["a note".to_owned()],
+                };
+                drop(reply.send(Ok(answer)));
             }
             Request::Detach { reply } => {
                 let removed = vec!["link on eth0".to_owned(), "map cells".to_owned()];

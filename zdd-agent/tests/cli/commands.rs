@@ -166,7 +166,10 @@ async fn the_json_of_status_has_the_promised_shape() {
               "share": 0.09998
             }
           ],
-          "vip": "10.0.0.10:80/tcp"
+          "vip": "10.0.0.10:80/tcp",
+          "vips": [
+            "10.0.0.10:80/tcp"
+          ]
         }
       ],
       "syn_filter": {
@@ -339,4 +342,24 @@ async fn check_and_completions_need_no_agent() {
         assert_eq!(said.code, Some(0));
         assert!(said.stdout.contains("rollback"), "{shell} knows no rollback");
     }
+}
+
+#[tokio::test]
+async fn who_moves_tells_shares_and_clients_and_that_connections_stay() {
+    let (agent, asked) = agent();
+    let said = agent.run(&["who-moves", "web", "v2=10%", "--from", "192.0.2.2:40000"]).await;
+    assert_eq!(last(&asked), "who-moves web [(\"v2\", 1000)]");
+    insta::assert_snapshot!(said.all(), @"
+    exit 0
+    web: 9.96% of new clients would get another version (1632 of 16384 cells, 102 groups)
+      v2: 0.00% -> 9.96% of new flows (asked: 0.00% -> 10.00%)
+      v1 -> nobody: 1632 cells
+      16 cells keep their version and get another of its backends
+      live connections stay where they are: 12 have entries now, 3 of them in cells that move; the others get one at their next packet
+      192.0.2.2:40000: v1 -> v2
+      note: a note
+    ");
+    let said = agent.run(&["who-moves", "web", "v2=10%", "--json"]).await;
+    let json: zdd_agent::report::WhoMoves = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((json.moved_cells, json.kept_flows, json.clients.len()), (1_632, 3, 0));
 }

@@ -152,7 +152,7 @@ impl Word {
         self.0 & ALT_SEEN != 0
     }
 
-    /// A FIN or RST of the second identity was seen.
+    /// The second identity is the connection that was at `backend` before, and its FIN or RST had been seen.
     #[inline(always)]
     pub const fn alt_fin(self) -> bool {
         self.0 & ALT_FIN != 0

@@ -57,6 +57,8 @@ pub enum Mode {
     L2 = 0,
     /// Rewrites the destination; replies are rewritten on their way back.
     Nat = 1,
+    /// Puts an IP header to the backend in front; it takes it off and answers directly.
+    Ipip = 2,
 }
 
 /// One service: a cache line of its own. Only the first word changes while the service lives.
@@ -211,10 +213,16 @@ pub struct Backend {
     pub mode: u16,
     /// Number of its service, for whoever reads a dump.
     pub service: u32,
+    /// `ipip`: source of outer headers, of [`Backend::addr`]'s family; its varied bits are 0.
+    pub source: Addr,
+    /// `ipip`: the bits of the source's last four bytes that the flow's hash fills, host order.
+    pub spread: u32,
     /// 0.
-    pub reserved: [u64; 4],
+    pub reserved: [u32; 3],
 }
-wire!(Backend, 64, { addr: Addr, next_hop: u64, port: u16, mode: u16, service: u32, reserved: [u64; 4] });
+wire!(Backend, 64, {
+    addr: Addr, next_hop: u64, port: u16, mode: u16, service: u32, source: Addr, spread: u32, reserved: [u32; 3],
+});
 
 /// Where frames for a backend go: its MAC in bytes 0-5, a port number (index of [`Port`]) in bytes 6-7, native order;
 /// 0 is unresolved.
@@ -256,10 +264,10 @@ pub struct Port {
     pub flags: u16,
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// 0.
-    pub reserved: u32,
+    /// Bytes of the largest IP packet that it sends; 0: not known, nothing is too big.
+    pub mtu: u32,
 }
-wire!(Port, 16, { ifindex: u32, flags: u16, mac: [u8; 6], reserved: u32 });
+wire!(Port, 16, { ifindex: u32, flags: u16, mac: [u8; 6], mtu: u32 });
 
 impl Port {
     /// The device cannot take redirected frames: rewritten packets go up the stack, which forwards them.

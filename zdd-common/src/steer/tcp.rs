@@ -192,13 +192,13 @@ fn closed(word: Word, positions: Positions, isn: u32) -> bool {
         && (!word.alt_seen() || (word.alt_fin() && !own_syn(positions.alt(), isn)))
 }
 
-/// The word after a packet of the second identity. What it says of its end is believed near its position only.
+/// The word after a packet of the second identity. It stays closed only if the packet is near its position: another would
+/// be of a connection that nobody has seen closed. A FIN sets nothing here: this identity may be the newer of the two, and a
+/// half-closed connection must not give way to a forged SYN.
 #[inline(always)]
 fn alt_met(word: Word, positions: Positions, segment: Segment) -> Word {
-    let known = word.alt_seen() && near(positions.alt(), segment.seq);
-    let ends = segment.fin || segment.rst;
-    let closed = !segment.syn && if known { ends || word.alt_fin() } else { ends && !word.alt_seen() };
-    word.with_alt_seen().with_alt_fin(closed)
+    let same = !segment.syn && near(positions.alt(), segment.seq);
+    word.with_alt_seen().with_alt_fin(word.alt_fin() && same)
 }
 
 /// A SYN that is not the entry's own: the client uses its port again, or somebody forged it. Room among the half-open is

@@ -60,7 +60,7 @@ fn packet(port: u16, flags: u8, seq: u32) -> Vec<u8> {
 
 /// One service of `cells` groups with `l2` backends up to [`POISON`].
 fn build(rig: &mut Rig, cells: u32) {
-    rig.plane.set_port(1, Port { ifindex: rig.b, flags: 0, mac: MAC_B, reserved: 0 }).expect("a port");
+    rig.plane.set_port(1, Port { ifindex: rig.b, flags: 0, mac: MAC_B, mtu: 0 }).expect("a port");
     for id in 1..=POISON {
         let next_hop = NextHop::new(mac(id), 1).0;
         rig.plane.write_backend(id, &Backend { next_hop, mode: Mode::L2 as u16, ..Backend::default() });

@@ -23,6 +23,11 @@ impl Random {
         self.below(100) < percent
     }
 
+    /// One of these, where it is.
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
     /// One of these.
     pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())]

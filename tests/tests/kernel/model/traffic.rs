@@ -35,8 +35,10 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     let own = backend(service, number);
     let mut pkt = match random.below(20) {
         // A reply, or the answer to somebody who asked the backend itself.
-        0..4 if is_v6(service) == is_v6(id) => packet(random, service).src(own).dst(client),
-        4 if is_v6(service) == is_v6(id) && random.chance(30) => packet(random, service).src(client).dst(own),
+        0..4 if own.0.is_ipv6() == is_v6(id) => packet(random, service).src(own).dst(client),
+        4 if own.0.is_ipv6() == is_v6(id) && random.chance(30) => {
+            packet(random, service).src(client).dst(own)
+        }
         5 => packet(random, id).src(client).dst((vip(id).0, random.of(&[79, 80, 53]))),
         _ => packet(random, id).src(client).dst(vip(id)),
     };
@@ -44,10 +46,17 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
         pkt.hops = random.of(&[0, 1, 2, 255]);
     }
     if random.chance(40) {
-        pkt.payload = (0..random.below(60)).map(|_| random.bits() as u8).collect();
+        let most = random.of(&[60, 60, 60, 60, 1600]);
+        pkt.payload = (0..random.below(most)).map(|_| random.bits() as u8).collect();
     }
     if random.chance(5) && !is_v6(id) {
         pkt.ip_options = vec![1; 4 * random.below(11)];
+    }
+    if random.chance(15) && matches!(pkt.l4, L4::Tcp(..)) {
+        let mut options = vec![1; random.below(8)];
+        options.extend([2, 4, random.bits() as u8, random.bits() as u8]);
+        options.resize(options.len().next_multiple_of(4), 0);
+        pkt.tcp_options = options;
     }
     if random.chance(10) {
         pkt.padding = random.below(20);

@@ -66,6 +66,7 @@ impl<'a> Twin<'a> {
         // The map has more slots than anybody names; they are all 0.
         model.ports = (0..4096).map(|index| (index, Port::default())).collect();
         model.routes = routes(rig);
+        model.redirects = [rig.a, rig.b].into();
         let mut twin = Self { rig, model, told: Told::default(), first: Default::default() };
         twin.first = twin.counters();
         twin
@@ -361,7 +362,7 @@ fn plus(a: Counters, b: Counters) -> Counters {
 fn decide(model: &mut Model, now: u64, frame: &[u8]) -> (Verdict, Vec<u8>) {
     let mut out = frame.to_vec();
     model.now_ns = now;
-    let verdict = process(&mut out[..], model);
+    let verdict = process(&mut out, model);
     model.count(verdict.reason());
     (verdict, out)
 }

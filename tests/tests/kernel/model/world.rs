@@ -61,6 +61,16 @@ fn is_nat(id: u16, backend: u16) -> bool {
     matches!(id, 1 | 3 | 4 | 6) || (id == 7 && backend.is_multiple_of(2))
 }
 
+/// Whether they are behind `ipip`; services 2 and 7 have other kinds as well.
+fn is_ipip(id: u16, backend: u16) -> bool {
+    matches!(id, 5 | 8) || (id == 7 && backend % 4 == 1) || (id == 2 && backend.is_multiple_of(2))
+}
+
+/// Whether a backend's address is IPv6: `ipip` carries either in either.
+fn outer_v6(id: u16, backend: u16) -> bool {
+    is_v6(id) != (is_ipip(id, backend) && backend % 4 == 1)
+}
+
 /// A service's VIP.
 pub fn vip(id: u16) -> (IpAddr, u16) {
     let port = if is_udp(id) { 53 } else { 80 };
@@ -79,7 +89,8 @@ pub fn backends(id: u16) -> std::ops::Range<u16> {
 /// A backend's own end: hosts are shared, ports tell backends apart.
 pub fn backend(id: u16, backend: u16) -> (IpAddr, u16) {
     let host = 10 + (backend % 8) as u8;
-    (if is_v6(id) { neighbour6(Link::B, host) } else { neighbour4(Link::B, host) }, 8000 + backend)
+    let v6 = outer_v6(id, backend);
+    (if v6 { neighbour6(Link::B, host) } else { neighbour4(Link::B, host) }, 8000 + backend)
 }
 
 fn proto(id: u16) -> u8 {
@@ -105,7 +116,9 @@ impl World {
             (4, 9999, 0, MAC_B),
             (5, a, 0, MAC_A),
         ] {
-            twin.set_port(index, Port { ifindex, flags, mac, reserved: 0 });
+            // Narrow ones, so that not only long packets are too large.
+            let mtu = if index % 2 == 0 { 0 } else { 700 };
+            twin.set_port(index, Port { ifindex, flags, mac, mtu });
         }
         twin.limit_quotas([24, 24, 24]);
         let mut world = Self { known: vec![] };
@@ -125,7 +138,13 @@ impl World {
             );
             for number in backends(id) {
                 let (addr, port) = backend(id, number);
-                let mode = if is_nat(id, number) { Mode::Nat } else { Mode::L2 };
+                let mode = match () {
+                    () if is_nat(id, number) => Mode::Nat,
+                    () if is_ipip(id, number) => Mode::Ipip,
+                    () => Mode::L2,
+                };
+                let source =
+                    if outer_v6(id, number) { neighbour6(Link::A, 0) } else { neighbour4(Link::A, 0) };
                 twin.write_backend(
                     number,
                     Backend {
@@ -134,7 +153,9 @@ impl World {
                         port: port.to_be(),
                         mode: mode as u16,
                         service: id.into(),
-                        reserved: [0; 4],
+                        source: source.into(),
+                        spread: random.of(&[0, 0xff, 0xffff, u32::MAX]),
+                        ..Backend::default()
                     },
                 );
                 hop(twin, random, number);

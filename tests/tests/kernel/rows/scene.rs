@@ -122,7 +122,7 @@ pub fn build(rig: &mut Rig) {
         (GONE, 9999, 0, MAC_B),
         (SAME, rig.a, 0, MAC_A),
     ] {
-        rig.plane.set_port(slot, Port { ifindex, flags, mac, reserved: 0 }).expect("a port");
+        rig.plane.set_port(slot, Port { ifindex, flags, mac, mtu: 0 }).expect("a port");
     }
     for n in [L2, NAT, NAT_UDP, L2_V6, NAT_V6, NAT_UDP_V6, L2_UDP, NEVER, OTHER] {
         let (addr, port) = backend(n);
@@ -134,7 +134,7 @@ pub fn build(rig: &mut Rig) {
                 port: port.to_be(),
                 mode: if is_nat(n) { Mode::Nat } else { Mode::L2 } as u16,
                 service: n.into(),
-                reserved: [0; 4],
+                ..Backend::default()
             },
         );
         rig.plane.write_service(

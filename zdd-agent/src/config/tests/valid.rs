@@ -31,24 +31,32 @@ fn what_is_not_said_has_its_documented_default() {
         },
         syn_memory: 64s,
         sample_events: 0,
+        encap: EncapSources {
+            v4: 10.255.0.0/16,
+            v6: fd7a:6464::/64,
+        },
     }
     "#);
     insta::assert_debug_snapshot!(desired.services, @r#"
     [
         ServiceSpec {
             name: "web",
-            vip: Vip {
-                addr: 10.0.0.10,
-                port: 80,
-                protocol: Tcp,
-            },
+            vips: [
+                Vip {
+                    addr: 10.0.0.10,
+                    port: 80,
+                    protocol: Tcp,
+                },
+            ],
             affinity: Client,
             forward: Nat,
             idle_timeout: 350s,
             udp_idle_timeout: 60s,
+            udp: Stick,
             drain_timeout: None,
             cells: 16384,
             health: None,
+            rollout: None,
             versions: [
                 VersionSpec {
                     name: "v1",
@@ -154,19 +162,26 @@ fn everything_can_be_said() {
             },
             syn_memory: 2s,
             sample_events: 100,
+            encap: EncapSources {
+                v4: 10.255.0.0/16,
+                v6: fd7a:6464::/64,
+            },
         },
         services: [
             ServiceSpec {
                 name: "web-6",
-                vip: Vip {
-                    addr: 2001:db8::1,
-                    port: 443,
-                    protocol: Tcp,
-                },
+                vips: [
+                    Vip {
+                        addr: 2001:db8::1,
+                        port: 443,
+                        protocol: Tcp,
+                    },
+                ],
                 affinity: ClientVersion,
                 forward: L2,
                 idle_timeout: 300s,
                 udp_idle_timeout: 30s,
+                udp: Stick,
                 drain_timeout: Some(
                     5400s,
                 ),
@@ -193,6 +208,7 @@ fn everything_can_be_said() {
                         ),
                     },
                 ),
+                rollout: None,
                 versions: [
                     VersionSpec {
                         name: "2026.11-rc.1",

@@ -1,0 +1,195 @@
+//! `zdd top` on a real terminal: a pseudo-terminal, and an emulator that reads what is drawn. Needs root.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ExitStatus};
+
+use zdd_tests::rig::{Error, Result, wait_for};
+use zdd_tests::world::status::{number, version};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
+
+const ROWS: NonZero<u16> = NonZero::new(30).expect("not 0");
+const COLUMNS: NonZero<u16> = NonZero::new(130).expect("not 0");
+
+/// `zdd top` with a terminal of its own. Dropping it kills it.
+struct Top {
+    child: Child,
+    master: File,
+    /// Kept open, so that the terminal's settings can still be asked for when the program is gone.
+    slave: OwnedFd,
+    before: libc::termios,
+    screen: vt100::Parser,
+}
+
+fn settings(terminal: &OwnedFd) -> libc::termios {
+    // SAFETY: all zero is a valid buffer to be filled.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: a live descriptor and a valid buffer.
+    assert_eq!(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &raw mut settings) }, 0);
+    settings
+}
+
+impl Top {
+    fn start(world: &World) -> Top {
+        let (mut master, mut slave) = (-1, -1);
+        let size = libc::winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: valid pointers; no name and no settings are asked for.
+        let opened = unsafe {
+            libc::openpty(
+                &raw mut master,
+                &raw mut slave,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+                &raw const size,
+            )
+        };
+        assert_eq!(opened, 0, "a pseudo-terminal");
+        // SAFETY: new descriptors that nobody else owns.
+        let (master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+        for fd in [&master, &slave] {
+            // SAFETY: plain system calls on live descriptors.
+            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        // SAFETY: as above.
+        unsafe { libc::fcntl(master.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        let before = settings(&slave);
+        let end = || slave.try_clone().expect("a descriptor");
+        let mut command = world.zdd().command(&["top"]);
+        command.env("TERM", "xterm-256color").stdin(end()).stdout(end()).stderr(end());
+        // SAFETY: between fork and exec only two system calls, which are async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().expect("zdd top starts");
+        let screen = vt100::Parser::new(ROWS, COLUMNS, 0);
+        Top { child, master: master.into(), slave, before, screen }
+    }
+
+    fn shown(&mut self) -> String {
+        let mut bytes = [0; 4096];
+        // Ends when nothing more has come yet.
+        while let Ok(n) = self.master.read(&mut bytes) {
+            if n == 0 {
+                break;
+            }
+            self.screen.process(&bytes[..n]);
+        }
+        self.screen.screen().contents()
+    }
+
+    fn shows(&mut self, what: &str, words: &[&str]) -> Result<String> {
+        let mut last = String::new();
+        let found = wait_for(what, PATIENCE, LOOK_EVERY, || {
+            last = self.shown();
+            Ok(words.iter().all(|word| last.contains(word)).then(|| last.clone()))
+        });
+        found.map_err(|e: Error| match e {
+            Error::Timeout { what, waited_ms, .. } => {
+                Error::Timeout { what, waited_ms, detail: format!("; the screen:\n{last}") }
+            }
+            other => other,
+        })
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: the child is not waited for yet, so the id is its own.
+        unsafe { libc::kill(self.child.id() as i32, signal) };
+    }
+
+    /// Waits for its end; the terminal must be as it was before.
+    fn ends(mut self) -> Result<ExitStatus> {
+        let status = wait_for("zdd top to end", PATIENCE, LOOK_EVERY, || {
+            self.shown();
+            Ok::<_, Error>(self.child.try_wait().expect("a child"))
+        })?;
+        self.shown();
+        let after = settings(&self.slave);
+        assert_eq!(
+            (after.c_iflag, after.c_oflag, after.c_lflag),
+            (self.before.c_iflag, self.before.c_oflag, self.before.c_lflag)
+        );
+        let screen = self.screen.screen();
+        assert!(!screen.alternate_screen() && !screen.hide_cursor(), "the screen is given back");
+        Ok(status)
+    }
+}
+
+impl Drop for Top {
+    fn drop(&mut self) {
+        // One that has ended already is no error.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn share(world: &World, name: &str) -> Result<f64> {
+    Ok(number(version(&world.status()?, "web", name), "share"))
+}
+
+#[test]
+fn a_shift_and_a_rollback_are_made_on_the_screen_and_seen_there() -> Result<()> {
+    let world = World::running(Setup { idle_ms: 60_000, ..Setup::default() })?;
+    let load = world.load(10)?;
+    let mut top = Top::start(&world);
+    let first = top.shows("the first screen", &["web", "echo", "v2", "2/2", "connected", "q quit"])?;
+    assert!(first.contains("100.00%") && top.screen.screen().alternate_screen(), "{first}");
+    // Down twice: web, v1, v2. Letters, as a terminal sends arrows in two dialects.
+    top.press("jjs25\r");
+    top.shows("the question", &["zdd shift web v2=25%", "25.00% of new clients", "y does it"])?;
+    assert_eq!(share(&world, "v2")?, 0.0, "not before it is confirmed");
+    top.press("y");
+    top.shows("the shift", &["done: zdd shift web v2=25%", "75.00%", "25.00%", "cells not settled"])?;
+    assert!((share(&world, "v2")? - 0.25).abs() < 0.001);
+    top.press("r");
+    top.shows("the question", &["zdd rollback web", "25.00% of new clients"])?;
+    top.press("n");
+    top.shows("the refusal", &["not done: zdd rollback web"])?;
+    assert!((share(&world, "v2")? - 0.25).abs() < 0.001, "n does nothing");
+    top.press("ry");
+    top.shows("the rollback", &["done: zdd rollback web"])?;
+    assert_eq!(share(&world, "v2")?, 0.0);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    top.press("q");
+    assert!(top.ends()?.success());
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_restarts_is_found_again_and_failures_are_told() -> Result<()> {
+    let mut world = World::running(Setup::default())?;
+    let mut top = Top::start(&world);
+    top.shows("the first screen", &["connected"])?;
+    world.set_health(&[4], false)?;
+    top.shows("the failed backend", &["1/2 10.81.4.2:8080: "])?;
+    world.kill_agent();
+    top.shows("the loss", &["NO AGENT, reconnecting"])?;
+    world.start_agent()?;
+    top.shows("the agent", &["connected"])?;
+    top.signal(libc::SIGTERM);
+    assert!(top.ends()?.success());
+    Ok(())
+}
+
+#[test]
+fn without_a_terminal_or_an_agent_it_says_so() -> Result<()> {
+    let mut world = World::running(Setup::default())?;
+    world.refused(&["top"])?.says(1, &["needs a terminal", "help: use `zdd status --watch`"]);
+    world.kill_agent();
+    let mut top = Top::start(&world);
+    top.shows("the complaint", &["no agent answers on", "help: start one"])?;
+    assert_eq!(top.ends()?.code(), Some(4));
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `cargo xtask vm`: the kernel tests (verifier, packet rows, model == kernel) on other kernels, each in a virtual machine.
+//!
+//! ```text
+//!  packages (apt-get download, unpacked below target/vm, nothing installed)
+//!     kernel + veth.ko ─┐
+//!     qemu, busybox ────┼─► initrd (cpio): init, busybox, ip, the test binary, their libraries ─► qemu (TCG) ─► log, result
+//!     cargo test --no-run ┘
+//! ```
+
+mod initrd;
+mod machine;
+mod packages;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use machine::Outcome;
+
+/// Debian's cloud kernels, the series that stand for others: 6.1 and 6.12. 5.10 is below the floor of 5.15.
+const SERIES: [&str; 3] = ["6.1", "6.12", "5.10"];
+
+/// Runs the kernel tests on Debian's kernels.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only this series of kernels, for example 6.12
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Tests whose name holds one of these. The hammer tests are left out: they wait for races that an emulated second CPU does not
+    /// run into
+    #[arg(long, default_values_t = ["budget", "rows", "model"].map(String::from))]
+    test: Vec<String>,
+    /// Random frames that kernel and model must agree on; a run outside of a machine takes 120,000
+    #[arg(long, default_value_t = 10_000)]
+    frames: u64,
+    /// Minutes for one machine; the emulation is 10 to 30 times slower than the machine it runs on
+    #[arg(long, default_value_t = 15)]
+    minutes: u64,
+}
+
+/// # Errors
+/// When packages cannot be fetched, the tests cannot be built, or the emulator cannot be started.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let dir = target_dir().join("vm");
+    std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let emulator = packages::emulator(&dir)?;
+    let busybox = packages::busybox(&dir)?;
+    let test = build()?;
+    let patience = Duration::from_secs(60 * arguments.minutes);
+    let (mut passed, mut failed) = (0, 0);
+    for series in SERIES.iter().filter(|s| arguments.kernel.as_deref().is_none_or(|only| only == **s)) {
+        let Some(kernel) = packages::kernel(&dir, series)? else {
+            println!(
+                "{series}: skipped: this machine's package sources have no linux-image-{series}.*-cloud-amd64"
+            );
+            continue;
+        };
+        let initrd = dir.join(format!("initrd-{series}"));
+        initrd::write(&initrd, &busybox, &test, &kernel.veth, (&arguments.test, arguments.frames))
+            .with_context(|| format!("write {}", initrd.display()))?;
+        println!("{series}: {} boots", kernel.name);
+        let log = dir.join(format!("{series}.log"));
+        let outcome = machine::run(&emulator, &kernel.image, &initrd, &log, patience)?;
+        let Outcome { tests_passed, tests_failed, verified, ended } = &outcome;
+        if let Some(verified) = verified {
+            println!("{series}: {verified}");
+        }
+        if !ended {
+            println!("{series}: the machine did not come to its end; see {}", log.display());
+            failed += 1;
+        } else if *tests_failed > 0 || *tests_passed == 0 {
+            println!("{series}: {}", machine::failures(&log)?);
+        }
+        println!("{series}: {tests_passed} tests passed, {tests_failed} failed ({})", log.display());
+        passed += tests_passed;
+        failed += tests_failed;
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the kernel tests and says where the binary is.
+fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let out = Command::new(cargo)
+        .args(["test", "--locked", "--no-run", "--package", "zdd-tests", "--test", "kernel"])
+        .current_dir(root())
+        .output()
+        .context("cannot start cargo")?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "the tests do not build:\n{said}");
+    // `Executable tests/kernel/main.rs (target/release/deps/kernel-0123456789abcdef)`
+    let path = said.lines().rev().find_map(|line| {
+        let line = line.trim().strip_prefix("Executable ")?;
+        line.rsplit_once('(')?.1.strip_suffix(')')
+    });
+    let Some(path) = path else { bail!("cargo names no executable:\n{said}") };
+    Ok(root().join(path))
+}
+
+fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().map_or(own.clone(), Path::to_path_buf)
+}
+
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Runs a program to its end and returns what it wrote.
+fn output(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}");
+    let out = command.output().with_context(|| format!("cannot start {shown}"))?;
+    ensure!(out.status.success(), "{shown} failed:\n{}", String::from_utf8_lossy(&out.stderr));
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}

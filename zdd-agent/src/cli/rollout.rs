@@ -1,0 +1,238 @@
+//! `zdd rollout` and `zdd gate`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use super::Outcome;
+use super::output::Output;
+use super::rollout_args::{GateCommand, Move, RolloutCommand, Wait};
+use super::table;
+use crate::api::client::{Client, ClientError};
+use crate::control::{RolloutAct, RolloutAsk};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport};
+
+/// How often somebody who waits looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Runs one of them.
+pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output) -> anyhow::Result<Outcome> {
+    match command {
+        RolloutCommand::Plan { service, version } => {
+            out.print(&client.rollout_plan(&service, &version).await?, plan)?;
+        }
+        RolloutCommand::History { service } => {
+            out.print(&client.rollout_history(&service).await?, history)?;
+        }
+        RolloutCommand::Start { service, version, reason, wait } => {
+            let ask = RolloutAsk { act: RolloutAct::Start(version), revision: None, reason };
+            let report = client.rollout(&service, ask).await?;
+            return shown(report, wait, client, out).await;
+        }
+        RolloutCommand::Status { service, watch: true, interval, .. } => {
+            let mut reports = client.watch_rollout(&service, interval).await?;
+            let mut last = Outcome::Done;
+            loop {
+                let report = tokio::select! {
+                    report = reports.next() => report,
+                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                };
+                let Some(report) = report.transpose()? else { return Ok(last) };
+                out.redraw(&report, status)?;
+                last = outcome(&report);
+            }
+        }
+        RolloutCommand::Status { service, wait, .. } => {
+            let report = client.rollout_status(&service).await?;
+            return shown(report, wait, client, out).await;
+        }
+        RolloutCommand::Pause(to) => return moved(RolloutAct::Pause, to, client, out).await,
+        RolloutCommand::Resume(to) => return moved(RolloutAct::Resume, to, client, out).await,
+        RolloutCommand::Promote { to, full } => {
+            return moved(RolloutAct::Promote { full }, to, client, out).await;
+        }
+        RolloutCommand::Abort(to) => return moved(RolloutAct::Abort, to, client, out).await,
+        RolloutCommand::Retry(to) => return moved(RolloutAct::Retry, to, client, out).await,
+        RolloutCommand::Undo { to, number } => {
+            return moved(RolloutAct::Undo { to: number }, to, client, out).await;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Runs one of `zdd gate`.
+pub async fn gate(command: GateCommand, client: &mut Client, out: &mut Output) -> anyhow::Result<Outcome> {
+    let (service, closed, reason) = match command {
+        GateCommand::Open { service } => (service, false, String::new()),
+        GateCommand::Close { service, reason } => (service, true, reason),
+    };
+    let report = client.gate(&service, closed, &reason).await?;
+    out.print(&report, |report| table::changed(report, if closed { "gate closed" } else { "gate opened" }))?;
+    Ok(Outcome::Done)
+}
+
+async fn moved(act: RolloutAct, to: Move, client: &mut Client, out: &mut Output) -> anyhow::Result<Outcome> {
+    let Move { service, reason, revision, wait } = to;
+    let revision = match &act {
+        // What goes back is right whatever has happened meanwhile; what goes on is meant for what the caller has seen.
+        RolloutAct::Abort | RolloutAct::Undo { .. } => revision,
+        _ if revision.is_some() => revision,
+        _ => Some(client.rollout_status(&service).await?.revision),
+    };
+    let report = client.rollout(&service, RolloutAsk { act, revision, reason }).await?;
+    shown(report, wait, client, out).await
+}
+
+/// Prints a report, after its end if that is waited for.
+async fn shown(
+    report: RolloutReport,
+    wait: Wait,
+    client: &mut Client,
+    out: &mut Output,
+) -> anyhow::Result<Outcome> {
+    if !wait.wait {
+        out.print(&report, status)?;
+        return Ok(Outcome::Done);
+    }
+    let (service, id) = (report.service.clone(), report.id);
+    let mut last = report;
+    let end = async {
+        let mut reports = client.watch_rollout(&service, LOOK).await?;
+        while let Some(report) = reports.next().await.transpose()? {
+            anyhow::ensure!(
+                report.id == id,
+                "rollout {id} is over, and another one has begun\nhelp: `zdd rollout history {service}` says how it ended"
+            );
+            last = report;
+            if last.over() || last.phase == "frozen" {
+                return Ok(());
+            }
+        }
+        Err(ClientError::Lost("it stops".to_owned()).into())
+    };
+    let waited = match wait.timeout {
+        Some(timeout) => tokio::time::timeout(timeout, end).await.ok(),
+        None => Some(end.await),
+    };
+    let outcome = match waited {
+        Some(done) => {
+            done?;
+            outcome(&last)
+        }
+        None => Outcome::DeadlinePassed,
+    };
+    out.print(&last, status)?;
+    Ok(outcome)
+}
+
+fn outcome(report: &RolloutReport) -> Outcome {
+    match report.phase.as_str() {
+        "rolled-back" => Outcome::RolledBack,
+        "frozen" => Outcome::Frozen,
+        _ => Outcome::Done,
+    }
+}
+
+fn step_lines(steps: &[StepReport], rollbacks: bool) -> String {
+    let width = steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for step in steps {
+        let sign = match step.state.as_str() {
+            "done" => "✔",
+            "now" => "▶",
+            _ => "·",
+        };
+        let fill = " ".repeat(width - step.what.chars().count());
+        let line = if rollbacks {
+            format!("  {sign} {}{fill}  rollback: {}", step.what, step.rollback)
+        } else {
+            format!("  {sign} {}", step.what)
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+/// `zdd rollout plan`.
+fn plan(plan: &RolloutPlan) -> String {
+    let mut text = format!(
+        "{}: {} from {} to {}, on failure {}\n",
+        plan.service, plan.strategy, plan.stable, plan.candidate, plan.on_failure
+    );
+    text.push_str(&step_lines(&plan.steps, true));
+    for refusal in &plan.refusals {
+        let _ = writeln!(text, "  cannot start now: {}", refusal.replace('\n', "; "));
+    }
+    text
+}
+
+/// `zdd rollout status`.
+fn status(report: &RolloutReport) -> String {
+    let why = report.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    let mut text = format!(
+        "{}: rollout {} ({}) from {} to {}: {}{why}\n",
+        report.service, report.id, report.strategy, report.stable, report.candidate, report.phase
+    );
+    let _ = writeln!(text, "  weight {:.2}%, revision {}", report.weight * 100.0, report.revision);
+    for waits in &report.waits_for {
+        let _ = writeln!(text, "  waits for {waits}");
+    }
+    let mut steps = report.steps.clone();
+    if report.phase == "rolled-back" {
+        // Nothing of it is in force, and nothing follows.
+        steps.retain(|step| step.state != "next");
+    }
+    text.push_str(&step_lines(&steps, false));
+    for analysis in &report.analyses {
+        let dry = if analysis.dry_run { ", dry run" } else { "" };
+        let _ = writeln!(
+            text,
+            "  analysis {} ({}{dry}): {}/{} here; failures {}/{}, inconclusive {}/{}, errors in a row {}/{}; last: {}",
+            analysis.name,
+            analysis.provider,
+            analysis.proven,
+            analysis.count,
+            analysis.failures,
+            analysis.failure_limit,
+            analysis.inconclusive,
+            analysis.inconclusive_limit,
+            analysis.errors_in_row,
+            analysis.consecutive_error_limit,
+            analysis.last.as_deref().unwrap_or("none yet")
+        );
+    }
+    for line in report.log.iter().rev().take(8).rev() {
+        let _ = writeln!(text, "  {} {}", time(line.unix_ms), line.text);
+    }
+    text
+}
+
+/// `zdd rollout history`.
+fn history(history: &RolloutHistory) -> String {
+    if history.rollouts.is_empty() {
+        return format!("{}: no rollout is over yet\n", history.service);
+    }
+    let mut text = String::new();
+    for past in &history.rollouts {
+        let why = past.why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+        let _ = writeln!(
+            text,
+            "{:>4}  {}  {} {} -> {}: {}{why}; {} had everything afterwards",
+            past.id,
+            time(past.ended_unix_ms),
+            past.kind,
+            past.stable,
+            past.candidate,
+            past.outcome,
+            past.left
+        );
+    }
+    text
+}
+
+fn time(unix_ms: u64) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_seconds(at).to_string()
+}

@@ -1,0 +1,117 @@
+//! The grammar of `zdd rollout` and `zdd gate`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::text::parse_duration;
+
+/// What to do with a rollout.
+#[derive(Debug, Subcommand)]
+pub enum RolloutCommand {
+    /// Show what a rollout would do: each step and what takes it back. Changes nothing.
+    Plan {
+        /// Service.
+        service: String,
+        /// The version that is to have all new flows.
+        version: String,
+    },
+    /// Begin a rollout.
+    Start {
+        /// Service.
+        service: String,
+        /// The version that is to have all new flows.
+        version: String,
+        /// Why; kept in the history.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Show the rollout under way, or the last one.
+    Status {
+        /// Service.
+        service: String,
+        /// Show it again and again, until it is over.
+        #[arg(long)]
+        watch: bool,
+        /// How often.
+        #[arg(long, value_name = "D", default_value = "1s", value_parser = parse_duration, requires = "watch")]
+        interval: Duration,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take no step until `resume`; analysis goes on.
+    Pause(Move),
+    /// End a pause; the plan's weights are put back.
+    Resume(Move),
+    /// End the present waiting of the plan.
+    Promote {
+        #[command(flatten)]
+        to: Move,
+        /// Leave out all steps before 100 %; analyses must still succeed.
+        #[arg(long)]
+        full: bool,
+    },
+    /// Give all new flows back to the stable version. Always wins.
+    Abort(Move),
+    /// Go on after a freeze, or begin again after a rollback.
+    Retry(Move),
+    /// Give all new flows to the version before, at once.
+    Undo {
+        #[command(flatten)]
+        to: Move,
+        /// To what rollout N of the history left instead.
+        #[arg(long = "to", value_name = "N")]
+        number: Option<u64>,
+    },
+    /// List rollouts that are over.
+    History {
+        /// Service.
+        service: String,
+    },
+}
+
+/// What moves a rollout.
+#[derive(Debug, Args)]
+pub struct Move {
+    /// Service.
+    pub service: String,
+    /// Why; kept in the history.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Only if the rollout is still at this revision, as `status` showed it.
+    #[arg(long, value_name = "N")]
+    pub revision: Option<u64>,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// For pipelines.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Wait {
+    /// Return when promoted (0), rolled back (5) or frozen (6).
+    #[arg(long)]
+    pub wait: bool,
+    /// Give up waiting after this time (3).
+    #[arg(long, value_name = "D", value_parser = parse_duration, requires = "wait")]
+    pub timeout: Option<Duration>,
+}
+
+/// What to do with a gate.
+#[derive(Debug, Subcommand)]
+pub enum GateCommand {
+    /// Let rollouts of the service take steps again.
+    Open {
+        /// Service.
+        service: String,
+    },
+    /// Let no rollout of the service take a step up; analysis and rollback go on.
+    Close {
+        /// Service.
+        service: String,
+        /// Why; shown while it is closed.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}

@@ -1,0 +1,242 @@
+//! What is on the screen, and what keys lead to: without a terminal.
+
+use std::time::Duration;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::model::{Action, Dialog, Effect, Key, Model};
+use super::view;
+use crate::desired::{Affinity, Forward};
+use crate::report::{
+    BackendState, BackendStatus, FlowTableStatus, Health, Role, ServiceCounters, ServiceStatus, Status,
+    SynFilterStatus, VersionStatus,
+};
+
+fn backend(address: &str, ill: Option<&str>) -> BackendStatus {
+    BackendStatus {
+        address: address.parse().unwrap(),
+        weight: 1,
+        health: if ill.is_some() { Health::Unhealthy } else { Health::Healthy },
+        reason: ill.map(str::to_owned),
+        state: BackendState::Active,
+        flows: 0,
+        packets: 0,
+        bytes: 0,
+        new_flows: 0,
+        next_hop: String::new(),
+    }
+}
+
+/// One service after `seconds` of 100 new flows and 1,000 packets a second, of which v2 gets a tenth.
+fn status(seconds: u64) -> Status {
+    let version = |name: &str, role, asked, new_flows, backends| VersionStatus {
+        name: name.to_owned(),
+        role,
+        asked,
+        share: asked,
+        draining: false,
+        flows: 30,
+        new_flows,
+        packets: new_flows * 10,
+        bytes: 0,
+        backends,
+    };
+    let well = vec![backend("10.1.0.1:8080", None), backend("10.1.0.2:8080", None)];
+    let ill = vec![backend("10.1.0.3:8080", Some("HTTP 503"))];
+    Status {
+        build: "0.1.0".to_owned(),
+        pid: 42,
+        services: vec![ServiceStatus {
+            name: "web".to_owned(),
+            vip: "10.0.0.10:80/tcp".to_owned(),
+            vips: vec!["10.0.0.10:80/tcp".to_owned()],
+            affinity: Affinity::Client,
+            forward: Forward::Nat,
+            generation: 7,
+            cells: 16_384,
+            groups: 16_384,
+            dirty_cells: 1_638,
+            alarm: None,
+            notes: vec!["v2 waits".to_owned()],
+            counters: ServiceCounters {
+                packets: seconds * 1_000,
+                new_flows: seconds * 100,
+                ..ServiceCounters::default()
+            },
+            versions: vec![
+                version("v1", Role::Stable, 0.9, seconds * 90, well),
+                version("v2", Role::Candidate, 0.1, seconds * 10, ill),
+            ],
+        }],
+        flow_table: FlowTableStatus { capacity: 262_144, entries: 60, half: 2, ..FlowTableStatus::default() },
+        syn_filter: SynFilterStatus { bytes: 4 << 20, fill: 0.0123 },
+        reasons: [("base", seconds * 900), ("new", seconds * 100), ("pass_not_vip", 7), ("reply", 0)]
+            .map(|(reason, n)| (reason.to_owned(), n))
+            .into(),
+        interfaces: vec![],
+    }
+}
+
+fn model() -> Model {
+    let mut model = Model::default();
+    for second in 0..5 {
+        model.report(status(second), Duration::from_secs(second));
+    }
+    model
+}
+
+fn screen(model: &Model, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| view::draw(model, frame)).unwrap();
+    let lines = terminal.backend().to_string();
+    lines.lines().map(|line| line.trim_matches('"').trim_end().to_owned() + "\n").collect()
+}
+
+fn press(model: &mut Model, keys: &str) -> Effect {
+    let key = |c| match c {
+        '\n' => Key::Enter,
+        '\u{1b}' => Key::Escape,
+        '\u{8}' => Key::Backspace,
+        'v' => Key::Down,
+        '^' => Key::Up,
+        c => Key::Char(c),
+    };
+    keys.chars().map(|c| model.key(key(c))).last().unwrap_or(Effect::None)
+}
+
+fn shift(points: u32) -> Action {
+    Action::Shift { service: "web".to_owned(), version: "v2".to_owned(), points }
+}
+
+#[test]
+fn everything_is_on_one_screen() {
+    insta::assert_snapshot!(screen(&model(), 118, 16), @r"
+    zdd 0.1.0  pid 42  connected
+    flows 60 of 262144 (2 half-open)  syn filter 1.2% full
+      SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
+    > web                  gen 7                                 100     1000    60      ▁████ 1638 cells not settled
+        v1                 stable    90.00%   90.00%   90.00%    90.0    900     30      2/2
+        v2                 candidate 10.00%   10.00%   10.00%    10.0    100     30      0/1 10.1.0.3:8080: HTTP 503
+
+
+
+
+
+    PACKETS                         /s        TOTAL                                   /s        TOTAL
+    base                           900         3600   pass_not_vip                     0            7
+    new                            100          400
+    web: v2 waits
+    q quit  up/down choose  s shift  d drain  u undrain  r rollback  ? help
+    ");
+}
+
+#[test]
+fn a_small_screen_and_no_report_yet_are_drawn_too() {
+    for (width, height) in [(1, 1), (10, 3), (40, 5), (300, 100)] {
+        screen(&model(), width, height);
+        screen(&Model::default(), width, height);
+        for keys in ["?", "vvs", "r"] {
+            let mut model = model();
+            press(&mut model, keys);
+            screen(&model, width, height);
+        }
+    }
+}
+
+#[test]
+fn a_shift_is_typed_asked_about_and_only_then_done() {
+    let mut model = model();
+    assert_eq!(press(&mut model, "vvs2x5\u{8}\n"), Effect::Ask(shift(200)));
+    model.prospect(&shift(100), "of another question".to_owned());
+    model.prospect(&shift(200), "2.00% of new clients get another version".to_owned());
+    insta::assert_snapshot!(screen(&model, 90, 14), @r"
+    zdd 0.1.0  pid 42  connected
+    flows 60 of 262144 (2 half-open)  syn filter 1.2% full
+      SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALT
+      web                  gen 7                                 100     1000    60      ▁████
+        v1                 ┌ sure? ───────────────────────────────────┐  900     30      2/2
+    >   v2                 │ zdd shift web v2=2%                      │  100     30      0/1 1
+                           │ 2.00% of new clients get another version │
+                           │ y does it, n gives up                    │
+                           └──────────────────────────────────────────┘
+    PACKETS                         /s        TOTAL                                   /s
+    base                           900         3600   pass_not_vip                     0
+    new                            100          400
+    web/v2: 0/1 10.1.0.3:8080: HTTP 503
+    q quit  up/down choose  s shift  d drain  u undrain  r rollback  ? help
+    ");
+    assert_eq!(press(&mut model, "x"), Effect::None, "a slip is no answer");
+    assert_eq!(press(&mut model, "y"), Effect::Do(shift(200)));
+    assert_eq!(model.dialog, None);
+    assert_eq!(model.message.as_deref(), Some("zdd shift web v2=2% ..."));
+}
+
+#[test]
+fn no_and_escape_do_nothing() {
+    for answer in ["n", "\u{1b}"] {
+        let mut model = model();
+        press(&mut model, "r");
+        assert_eq!(press(&mut model, answer), Effect::None);
+        assert_eq!(
+            (model.dialog.is_none(), model.message.as_deref()),
+            (true, Some("not done: zdd rollback web"))
+        );
+    }
+    let mut model = model();
+    press(&mut model, "vs9\u{1b}");
+    assert_eq!(model.dialog, None);
+    assert_eq!(press(&mut model, "q"), Effect::Quit);
+}
+
+#[test]
+fn a_weight_above_all_or_none_is_told_and_can_be_mended() {
+    let mut model = model();
+    assert_eq!(press(&mut model, "vvs101\n"), Effect::None);
+    assert!(matches!(&model.dialog, Some(Dialog::Weight { wrong: Some(_), .. })), "{:?}", model.dialog);
+    assert_eq!(press(&mut model, "\u{8}\u{8}.5\n"), Effect::Ask(shift(150)));
+    let mut model = self::model();
+    press(&mut model, "vvs\n");
+    assert!(matches!(&model.dialog, Some(Dialog::Weight { wrong: Some(_), .. })), "{:?}", model.dialog);
+}
+
+#[test]
+fn what_needs_a_version_says_so_on_a_service() {
+    for key in ["s", "d", "u"] {
+        let mut model = model();
+        assert_eq!(press(&mut model, key), Effect::None);
+        assert_eq!((&model.dialog, model.message.as_deref()), (&None, Some("choose a version of web first")));
+    }
+    let drain = |model: &mut Model| press(model, "vvvvv^vd");
+    let of = Action::Drain { service: "web".to_owned(), version: "v2".to_owned() };
+    assert_eq!(drain(&mut model()), Effect::Ask(of));
+}
+
+#[test]
+fn without_an_agent_nothing_is_asked_and_the_last_numbers_stay() {
+    let mut model = model();
+    model.lost("no agent answers on /run/zdd/zdd.sock".to_owned());
+    let shown = screen(&model, 118, 16);
+    assert!(
+        shown.contains("NO AGENT, reconnecting: no agent answers") && shown.contains("90.00%"),
+        "{shown}"
+    );
+    assert_eq!(press(&mut model, "vvs"), Effect::None);
+    assert_eq!((&model.dialog, model.message.as_deref()), (&None, Some("there is no agent to ask")));
+    // Counters that began anew make no rates.
+    model.report(status(0), Duration::from_secs(9));
+    model.report(status(1), Duration::from_secs(10));
+    let shown = screen(&model, 118, 16);
+    assert!(shown.contains("connected") && shown.contains("1000"), "{shown}");
+}
+
+#[test]
+fn totals_that_fall_and_services_that_go_are_no_rate() {
+    let mut model = model();
+    model.selected = 2;
+    model.report(status(0), Duration::from_secs(5));
+    assert_eq!(model.rate(|status| status.reasons["base"]), 0.0);
+    model.report(Status { services: vec![], ..status(0) }, Duration::from_secs(6));
+    assert_eq!((model.selected, model.rows().len()), (0, 0));
+    screen(&model, 80, 24);
+}

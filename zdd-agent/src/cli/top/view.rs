@@ -1,0 +1,270 @@
+//! From the model to the screen; nothing else.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Clear, Paragraph, Row as TableRow, Table, TableState};
+
+use super::model::{Dialog, Model, Row, service};
+use crate::report::{Health, Role, ServiceStatus, Status, VersionStatus};
+
+const KEYS: &str = "q quit  up/down choose  s shift  d drain  u undrain  r rollback  ? help";
+const HELP: &str = "\
+ASKED     share of new flows that was asked for
+TABLE     share of the cells that the version really has
+OBSERVED  share of the new flows of the last ten seconds
+NEW/s     packets that began a flow, per second
+PKT/s     packets, per second
+LIVE      remembered flows: exact while cells change, 0 in steady state
+
+s  shift the chosen version to a weight   d  drain it
+u  undrain it                             r  roll its service back
+
+Each asks first, and says what it would move.
+Any key closes this.";
+
+fn bold() -> Style {
+    Style::new().add_modifier(Modifier::BOLD)
+}
+
+fn coloured(colour: Color) -> Style {
+    Style::new().fg(colour)
+}
+
+/// Draws everything.
+pub fn draw(model: &Model, frame: &mut Frame<'_>) {
+    let reasons = model.status().map_or(0, |status| status.reasons.values().filter(|n| **n > 0).count());
+    let height = (reasons.div_ceil(2) as u16 + 1).min(frame.area().height / 3);
+    let [head, main, counts, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Min(3),
+        Constraint::Length(height),
+        Constraint::Length(2),
+    ])
+    .areas(frame.area());
+    frame.render_widget(Paragraph::new(header(model)), head);
+    services(model, frame, main);
+    frame.render_widget(Paragraph::new(packets(model, usize::from(height))), counts);
+    frame.render_widget(Paragraph::new(footer(model)), foot);
+    if let Some(dialog) = &model.dialog {
+        popup(dialog, frame);
+    }
+}
+
+fn header(model: &Model) -> Vec<Line<'static>> {
+    let mut first = match model.status() {
+        Some(status) => vec![
+            Span::styled(format!("zdd {}", status.build), bold()),
+            format!("  pid {}  ", status.pid).into(),
+        ],
+        None => vec![Span::styled("zdd", bold()), "  ".into()],
+    };
+    first.push(match &model.lost {
+        Some(why) => Span::styled(format!("NO AGENT, reconnecting: {why}"), coloured(Color::Red)),
+        None => Span::styled("connected", coloured(Color::Green)),
+    });
+    let second = model.status().map(|status| {
+        let (table, filter) = (&status.flow_table, &status.syn_filter);
+        let off = status.interfaces.iter().filter(|interface| !interface.attached).count();
+        let interfaces = if off == 0 { String::new() } else { format!("  INTERFACES NOT ATTACHED: {off}") };
+        format!(
+            "flows {} of {} ({} half-open)  syn filter {:.1}% full{interfaces}",
+            table.entries,
+            table.capacity,
+            table.half,
+            filter.fill * 100.0
+        )
+    });
+    vec![Line::from(first), Line::from(second.unwrap_or_default())]
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.2}%", fraction * 100.0)
+}
+
+/// `12.3`, `4.6k`, `7.8M`: as wide as six letters at the most.
+fn short(rate: f64) -> String {
+    match rate {
+        r if r >= 1e6 => format!("{:.1}M", r / 1e6),
+        r if r >= 1e4 => format!("{:.1}k", r / 1e3),
+        r if r >= 100.0 || r == 0.0 => format!("{r:.0}"),
+        r => format!("{r:.1}"),
+    }
+}
+
+/// Bars for the points, the highest as high as a line.
+fn bars(points: &[f64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = points.iter().copied().fold(0.0, f64::max);
+    let bar = |point: &f64| match most {
+        0.0 => BARS[0],
+        _ => BARS[((point / most * 7.0).round() as usize).min(7)],
+    };
+    points.iter().map(bar).collect()
+}
+
+fn services(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let heads = ["SERVICE", "ROLE", "ASKED", "TABLE", "OBSERVED", "NEW/s", "PKT/s", "LIVE", "HEALTH"];
+    let widths = [
+        Constraint::Length(20),
+        Constraint::Length(9),
+        Constraint::Length(8),
+        Constraint::Length(8),
+        Constraint::Length(9),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Fill(1),
+    ];
+    let Some(status) = model.status() else { return };
+    let rows = model.rows().into_iter().filter_map(|row| match row {
+        Row::Service(at) => Some(service_row(model, status.services.get(at)?)),
+        Row::Version(at, version) => {
+            let service = status.services.get(at)?;
+            Some(version_row(model, service, service.versions.get(version)?))
+        }
+    });
+    let table = Table::new(rows, widths)
+        .header(TableRow::new(heads).style(bold()))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        .highlight_symbol("> ");
+    let mut state = TableState::new().with_selected(Some(model.selected));
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+fn service_row<'a>(model: &Model, of: &ServiceStatus) -> TableRow<'a> {
+    let name = of.name.clone();
+    let rate = |total: fn(&ServiceStatus) -> u64| {
+        short(model.rate(|status| service(status, &name).map_or(0, total)))
+    };
+    let live: u64 = of.versions.iter().map(|version| version.flows).sum();
+    let settled = match of.dirty_cells {
+        0 => "settled".to_owned(),
+        dirty => format!("{dirty} cells not settled"),
+    };
+    let (health, style) = match &of.alarm {
+        Some(alarm) => (format!("ALARM: {alarm}"), coloured(Color::Red)),
+        None => (format!("{} {settled}", bars(&model.history(&of.name))), Style::new()),
+    };
+    TableRow::new([
+        Line::styled(of.name.clone(), bold()),
+        Line::from(format!("gen {}", of.generation)),
+        Line::from(""),
+        Line::from(""),
+        Line::from(""),
+        Line::from(rate(|s| s.counters.new_flows)),
+        Line::from(rate(|s| s.counters.packets)),
+        Line::from(live.to_string()),
+        Line::styled(health, style),
+    ])
+}
+
+fn version_row<'a>(model: &Model, of: &ServiceStatus, version: &VersionStatus) -> TableRow<'a> {
+    let (service_name, name) = (of.name.clone(), version.name.clone());
+    let rate = |total: fn(&VersionStatus) -> u64| {
+        let find = |status: &Status| {
+            let versions = &service(status, &service_name)?.versions;
+            versions.iter().find(|v| v.name == name).map(total)
+        };
+        short(model.rate(|status| find(status).unwrap_or(0)))
+    };
+    let role = match version.role {
+        _ if version.draining => "draining",
+        Role::Stable => "stable",
+        Role::Candidate => "candidate",
+    };
+    let (health, colour) = health(version);
+    TableRow::new([
+        Line::from(format!("  {name}")),
+        Line::from(role),
+        Line::from(percent(version.asked)),
+        Line::from(percent(version.share)),
+        Line::from(model.observed(of, version).map_or("-".to_owned(), percent)),
+        Line::from(rate(|v| v.new_flows)),
+        Line::from(rate(|v| v.packets)),
+        Line::from(version.flows.to_string()),
+        Line::styled(health, coloured(colour)),
+    ])
+}
+
+/// How many are healthy, and the last failure of the first that is not.
+fn health(version: &VersionStatus) -> (String, Color) {
+    let all = version.backends.len();
+    let ill: Vec<_> = version.backends.iter().filter(|b| b.health == Health::Unhealthy).collect();
+    match ill.first() {
+        None if all == 0 => ("no backend".to_owned(), Color::Red),
+        None => (format!("{all}/{all}"), Color::Green),
+        Some(first) => {
+            let why = first.reason.as_deref().unwrap_or("no reason told");
+            (format!("{}/{all} {}: {why}", all - ill.len(), first.address), Color::Red)
+        }
+    }
+}
+
+/// Reasons that packets have ended with, those that come fastest first, in two columns.
+fn packets(model: &Model, height: usize) -> Vec<Line<'static>> {
+    let Some(status) = model.status() else { return Vec::new() };
+    let mut all: Vec<(f64, u64, &str)> = status
+        .reasons
+        .iter()
+        .filter(|(_, total)| **total > 0)
+        .map(|(name, total)| {
+            (model.rate(|status| status.reasons.get(name).copied().unwrap_or(0)), *total, name.as_str())
+        })
+        .collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(b.2)));
+    let mut lines = vec![Line::styled(
+        format!("{:<26} {:>7} {:>12}   {:<26} {:>7} {:>12}", "PACKETS", "/s", "TOTAL", "", "/s", "TOTAL"),
+        bold(),
+    )];
+    let left = height.saturating_sub(1).max(1);
+    let text = |(rate, total, name): &(f64, u64, &str)| format!("{name:<26} {:>7} {total:>12}", short(*rate));
+    for at in 0..left.min(all.len()) {
+        let second = all.get(at + left).map(text).unwrap_or_default();
+        lines.push(Line::from(format!("{}   {second}", text(&all[at]))));
+    }
+    lines
+}
+
+fn footer(model: &Model) -> Vec<Line<'static>> {
+    let chosen = model.rows().get(model.selected).copied().zip(model.status());
+    let note = chosen.and_then(|(row, status)| {
+        let (Row::Service(at) | Row::Version(at, _)) = row;
+        let service = status.services.get(at)?;
+        if let Row::Version(_, version) = row {
+            // In full: its column may be too narrow for the reason.
+            let version = service.versions.get(version)?;
+            let (text, colour) = health(version);
+            return (colour == Color::Red).then(|| format!("{}/{}: {text}", service.name, version.name));
+        }
+        service.notes.first().map(|note| format!("{}: {note}", service.name))
+    });
+    let message = model.message.clone().or(note).unwrap_or_default();
+    vec![Line::from(message), Line::styled(KEYS, Style::new().add_modifier(Modifier::DIM))]
+}
+
+fn popup(dialog: &Dialog, frame: &mut Frame<'_>) {
+    let (title, text) = match dialog {
+        Dialog::Weight { service, version, input, wrong } => (
+            " shift ",
+            format!(
+                "new weight of {service}/{version}: {input}_ %\n{}\nEnter goes on, Esc gives up",
+                wrong.as_deref().unwrap_or("the others share what is left")
+            ),
+        ),
+        Dialog::Confirm { action, prospect } => (
+            " sure? ",
+            format!("{}\n{}\ny does it, n gives up", action.command(), prospect.as_deref().unwrap_or("...")),
+        ),
+        Dialog::Help => (" help ", HELP.to_owned()),
+    };
+    let area = frame.area();
+    let width = text.lines().map(|line| line.chars().count()).max().unwrap_or(0) as u16 + 4;
+    let (width, height) = (width.min(area.width), (text.lines().count() as u16 + 2).min(area.height));
+    let place =
+        Rect::new(area.x + (area.width - width) / 2, area.y + (area.height - height) / 2, width, height);
+    frame.render_widget(Clear, place);
+    let block = Block::bordered().title(title).padding(ratatui::widgets::Padding::horizontal(1));
+    frame.render_widget(Paragraph::new(text).block(block), place);
+}

@@ -1,0 +1,207 @@
+//! Single stories that the search is too shallow for, as what is announced.
+
+use super::machine::*;
+use super::runs::Outcome;
+use super::search_tests::{canary, plan};
+use super::spec::*;
+
+/// An agent that does everything at once: weights are set, measurements and hooks answer as `answers` says.
+struct Story<'a> {
+    plan: &'a Plan,
+    progress: Progress,
+    now: u64,
+    told: Vec<String>,
+    measure: fn(u64) -> Outcome,
+    call: fn(u64) -> Result<(), String>,
+    accept: bool,
+}
+
+fn well(_: u64) -> Outcome {
+    Outcome::Success("1".to_owned())
+}
+
+impl<'a> Story<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let (progress, effects) = begin(plan, false, 0);
+        let mut story =
+            Story { plan, progress, now: 0, told: Vec::new(), measure: well, call: |_| Ok(()), accept: true };
+        story.act(effects);
+        story
+    }
+
+    fn act(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            let event = match effect {
+                Effect::Announce(text) => {
+                    self.told.push(format!("{:>3} {text}", self.now / 1_000));
+                    continue;
+                }
+                Effect::SetWeights(to) if self.accept => Event::WeightsSet(to),
+                Effect::SetWeights(to) => Event::Refused(to, "sick".to_owned()),
+                Effect::Start(token, Work::Measure(_)) => Event::Measured(token, (self.measure)(self.now)),
+                Effect::Start(token, Work::Call(_)) => Event::HookDone(token, (self.call)(self.now)),
+                Effect::Stop(_) => continue,
+                Effect::Drain => Event::Drained,
+            };
+            self.event(event);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let (progress, effects) = step(self.plan, &self.progress, event, self.now).unwrap();
+        self.progress = progress;
+        self.act(effects);
+    }
+
+    fn seconds(&mut self, seconds: u64) -> &mut Self {
+        for _ in 0..seconds {
+            self.now += 1_000;
+            self.event(Event::Tick);
+        }
+        self
+    }
+
+    fn ask(&mut self, command: Command) -> &mut Self {
+        self.event(Event::Operator(command, "tested".to_owned()));
+        self
+    }
+
+    fn told(&self) -> String {
+        self.told.join("\n")
+    }
+}
+
+#[test]
+fn a_good_candidate_goes_up_step_by_step_and_waits_where_it_shall() {
+    let plan = plan(canary(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&plan);
+    story.seconds(10).ask(Command::Promote { full: false }).seconds(1);
+    insta::assert_snapshot!(story.told(), @"
+      0 rollout 1 of v2 begins (canary)
+      0 v2 has 1% of new flows
+      1 v2 has 10% of new flows
+     10 promoted: tested
+     10 v2 has 100% of new flows
+     10 promoted: v2 has everything
+    ");
+}
+
+#[test]
+fn a_failure_goes_back_or_stays_as_configured() {
+    for (on_failure, phase) in [(OnFailure::Rollback, "rolled-back"), (OnFailure::Freeze, "frozen")] {
+        let plan = plan(canary(), on_failure, &[]);
+        let mut story = Story::new(&plan);
+        story.measure = |now| if now > 3_000 { Outcome::Failure("0.3".to_owned()) } else { well(now) };
+        story.seconds(4);
+        assert_eq!(story.progress.phase.name(), phase);
+        let why = "analysis a: 1 failures, 0 are tolerated; the last: failure: 0.3";
+        assert_eq!(story.progress.phase.why(), Some(why));
+        assert_eq!(story.progress.weight, if phase == "frozen" { 1_000 } else { 0 });
+    }
+}
+
+#[test]
+fn no_data_and_nobody_there_are_never_a_success() {
+    for outcome in [Outcome::Inconclusive, Outcome::Error] {
+        let plan = plan(canary(), OnFailure::Rollback, &[]);
+        let mut story = Story::new(&plan);
+        story.measure = if matches!(outcome(String::new()), Outcome::Error(_)) {
+            |_| Outcome::Error("refused".to_owned())
+        } else {
+            |_| Outcome::Inconclusive("NaN".to_owned())
+        };
+        story.seconds(1);
+        assert_eq!(
+            (story.progress.weight, story.progress.phase.name()),
+            (100, "running"),
+            "one is tolerated"
+        );
+        story.seconds(1);
+        assert_eq!(story.progress.phase.name(), "rolled-back");
+    }
+}
+
+#[test]
+fn after_a_freeze_a_retry_goes_on_with_fresh_counts_at_the_same_weight() {
+    let plan = plan(canary(), OnFailure::Freeze, &[]);
+    let mut story = Story::new(&plan);
+    story.measure = |now| if now == 3_000 { Outcome::Failure("0.3".to_owned()) } else { well(now) };
+    story.seconds(4);
+    assert_eq!(story.progress.phase.name(), "frozen");
+    story.ask(Command::Retry).seconds(2);
+    assert_eq!((story.progress.phase.name(), story.progress.weight), ("running", 1_000));
+    story.ask(Command::Promote { full: false }).seconds(2);
+    assert_eq!(story.progress.phase.name(), "promoted");
+}
+
+#[test]
+fn promote_full_leaves_steps_out_and_no_proof() {
+    let plan = plan(canary(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&plan);
+    story.ask(Command::Promote { full: true });
+    assert_eq!(story.progress.weight, 100, "nothing is known yet");
+    story.seconds(1);
+    assert_eq!((story.progress.phase.name(), story.progress.weight), ("promoted", 10_000));
+}
+
+#[test]
+fn a_weight_that_is_refused_for_long_is_a_failure_and_the_way_back_is_tried_until_it_is_taken() {
+    let plan = plan(canary(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&plan);
+    story.accept = false;
+    story.seconds(6);
+    assert_eq!(story.progress.phase.name(), "rolling-back");
+    story.accept = true;
+    story.seconds(2);
+    assert_eq!((story.progress.phase.name(), story.progress.weight), ("rolled-back", 0));
+}
+
+#[test]
+fn a_confirming_hook_is_asked_until_it_agrees_and_a_failing_one_ends_it() {
+    let confirming = plan(canary(), OnFailure::Rollback, &[HookKind::ConfirmRollout]);
+    let mut story = Story::new(&confirming);
+    assert_eq!(story.progress.weight, 100);
+    let (progress, _) = begin(&confirming, false, 0);
+    story.progress = progress;
+    story.call = |now| if now < 5_000 { Err("not yet".to_owned()) } else { Ok(()) };
+    let token = story.progress.token;
+    story.event(Event::HookDone(token, Err("not yet".to_owned())));
+    story.seconds(4);
+    assert_eq!((story.progress.weight, story.progress.phase.name()), (0, "running"));
+    story.seconds(1);
+    assert_eq!(story.progress.weight, 100);
+
+    let failing = plan(canary(), OnFailure::Rollback, &[HookKind::Rollout]);
+    let (progress, _) = begin(&failing, false, 0);
+    let mut story = Story { progress, plan: &failing, ..story };
+    let token = story.progress.token;
+    story.event(Event::HookDone(token, Err("exit 1".to_owned())));
+    assert_eq!(story.progress.phase.why(), Some("a rollout hook failed: exit 1"));
+}
+
+#[test]
+fn a_pause_and_a_closed_gate_hold_the_weights_and_analysis_goes_on() {
+    let plan = plan(canary(), OnFailure::Rollback, &[]);
+    for hold in [Event::Operator(Command::Pause, String::new()), Event::Gate(true)] {
+        let mut story = Story::new(&plan);
+        story.event(hold);
+        story.seconds(5);
+        assert_eq!(story.progress.weight, 100);
+        story.measure = |_| Outcome::Failure("0.3".to_owned());
+        story.seconds(1);
+        assert_eq!(story.progress.phase.name(), "rolled-back", "a failure counts while it is held");
+    }
+}
+
+#[test]
+fn somebody_elses_shift_pauses_and_resume_puts_the_plans_weight_back() {
+    let plan = plan(canary(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&plan);
+    story.event(Event::Interfered("weights were changed by `zdd shift`".to_owned()));
+    story.seconds(3);
+    assert!(story.progress.displaced && story.progress.paused.is_some());
+    let before = story.told.len();
+    story.ask(Command::Resume);
+    assert_eq!(story.told[before..], ["  3 resumed: tested", "  3 v2 has 1% of new flows"]);
+    assert!(!story.progress.displaced);
+}

@@ -1,0 +1,95 @@
+//! What operators may ask of a rollout, and when it makes no sense.
+
+use super::machine::{Command, Phase};
+use super::runs::Run;
+use super::spec::Strategy;
+use super::stages::Stage;
+use super::walk::Walk;
+
+impl Walk<'_> {
+    pub(super) fn command(&mut self, command: Command, reason: &str) -> Result<(), String> {
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let phase = self.progress.phase.clone();
+        if phase.over() {
+            return Err(format!(
+                "it is over ({})\nhelp: `zdd rollout start` begins another one",
+                phase.name()
+            ));
+        }
+        if matches!(phase, Phase::RollingBack(_)) {
+            // Asking again is no mistake, and asking for anything else comes too late.
+            return match command {
+                Command::Abort => Ok(()),
+                _ => {
+                    Err("it is being rolled back\nhelp: wait for its end, then `zdd rollout retry`"
+                        .to_owned())
+                }
+            };
+        }
+        let frozen = matches!(phase, Phase::Frozen(_));
+        match command {
+            Command::Abort => self.roll_back(format!("aborted{because}")),
+            Command::Pause if self.progress.paused.is_some() => {
+                return Err("it is paused already".to_owned());
+            }
+            Command::Pause => {
+                self.progress.paused = Some(format!("by command{because}"));
+                self.say(format!("paused{because}"));
+            }
+            Command::Retry if frozen => {
+                self.progress.phase = Phase::Running;
+                self.progress.paused = None;
+                self.progress.runs.iter_mut().for_each(Run::forgive);
+                self.put_back();
+                if !self.back_to_proof() {
+                    self.enter_again();
+                }
+                self.say(format!("tried again after the freeze{because}"));
+            }
+            Command::Retry => {
+                return Err(
+                    "it has not failed\nhelp: `zdd rollout resume` ends a pause, `promote` a waiting"
+                        .to_owned(),
+                );
+            }
+            Command::Resume | Command::Promote { .. } if frozen => {
+                return Err("it is frozen\nhelp: `zdd rollout retry` goes on, `abort` gives everything back"
+                    .to_owned());
+            }
+            Command::Resume if self.progress.paused.is_none() => {
+                return Err(
+                    "it is not paused\nhelp: `zdd rollout promote` ends a waiting of the plan".to_owned()
+                );
+            }
+            Command::Resume => {
+                self.progress.paused = None;
+                self.put_back();
+                self.say(format!("resumed{because}"));
+            }
+            Command::Promote { full } => self.promote(full, &because)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn promote(&mut self, full: bool, because: &str) -> Result<(), String> {
+        if full && self.progress.weight == 0 && matches!(self.plan.spec.strategy, Strategy::Canary { .. }) {
+            return Err(format!(
+                "{} has no new flows yet, so nothing is known of it\nhelp: wait for the first weight; `zdd shift` sets weights without a rollout",
+                self.plan.candidate
+            ));
+        }
+        let waits = matches!(self.at(), Some(Stage::Pause(_) | Stage::Await));
+        if !waits && !full && self.progress.paused.is_none() {
+            return Err("no waiting of the plan is left to cut short here\nhelp: `zdd rollout status` says what it waits for".to_owned());
+        }
+        self.progress.paused = None;
+        self.put_back();
+        self.progress.promoted |= waits;
+        self.progress.full |= full;
+        self.say(format!(
+            "promoted{}{because}",
+            if full { " to the end: the steps between are left out" } else { "" }
+        ));
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! One program: no shell, a time limit, and nothing left of it afterwards.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use super::timed_out;
+
+/// Bytes of output that are read; the first line of them is shown.
+const OUTPUT_LIMIT: u64 = 4 * 1024;
+
+/// Kills a program and all it started, when the answer is there or nobody waits for it any more.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(leader) = self.0.and_then(|id| i32::try_from(id).ok()) else { return };
+        // SAFETY: a plain system call. The group is the program's own: it was made its leader when it was started, and
+        // as long as one process of it lives the number is nobody else's; if none does, there is no such group.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
+/// Runs `argv`: exit code (`None`: killed) and the first line that it printed.
+///
+/// # Errors
+/// It cannot be started, or takes longer than `timeout`.
+pub(super) async fn run(
+    argv: &[String],
+    variables: &[(&str, &str)],
+    input: &str,
+    timeout: Duration,
+) -> Result<(Option<i32>, String), String> {
+    let [program, arguments @ ..] = argv else { return Err("no program is named".to_owned()) };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot run {program}: {error}"))?;
+    let _group = Group(child.id());
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let talk = async {
+        let write = async {
+            if let Some(mut stdin) = stdin {
+                // One that does not read its input may still be right.
+                drop(stdin.write_all(input.as_bytes()).await);
+            }
+        };
+        let read = async {
+            let mut output = Vec::new();
+            if let Some(stdout) = stdout {
+                drop(stdout.take(OUTPUT_LIMIT).read_to_end(&mut output).await);
+            }
+            output
+        };
+        // Not the end of its output: a child that it left behind may hold that for ever.
+        let ((), status) = tokio::join!(write, child.wait());
+        let output = tokio::time::timeout(Duration::from_millis(100), read).await.unwrap_or_default();
+        (status, output)
+    };
+    let (status, output) = tokio::time::timeout(timeout, talk).await.map_err(|_| timed_out(timeout))?;
+    let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;
+    let text = String::from_utf8_lossy(&output);
+    let said = text.lines().next().unwrap_or_default().trim().chars().take(200).collect();
+    Ok((status.code(), said))
+}

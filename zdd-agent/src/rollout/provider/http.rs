@@ -1,0 +1,70 @@
+//! One exchange over HTTP/1.1, in clear.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::timed_out;
+
+/// Bytes of an answer. A longer one is an error: half a document says nothing.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// The body of an answer with a status of 200 to 299.
+pub(super) async fn get(url: &str, timeout: Duration) -> Result<Vec<u8>, String> {
+    let exchange = exchange(Method::GET, url, String::new());
+    tokio::time::timeout(timeout, exchange).await.map_err(|_| timed_out(timeout))?
+}
+
+/// Sends JSON; a status of 200 to 299 is success.
+pub(super) async fn post(url: &str, body: String, timeout: Duration) -> Result<(), String> {
+    let exchange = exchange(Method::POST, url, body);
+    tokio::time::timeout(timeout, exchange).await.map_err(|_| timed_out(timeout))?.map(drop)
+}
+
+async fn exchange(method: Method, url: &str, body: String) -> Result<Vec<u8>, String> {
+    let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(80);
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .map_err(|error| format!("cannot connect to {host} port {port}: {error}"))?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let authority = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, authority)
+        .header(USER_AGENT, "zdd")
+        .header(CONTENT_TYPE, "application/json")
+        .header(CONNECTION, "close")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| format!("cannot make a request for {url}: {error}"))?;
+    let failed = |error: hyper::Error| format!("the exchange with {authority} failed: {error}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    // Driven here and not in a task of its own, so that giving up closes the socket too.
+    let talk = async {
+        let answer = sender.send_request(request).await.map_err(failed)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), BODY_LIMIT).collect().await;
+        if !status.is_success() {
+            return Err(format!("{authority} answers with status {}", status.as_u16()));
+        }
+        body.map(|body| body.to_bytes().to_vec())
+            .map_err(|error| format!("the answer cannot be read: {error}"))
+    };
+    let drive = async {
+        // Its error reaches the exchange as well.
+        let _ = connection.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        done = talk => done,
+        () = drive => Err("the connection closed before the answer was complete".to_owned()),
+    }
+}

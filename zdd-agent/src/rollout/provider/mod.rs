@@ -1,0 +1,117 @@
+//! Asking the world: one measurement or one call, with its time limit. What the answer means for a rollout is not known here.
+
+mod exec;
+mod http;
+mod judge;
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::runs::Outcome;
+use super::spec::{HookCall, HookSpec, Provider};
+pub use judge::judge;
+
+/// Who and what a measurement or a call is about.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct About {
+    /// Service.
+    pub service: String,
+    /// The version that had everything.
+    pub stable: String,
+    /// The version that is to have it.
+    pub candidate: String,
+    /// The candidate's share of new flows in percent.
+    pub weight: String,
+    /// Where the rollout stands.
+    pub phase: String,
+    /// Why the call is made: the hook's time, or what happened.
+    pub what: String,
+}
+
+impl About {
+    /// Names in double braces stand for what is being rolled out.
+    fn fill(&self, text: &str) -> String {
+        text.replace("{{service}}", &self.service)
+            .replace("{{stable}}", &self.stable)
+            .replace("{{candidate}}", &self.candidate)
+    }
+
+    fn variables(&self) -> [(&'static str, &str); 4] {
+        [
+            ("ZDD_SERVICE", &self.service),
+            ("ZDD_STABLE", &self.stable),
+            ("ZDD_CANDIDATE", &self.candidate),
+            ("ZDD_WEIGHT", &self.weight),
+        ]
+    }
+}
+
+/// One measurement. A builtin is the agent's own to answer and is an error here.
+pub async fn measure(provider: &Provider, about: &About) -> Outcome {
+    match provider {
+        Provider::Web { url, json, success, timeout } => match http::get(url, *timeout).await {
+            Ok(body) => judge::from_json(&body, json, success),
+            Err(why) => Outcome::Error(why),
+        },
+        Provider::Prometheus { address, query, success, timeout } => {
+            let query = encoded(&about.fill(query));
+            let url = format!("{}/api/v1/query?query={query}", address.trim_end_matches('/'));
+            match http::get(&url, *timeout).await {
+                Ok(body) => judge::from_prometheus(&body, success),
+                Err(why) => Outcome::Error(why),
+            }
+        }
+        Provider::Exec { argv, timeout } => {
+            let argv: Vec<String> = argv.iter().map(|word| about.fill(word)).collect();
+            match exec::run(&argv, &about.variables(), "", *timeout).await {
+                Ok((Some(0), said)) => Outcome::Success(said),
+                Ok((Some(2), said)) => Outcome::Inconclusive(said),
+                Ok((Some(code), said)) => {
+                    Outcome::Failure(format!("exit {code} {said}").trim_end().to_owned())
+                }
+                Ok((None, _)) => Outcome::Error(format!("{} was killed", argv[0])),
+                Err(why) => Outcome::Error(why),
+            }
+        }
+        Provider::Builtin { .. } => Outcome::Error("a builtin metric is answered by the agent".to_owned()),
+    }
+}
+
+/// One call of a hook.
+///
+/// # Errors
+/// Why it was no success.
+pub async fn call(hook: &HookSpec, about: &About) -> Result<(), String> {
+    let body = serde_json::to_string(about).unwrap_or_default();
+    match &hook.call {
+        HookCall::Webhook { url } => http::post(url, body, hook.timeout).await,
+        HookCall::Exec { argv } => match exec::run(argv, &about.variables(), &body, hook.timeout).await? {
+            (Some(0), _) => Ok(()),
+            (Some(code), said) => Err(format!("exit {code} {said}").trim_end().to_owned()),
+            (None, _) => Err(format!("{} was killed", argv[0])),
+        },
+    }
+}
+
+/// Percent-encoding of a query's value (RFC 3986): everything but unreserved letters.
+fn encoded(text: &str) -> String {
+    let letter = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(letter).collect()
+}
+
+fn timed_out(after: Duration) -> String {
+    format!("no answer within {}", humantime::format_duration(after))
+}
+
+/// A value in a few letters.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 80 { text.chars().take(80).chain("...".chars()).collect() } else { text }
+}
+
+#[cfg(test)]
+mod tests;

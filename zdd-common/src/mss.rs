@@ -1,0 +1,94 @@
+//! The MSS option of a SYN, lowered to what fits (RFC 9293, 3.7.1).
+
+use core::hint::black_box;
+
+use crate::checksum::Delta;
+use crate::frame::Frame;
+use crate::packet::{Packet, TCP_CHECKSUM};
+
+/// Offset of the data offset in a TCP header.
+const WORDS: usize = 12;
+/// Offset of the flags.
+const FLAGS: usize = 13;
+/// Length of a TCP header without options.
+const HEADER: usize = 20;
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const MSS_LENGTH: u8 = 4;
+
+/// Whether a TCP packet is the first of a connection: SYN without ACK.
+#[inline(always)]
+pub fn told_by<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    frame.read::<u8>(packet.l4 as usize + FLAGS).unwrap_or_default() & (SYN | ACK) == SYN
+}
+
+/// Lowers the option to `most` bytes if it says more, and corrects the checksum. Without one, or with options that make no
+/// sense, nothing is changed: the other end then counts on 536 bytes (IPv4) or 1,220 (IPv6), which fit.
+// A function of its own in the kernel: see `steer`'s query.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn clamp<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, most: u32) {
+    let l4 = packet.l4 as usize;
+    let at = find(frame, l4);
+    if at == NOWHERE {
+        return;
+    }
+    if let Some([_, length, high, low]) = frame.read::<[u8; 4]>(l4 + at) {
+        let told = u16::from_be_bytes([high, low]);
+        if length == MSS_LENGTH && told as u32 > most {
+            lower(frame, l4, at + 2, told, most as u16);
+        }
+    }
+}
+
+/// [`find`] found nothing.
+const NOWHERE: usize = 0;
+/// The last place at which the option fits into the longest header.
+const LAST: usize = 60 - MSS_LENGTH as usize;
+
+/// Offset of the first MSS option in the TCP header at `l4`.
+#[inline(always)]
+fn find<F: Frame + ?Sized>(frame: &F, l4: usize) -> usize {
+    let Some(words) = frame.read::<u8>(l4 + WORDS) else { return NOWHERE };
+    let end = ((words >> 4) as usize) * 4;
+    let mut at = HEADER;
+    // Each step takes a byte at least.
+    for _ in HEADER..=LAST {
+        if at + MSS_LENGTH as usize > end || at > LAST {
+            return NOWHERE;
+        }
+        // Fewer than four bytes, even with what follows the header, hold no such option.
+        let Some([kind, length, ..]) = frame.read::<[u8; 4]>(l4 + at) else { return NOWHERE };
+        if kind == MSS {
+            return at;
+        }
+        // Without branches, hidden from the compiler, which would make some: the verifier would follow every sequence of
+        // options that there can be.
+        let nop = black_box(((kind ^ NOP) as u32).wrapping_sub(1)) >> 31;
+        let step = nop + (length as u32 & black_box(nop.wrapping_sub(1)));
+        if kind == END || step + nop < 2 {
+            return NOWHERE;
+        }
+        at += step as usize;
+    }
+    NOWHERE
+}
+
+/// Writes the new value at an offset in the TCP header.
+#[inline(always)]
+fn lower<F: Frame + ?Sized>(frame: &mut F, l4: usize, at: usize, old: u16, new: u16) {
+    let (mut was, mut is) = (old.to_be(), new.to_be());
+    // Opaque: that it was read is no proof to the verifier that it may be written.
+    if !frame.write(black_box(l4 + at), is) {
+        return;
+    }
+    // At an odd offset its bytes belong to two words of the sum, each in the other half.
+    if at & 1 != 0 {
+        (was, is) = (was.swap_bytes(), is.swap_bytes());
+    }
+    if let Some(checksum) = frame.read::<u16>(l4 + TCP_CHECKSUM) {
+        frame.write(l4 + TCP_CHECKSUM, Delta::default().word(was, is).apply(checksum));
+    }
+}

@@ -1,0 +1,78 @@
+//! `ipip`: an IP header to the backend goes in front of the packet.
+
+use super::{Fate, Work, leave, port_of};
+use crate::encap;
+use crate::entries::{Backend, NextHop, Port};
+use crate::forward;
+use crate::frame::Frame;
+use crate::mss;
+use crate::net::TCP;
+use crate::packet::{Packet, ipv4, ipv6};
+use crate::reason::Reason;
+use crate::steer::Steered;
+use crate::tables::Tables;
+use crate::toobig;
+
+/// Encapsulates a packet that was steered to a backend which takes it so, and sends it.
+// A function of its own: see `steer`'s query.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
+    let Steered { backend: id, reason, new_flow } = work.steered;
+    let Some(backend) = tables.backend(id) else { return };
+    let bytes = frame.length() as u32;
+    work.fate = send(frame, tables, work, &backend);
+    if work.fate.reason as u32 == reason as u32 {
+        tables.count_flow(work.end.service, id, bytes, reason, new_flow);
+    }
+}
+
+#[inline(always)]
+fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work, backend: &Backend) -> Fate {
+    let packet = &work.packet;
+    let hop = NextHop(backend.next_hop);
+    // The stack cannot stand in: it would take the packet for the VIP's own address, or route it as it is.
+    let Some(port) = port_of(tables, hop).filter(|port| port.flags & Port::STACK == 0) else {
+        return Fate::drop(Reason::DropNoNextHop);
+    };
+    let mut room = u32::MAX;
+    if port.mtu != 0 {
+        room = port.mtu.saturating_sub(encap::overhead(&backend.addr) as u32);
+        if packet.ip_length as u32 > room {
+            return too_big(frame, tables, packet, room);
+        }
+    }
+    if forward::take_hop(frame, packet).is_none() {
+        return Fate::drop(Reason::DropTtl);
+    }
+    // Asked of the frame again: what was parsed and is read here, the verifier keeps apart through all of steering.
+    if packet.proto == TCP && mss::told_by(frame, packet) {
+        let headers = if packet.v6 { ipv6::LEN } else { ipv4::LEN } + TCP_HEADER;
+        mss::clamp(frame, packet, room.saturating_sub(headers as u32));
+    }
+    if !encap::encapsulate(frame, packet, backend) {
+        return Fate::drop(Reason::DropNoHeadroom);
+    }
+    if !forward::ethernet(frame, hop.mac(), port.mac) {
+        return Fate::drop(Reason::DropMalformed);
+    }
+    leave(tables, &port, work.steered.reason)
+}
+
+/// Tells the sender how large its packets may be. The stack could not: it would take the packet for its own, or forward it
+/// without an outer header, and an XDP program makes no fragments.
+#[inline(always)]
+fn too_big<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, packet: &Packet, room: u32) -> Fate {
+    if !toobig::answer(frame, packet, room) {
+        return Fate::drop(Reason::DropTooBig);
+    }
+    let ingress = tables.ingress();
+    // A bounced frame vanishes where a veth's other end has no XDP program; a redirected one arrives wherever we send to.
+    if tables.takes_redirects(ingress) {
+        Fate::redirect(ingress, Reason::TooBig)
+    } else {
+        Fate::transmit(Reason::TooBig)
+    }
+}
+
+/// Length of a TCP header without options, which the MSS leaves out of account as well (RFC 6691).
+const TCP_HEADER: usize = 20;
