@@ -3,6 +3,7 @@
 //! - [`rig`]: namespaces, wires and processes that vanish when dropped, on a signal, and after a crash.
 //! - [`traffic`]: servers and clients that count what broke, moved or failed.
 //! - [`checker`]: small worlds around `steer` and the agent's rules, every state of them.
+//! - [`control_bench`]: what planning, publishing, sweeping, starting and probing cost, and the maps' memory.
 //! - [`demo`]: the demo's acts, live view, chart and verdict.
 //! - [`sim`]: whole balancers over millions of flows: what breaks with us, with a hash, with an LRU table.
 //! - [`ratio`]: what the balancer costs, against plain forwarding.
@@ -13,6 +14,7 @@
 pub mod bench;
 pub mod bpf;
 pub mod checker;
+pub mod control_bench;
 pub mod demo;
 pub mod ratio;
 pub mod rig;

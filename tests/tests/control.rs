@@ -246,6 +246,23 @@ fn metrics_agree_with_status() -> Result<()> {
 }
 
 #[test]
+fn changes_follow_each_other_at_once_though_there_is_hardly_a_spare_row() -> Result<()> {
+    // Two services, their rows and one reserve in a map of four rows.
+    let world = World::running(Setup { cells: 32_768, ..Setup::default() })?;
+    let load = world.load(20)?;
+    for percent in [10, 20, 30, 20, 10, 0] {
+        for name in ["web", "echo"] {
+            world.zdd().run(&["shift", name, &format!("v2={percent}%")])?;
+            let v2 = number(version(&world.status()?, name, "v2"), "share");
+            assert!((v2 - f64::from(percent) / 100.0).abs() < 0.001, "{name}: {v2}");
+        }
+    }
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
 fn explain_tells_a_new_udp_flow_that_it_may_be_taken_for_an_old_one() -> Result<()> {
     let world = World::running(Setup::default())?;
     let explain = || world.zdd().json(&["explain", "echo", "--from", "10.80.1.1:9"]);

@@ -22,6 +22,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure what a packet costs, beside floors measured in the same run (needs root)
     Bench(program::Arguments),
+    /// Measure the control path: planning, publishing, sweeping, starting, probing, and memory (needs root)
+    BenchControl(program::Arguments),
     /// Check the steering rules over small worlds, state by state, and show each rule to be needed
     ModelCheck(program::Arguments),
     /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
@@ -33,9 +35,12 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Bench(arguments) => program::become_it("zdd-bench", &arguments),
-        Command::ModelCheck(arguments) => program::become_it("zdd-model-check", &arguments),
-        Command::Sim(arguments) => program::become_it("zdd-sim", &arguments),
+        Command::Bench(arguments) => program::become_it("zdd-bench", &[], &arguments),
+        Command::BenchControl(arguments) => {
+            program::become_it("zdd-bench-control", &["zdd-agent"], &arguments)
+        }
+        Command::ModelCheck(arguments) => program::become_it("zdd-model-check", &[], &arguments),
+        Command::Sim(arguments) => program::become_it("zdd-sim", &[], &arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Everything is passed on to the program; it has its own `--help`.
 #[derive(Debug, clap::Args)]
@@ -16,11 +16,18 @@ pub struct Arguments {
 }
 
 /// Returns only when something went wrong: otherwise this process has become `binary`, and its exit status is that one's.
+/// `needs`: packages whose binaries it starts.
 ///
 /// # Errors
-/// When cargo cannot be started.
-pub fn become_it(binary: &str, arguments: &Arguments) -> Result<ExitCode> {
+/// When cargo cannot be started, or a package that is needed does not build.
+pub fn become_it(binary: &str, needs: &[&str], arguments: &Arguments) -> Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    for package in needs {
+        let mut build = Command::new(&cargo);
+        build.args(["build", "--quiet", "--release", "--locked", "--package", package]);
+        let status = build.status().context("cannot start cargo")?;
+        ensure!(status.success(), "{package} does not build ({status})");
+    }
     let error = Command::new(cargo)
         .args(["run", "--quiet", "--release", "--locked", "--package", "zdd-tests"])
         .args(["--bin", binary, "--"])

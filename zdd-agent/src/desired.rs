@@ -75,7 +75,8 @@ pub struct Limits {
     pub services: u32,
     /// Backends of all services together, those that drain included. Default 4096.
     pub backends: u32,
-    /// Cells of all services together; each service needs twice its own. Default 2_097_152 (16 MiB).
+    /// Cells of all services together: each service's own, and a spare row for each size of service at the least. More spare
+    /// rows let more services change at once. Default 2_097_152 (16 MiB).
     pub cells: u32,
     /// Remembered flows, rounded up to a power of two. Default 262_144 (12 MiB).
     pub flows: u32,

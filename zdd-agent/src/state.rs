@@ -23,6 +23,17 @@ pub struct State {
     pub services: Vec<SavedService>,
 }
 
+/// [`State`] for writing: what it borrows may be 16 MiB of groups, which nobody needs twice.
+#[derive(Debug, Serialize)]
+pub struct StateRef<'a> {
+    /// [`State::key`].
+    pub key: (u64, u64),
+    /// [`State::file`].
+    pub file: &'a [ServiceSpec],
+    /// [`State::services`].
+    pub services: Vec<&'a SavedService>,
+}
+
 impl State {
     /// The key as the maps hold it.
     pub fn hash_key(&self) -> HashKey {
@@ -117,8 +128,6 @@ pub struct SavedFace {
     pub id: u16,
     /// Its number in the keys of flows.
     pub vip_id: u16,
-    /// First cell of its two rows.
-    pub row: u32,
 }
 
 /// One backend and its number.

@@ -2,7 +2,7 @@
 //! few entries move when the set changes.
 //!
 //! The table's size is a power of two, so each backend's permutation steps by an odd number instead of the paper's prime
-//! modulus. Weights give a backend more or fewer turns.
+//! modulus; the paper says how the tables of two sets differ, the tests here how much. Weights give a backend more or fewer turns.
 
 use crate::hash::{HashKey, fold};
 
@@ -20,25 +20,85 @@ pub fn identity(addr: crate::net::Addr, port: u16) -> u64 {
     fold(fold(fold(0, addr.hi), addr.lo), port.into())
 }
 
+/// When no more than the table's size over this is left, a turn takes the nearest free entry of the line that its position lies
+/// in. Finding the last entries by the permutation alone costs two thirds of all steps; the price is that a change of the
+/// set moves a fifth of a percent of the entries more (see the tests).
+const TAIL: u32 = 256;
+/// Entries of a line: the bits of one word.
+const LINE: u32 = u64::BITS;
+
+/// A backend's place in its permutation, and the turns it is owed.
+struct Turn {
+    next: u32,
+    step: u32,
+    weight: u32,
+    credit: u32,
+    index: u16,
+}
+
+/// Which entries are taken, a bit each: a sixteenth of the table, so that looking for a free one stays in the nearest cache.
+struct Taken {
+    lines: Vec<u64>,
+    mask: u32,
+}
+
+impl Taken {
+    /// `size` is a power of two, at least a line.
+    fn new(size: u32) -> Self {
+        Self { lines: vec![0; (size / LINE) as usize], mask: size - 1 }
+    }
+
+    #[inline(always)]
+    fn is_taken(&self, at: u32) -> bool {
+        self.lines[(at / LINE) as usize] >> (at % LINE) & 1 != 0
+    }
+
+    /// Takes the first free entry of a permutation.
+    #[inline(always)]
+    fn next(&mut self, turn: &mut Turn) -> u32 {
+        let mut at = turn.next;
+        loop {
+            // Two at a time, chosen between without a branch: nobody can predict which of them is free, and a wrong
+            // guess costs more than the second look.
+            let then = at.wrapping_add(turn.step) & self.mask;
+            let (one, other) = (self.is_taken(at), self.is_taken(then));
+            if !(one & other) {
+                at = core::hint::select_unpredictable(one, then, at);
+                return self.take(turn, at, at);
+            }
+            at = then.wrapping_add(turn.step) & self.mask;
+        }
+    }
+
+    /// Takes the free entry nearest to the first position whose line has one.
+    fn nearest(&mut self, turn: &mut Turn) -> u32 {
+        let mut at = turn.next;
+        let mut free = !self.lines[(at / LINE) as usize];
+        while free == 0 {
+            at = at.wrapping_add(turn.step) & self.mask;
+            free = !self.lines[(at / LINE) as usize];
+        }
+        let ahead = free.rotate_right(at % LINE).trailing_zeros();
+        self.take(turn, at, at / LINE * LINE + (at + ahead) % LINE)
+    }
+
+    #[inline(always)]
+    fn take(&mut self, turn: &mut Turn, at: u32, entry: u32) -> u32 {
+        self.lines[(entry / LINE) as usize] |= 1 << (entry % LINE);
+        turn.next = at.wrapping_add(turn.step) & self.mask;
+        entry
+    }
+}
+
 /// Fills a table: entry i is the index of cell i's member. Empty when no member has weight.
 ///
 /// # Panics
-/// If `size` is not a power of two.
+/// If `size` is not a power of two, or below 64.
 pub fn fill(members: &[Member], size: u32, key: &HashKey) -> Vec<u16> {
-    assert!(size.is_power_of_two(), "cells come in powers of two");
+    assert!(size.is_power_of_two() && size >= LINE, "cells come in powers of two, at least a line");
     let most = members.iter().map(|m| m.weight).max().unwrap_or(0);
     if most == 0 {
         return Vec::new();
-    }
-    let mask = u64::from(size - 1);
-    const NONE: u16 = u16::MAX;
-    let mut table = vec![NONE; size as usize];
-    struct Turn {
-        next: u64,
-        step: u64,
-        weight: u64,
-        credit: u64,
-        index: u16,
     }
     let mut turns: Vec<Turn> = members
         .iter()
@@ -47,9 +107,9 @@ pub fn fill(members: &[Member], size: u32, key: &HashKey) -> Vec<u16> {
         .map(|(index, member)| {
             let hash = fold(fold(key.k0, member.identity), key.k1);
             Turn {
-                next: hash & mask,
-                step: hash >> 32 | 1,
-                weight: member.weight.into(),
+                next: hash as u32 & (size - 1),
+                step: (hash >> 32) as u32 | 1,
+                weight: member.weight,
                 credit: 0,
                 index: index as u16,
             }
@@ -57,16 +117,16 @@ pub fn fill(members: &[Member], size: u32, key: &HashKey) -> Vec<u16> {
         .collect();
     // The order of turns must not depend on the order in which the file names the backends.
     turns.sort_by_key(|turn| members[usize::from(turn.index)].identity);
+    let mut table = vec![0u16; size as usize];
+    let mut taken = Taken::new(size);
     let mut left = size;
     while left > 0 {
         for turn in &mut turns {
             turn.credit += turn.weight;
-            while turn.credit >= u64::from(most) && left > 0 {
-                turn.credit -= u64::from(most);
-                while table[turn.next as usize] != NONE {
-                    turn.next = (turn.next + turn.step) & mask;
-                }
-                table[turn.next as usize] = turn.index;
+            while turn.credit >= most && left > 0 {
+                turn.credit -= most;
+                let entry = if left > size / TAIL { taken.next(turn) } else { taken.nearest(turn) };
+                table[entry as usize] = turn.index;
                 left -= 1;
             }
         }
@@ -84,7 +144,7 @@ mod tests {
         weights.iter().enumerate().map(|(i, w)| Member { identity: fold(7, i as u64), weight: *w }).collect()
     }
 
-    fn count(table: &[u16], index: u16) -> i64 {
+    fn count_of(table: &[u16], index: u16) -> i64 {
         table.iter().filter(|x| **x == index).count() as i64
     }
 
@@ -93,7 +153,7 @@ mod tests {
         let table = fill(&members(&[1, 2, 0, 5]), 1 << 14, &KEY);
         let unit = (1 << 14) / 8;
         for (index, weight) in [(0, 1), (1, 2), (2, 0), (3, 5)] {
-            assert!((count(&table, index) - unit * weight).abs() <= 8, "{index}");
+            assert!((count_of(&table, index) - unit * weight).abs() <= 8, "{index}");
         }
     }
 
@@ -105,13 +165,41 @@ mod tests {
         assert!(a.iter().zip(&b).all(|(x, y)| forth[usize::from(*x)] == back[usize::from(*y)]));
     }
 
+    /// Percent of the entries of those that stay, which change hands when one member leaves (read backwards: when it
+    /// joins): the mean over some members.
+    fn disruption(members: &[Member], size: u32) -> f64 {
+        let before = fill(members, size, &KEY);
+        let some = 5;
+        let moved: usize = (0..some)
+            .map(|i| {
+                let gone = i * members.len() / some;
+                let mut rest = members.to_vec();
+                rest.remove(gone);
+                let after = fill(&rest, size, &KEY);
+                let pairs = before.iter().zip(&after).filter(|(b, _)| usize::from(**b) != gone);
+                pairs.filter(|(b, a)| members[usize::from(**b)] != rest[usize::from(**a)]).count()
+            })
+            .sum();
+        100.0 * moved as f64 / (some as f64 * f64::from(size))
+    }
+
     #[test]
-    fn losing_one_of_ten_moves_little_else() {
-        let all = members(&[1; 10]);
-        let before = fill(&all, 1 << 14, &KEY);
-        let after = fill(&all[..9], 1 << 14, &KEY);
-        let moved = before.iter().zip(&after).filter(|(b, a)| **b != 9 && b != a).count();
-        assert!(moved < (1 << 14) / 20, "{moved}");
+    fn losing_one_moves_little_else() {
+        // 0.5, 1.3 and 0.6 % by the permutation alone; the paper shows some percent at 100 entries a backend, less with more.
+        for (count, size, most) in [(10, 1 << 14, 1.0), (100, 1 << 14, 1.9), (100, 1 << 16, 1.0)] {
+            let moved = disruption(&members(&vec![1; count]), size);
+            assert!(moved < most, "{count} members on {size} cells: {moved} %");
+        }
+    }
+
+    #[test]
+    fn equal_members_hold_the_same_to_one_entry() {
+        for (count, size) in [(3, 1 << 10), (100, 1 << 16), (1000, 1 << 17)] {
+            let table = fill(&members(&vec![1; count]), size, &KEY);
+            let held = (0..count as u16).map(|index| count_of(&table, index));
+            let (least, most) = held.fold((i64::MAX, 0), |(l, m), n| (l.min(n), m.max(n)));
+            assert!(most - least <= 1, "{count} members on {size} cells: {least} to {most}");
+        }
     }
 
     #[test]

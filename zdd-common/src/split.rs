@@ -13,7 +13,7 @@ pub const FULL: u32 = 10_000;
 pub fn order(key: &HashKey, groups: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..groups).collect();
     // Another start than the maps' hashes, so that rank says nothing about which backend a group has.
-    order.sort_by_key(|group| (fold(fold(key.k1, key.k0), u64::from(*group) | 1 << 63), *group));
+    order.sort_by_cached_key(|group| (fold(fold(key.k1, key.k0), u64::from(*group) | 1 << 63), *group));
     order
 }
 

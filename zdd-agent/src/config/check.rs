@@ -252,15 +252,22 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         let help = "raise agent.limits.backends, and leave room for those that drain";
         sink.error(Some(first_above.span.clone()), message, help);
     }
-    // Two rows for each VIP.
-    let rows = |service: &ServiceRead| 2 * u64::from(service.cells.value) * service.vips.len().max(1) as u64;
     let mut cells: u64 = 0;
-    for service in services {
-        cells += rows(service);
+    let mut reserves: HashMap<u64, u64> = HashMap::new();
+    // A row for each VIP, and of each size as many spare ones as one service has VIPs.
+    let mut need = |service: &ServiceRead| {
+        let (row, vips) = (u64::from(service.cells.value), service.vips.len().max(1) as u64);
+        let reserve = reserves.entry(row).or_default();
+        let more = vips.saturating_sub(*reserve);
+        *reserve += more;
+        row * (vips + more)
+    };
+    for (at, service) in services.iter().enumerate() {
+        cells += need(service);
         if cells > u64::from(limits.cells) {
-            let all: u64 = services.iter().map(rows).sum();
+            let all = cells + services[at + 1..].iter().map(need).sum::<u64>();
             let message = format!(
-                "the services need {all} cells (twice their own, for each VIP), agent.limits.cells = {}",
+                "the services need {all} cells (a row for each VIP, and spare ones of each size), agent.limits.cells = {}",
                 limits.cells
             );
             let help = format!(

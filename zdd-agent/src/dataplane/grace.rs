@@ -44,14 +44,15 @@ struct Update {
     flags: u64,
 }
 
-fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
+/// One bpf(2) command. `attr` is the prefix of `union bpf_attr` that it needs; the kernel may write answers into it.
+pub(super) fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: attr is a valid prefix of the union for the command; the kernel takes the rest as 0.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn create(attr: &Create) -> io::Result<OwnedFd> {
-    let fd = bpf(BPF_MAP_CREATE, attr)?;
+fn create(mut attr: Create) -> io::Result<OwnedFd> {
+    let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
     // SAFETY: a new descriptor that is ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -60,8 +61,8 @@ impl GraceWaiter {
     /// Makes the two maps.
     pub(crate) fn new() -> io::Result<Self> {
         let shape = Create { key_size: 4, value_size: 4, max_entries: 1, ..Create::default() };
-        let inner = create(&Create { map_type: BPF_MAP_TYPE_ARRAY, ..shape })?;
-        let outer = create(&Create {
+        let inner = create(Create { map_type: BPF_MAP_TYPE_ARRAY, ..shape })?;
+        let outer = create(Create {
             map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
             key_size: 4,
             value_size: 4,
@@ -75,14 +76,14 @@ impl GraceWaiter {
     /// Returns when every XDP program that ran at the call has ended. Milliseconds.
     pub fn wait(&self) -> Result<(), DataplaneError> {
         let (key, value) = (0u32, self.0.inner.as_raw_fd() as u32);
-        let attr = Update {
+        let mut attr = Update {
             map_fd: self.0.outer.as_raw_fd() as u32,
             pad: 0,
             key: std::ptr::from_ref(&key) as u64,
             value: std::ptr::from_ref(&value) as u64,
             flags: 0,
         };
-        bpf(BPF_MAP_UPDATE_ELEM, &attr)
+        bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
             .map(drop)
             .map_err(|error| DataplaneError::kernel("cannot wait for running programs", error))
     }

@@ -9,8 +9,10 @@ mod error;
 mod grace;
 mod mapped;
 mod object;
+mod per_cpu;
 mod pins;
 pub mod probe;
+mod rows;
 mod tables;
 
 pub use attach::{Attached, detach};
@@ -18,6 +20,7 @@ pub use decap::{Decap, DecapCounts, DecapSpec, decap_counts, decap_detach, decap
 pub use error::DataplaneError;
 pub use grace::GraceWaiter;
 pub use object::{Dataplane, EventLogger, Opened};
+pub use rows::Row;
 pub use tables::{FlowScan, FlowTotals};
 
 #[doc(hidden)]

@@ -1,6 +1,8 @@
 //! The object in the kernel: loading it, finding its maps again, and what the reconciler may do with them.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, xdp::DevMapHash};
 use aya::programs::Xdp;
@@ -38,7 +40,7 @@ pub struct Dataplane {
     links: Links,
     pub(super) pins: Pins,
     pub(super) services: Mapped<Service>,
-    pub(super) cells: Mapped<u64>,
+    pub(super) cells: Arc<Mapped<u64>>,
     pub(super) backends: Mapped<Backend>,
     pub(super) flows: Mapped<Bucket>,
     pub(super) filter: Mapped<Line>,
@@ -53,6 +55,10 @@ pub struct Dataplane {
     pub(super) reasons: PerCpuArray<MapData, u64>,
     pub(super) service_count: PerCpuArray<MapData, Plain<Counters>>,
     pub(super) backend_count: PerCpuArray<MapData, Plain<Counters>>,
+    /// The same map, for reading many at once.
+    pub(super) backend_count_fd: OwnedFd,
+    /// CPUs that per-CPU values have room for.
+    pub(super) cpus: usize,
     pub(super) config: Config,
     pub(super) limit_ends: u32,
     programs: ProgramArray<MapData>,
@@ -132,7 +138,7 @@ impl Dataplane {
         let mut dataplane = Self {
             links: Links::default(),
             services: mapped(&mut ebpf, "SERVICES", limits.services)?,
-            cells: mapped(&mut ebpf, "CELLS", limits.cells)?,
+            cells: Arc::new(mapped(&mut ebpf, "CELLS", limits.cells)?),
             backends: mapped(&mut ebpf, "BACKENDS", limits.backends + 1)?,
             flows: mapped(&mut ebpf, "FLOWS", config.buckets)?,
             filter: mapped(&mut ebpf, "SYNS", config.lines)?,
@@ -146,7 +152,9 @@ impl Dataplane {
             locals: take(&mut ebpf, "LOCALS")?,
             reasons: take(&mut ebpf, "REASON_COUNT")?,
             service_count: take(&mut ebpf, "SERVICE_COUNT")?,
+            backend_count_fd: descriptor(&ebpf, "BACKEND_COUNT")?,
             backend_count: take(&mut ebpf, "BACKEND_COUNT")?,
+            cpus: cpus()?,
             grace: GraceWaiter::new()
                 .map_err(|error| DataplaneError::kernel("cannot make the grace map", error))?,
             programs: take(&mut ebpf, "PROGRAMS")?,
@@ -252,6 +260,18 @@ pub(super) fn missing(what: &str) -> DataplaneError {
     }
 }
 
+fn cpus() -> Result<usize, DataplaneError> {
+    let cpus =
+        aya::util::nr_cpus().map_err(|(_, error)| DataplaneError::kernel("cannot count CPUs", error))?;
+    Ok(cpus.get() as usize)
+}
+
+/// A descriptor of a per-CPU array of its own.
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, DataplaneError> {
+    let Some(Map::PerCpuArray(data)) = ebpf.map(name) else { return Err(missing(name)) };
+    data.fd().as_fd().try_clone_to_owned().map_err(|error| DataplaneError::kernel(name, error))
+}
+
 fn map_of(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
     ebpf.take_map(name).ok_or_else(|| missing(name))
 }
@@ -265,7 +285,7 @@ where
 
 fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, values: u32) -> Result<Mapped<T>, DataplaneError> {
     let Map::Array(data) = map_of(ebpf, name)? else { return Err(missing(name)) };
-    Mapped::new(std::os::fd::AsFd::as_fd(&data.fd()), values)
+    Mapped::new(data.fd().as_fd(), values)
         .map_err(|error| DataplaneError::kernel(format!("cannot map {name} into memory"), error))
 }
 

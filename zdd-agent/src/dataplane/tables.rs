@@ -1,11 +1,12 @@
 //! What the reconciler does with the maps. Ids, rows and orders are its business; here one call is one write or read.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
-    Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service,
-    State, Word,
+    Backend, BackendId, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service, State,
+    Word,
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
@@ -16,6 +17,7 @@ use zdd_common::rules::Sweep;
 
 use super::DataplaneError;
 use super::object::{Dataplane, Plain};
+use super::per_cpu;
 
 /// Entries of the flow table by state, as one scan saw them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,30 +64,6 @@ impl Dataplane {
     pub fn commit(&self, id: u16, commit: Commit) {
         // SAFETY: a mapped value; the word is the first field.
         unsafe { Host::store(self.services.at(id.into()).cast(), commit.0) };
-    }
-
-    /// Writes a row of cells. The row is nobody's: spare since a grace period.
-    pub fn write_row(&self, row: u32, cells: &[Cell]) {
-        let start = self.cells.at(row as usize);
-        assert!(row as usize + cells.len() <= self.cells.len(), "a row within the map");
-        for (index, cell) in cells.iter().enumerate() {
-            // SAFETY: within the mapping.
-            unsafe { start.add(index).write(cell.0) };
-        }
-        // The commit's release store orders these before it.
-    }
-
-    /// Reads a row of cells.
-    pub fn read_row(&self, row: u32, cells: u32) -> Vec<Cell> {
-        (row..row + cells)
-            // SAFETY: a mapped value.
-            .map(|index| Cell(unsafe { Host::load(self.cells.at(index as usize)) }))
-            .collect()
-    }
-
-    /// Number of cells in the map.
-    pub fn cell_capacity(&self) -> u32 {
-        self.cells.len() as u32
     }
 
     /// What packets told about a service.
@@ -382,14 +360,15 @@ impl Dataplane {
         all.map_or_else(|_| Counters::default(), |values| Counters::sum(values.iter().map(|plain| plain.0)))
     }
 
+    /// Counters of all backends by id: a system call for thousands, because asking for each costs one each.
+    pub fn all_backend_counters(&self) -> Result<Vec<Counters>, DataplaneError> {
+        per_cpu::sums(self.backend_count_fd.as_fd(), self.backend_count.len(), self.cpus)
+            .map_err(|error| DataplaneError::kernel("cannot read the backends' counters", error))
+    }
+
     /// Sets a backend's counters to 0, before its id is used again.
     pub fn clear_backend_counters(&mut self, id: BackendId) -> Result<(), DataplaneError> {
-        let cpus =
-            aya::util::nr_cpus().map_err(|(_, error)| DataplaneError::kernel("cannot count CPUs", error))?;
-        let zero = aya::maps::PerCpuValues::try_from(vec![Plain(Counters::default()); cpus.get() as usize])
-            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
-        self.backend_count
-            .set(id.into(), zero, 0)
+        per_cpu::clear(self.backend_count_fd.as_fd(), id.into(), self.cpus)
             .map_err(|error| DataplaneError::kernel("cannot clear counters", error))
     }
 }

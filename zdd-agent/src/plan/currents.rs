@@ -67,10 +67,17 @@ pub fn usable(versions: &[Vec<Candidate>], preference: &[usize]) -> Usable {
     Usable { backends, stand_in, alarm }
 }
 
-/// Cache of Maglev tables: a shift changes who owns which group, not the tables.
+/// Cache of Maglev tables: a shift changes who owns which group, not the tables. 2 bytes a cell for each version.
 #[derive(Debug, Default)]
 pub struct Currents {
     tables: HashMap<usize, (Vec<Member>, Vec<u16>)>,
+}
+
+impl Currents {
+    /// Gives the memory back: whoever asks next has the tables filled anew, in less than a millisecond.
+    pub fn clear(&mut self) {
+        self.tables = HashMap::new();
+    }
 }
 
 /// The backend of each cell: `groups[g]` is group g's slot, `per_group` cells each. 0 where there is none.
@@ -94,19 +101,25 @@ pub fn currents(
         }
         ids.push(backends.iter().map(|b| b.id).collect());
     }
+    // By slot: whose table and backends answer for it.
+    let answers: Vec<Option<(&[u16], &[BackendId])>> = (0..ids.len())
+        .map(|own| {
+            let slot = usable.stand_in.get(own).copied().flatten().unwrap_or(own);
+            let table = cache.tables.get(&slot).map(|(_, table)| table.as_slice())?;
+            ids.get(slot).filter(|ids| !ids.is_empty()).map(|ids| (table, ids.as_slice()))
+        })
+        .collect();
+    let answer = |slot: u8, cell: usize| match answers.get(usize::from(slot)).copied().flatten() {
+        Some((table, ids)) => ids[usize::from(table[cell])],
+        None => 0,
+    };
+    if per_group == 1 {
+        return groups.iter().enumerate().map(|(cell, slot)| answer(*slot, cell)).collect();
+    }
     let mut row = Vec::with_capacity(cells as usize);
-    for (group, slot) in groups.iter().enumerate() {
-        let own = usize::from(*slot);
-        let slot = usable.stand_in.get(own).copied().flatten().unwrap_or(own);
-        let table = cache.tables.get(&slot).map(|(_, table)| table);
-        let ids = ids.get(slot).filter(|ids| !ids.is_empty());
-        for within in 0..per_group as usize {
-            let cell = group * per_group as usize + within;
-            row.push(match (table, ids) {
-                (Some(table), Some(ids)) => ids[usize::from(table[cell])],
-                _ => 0,
-            });
-        }
+    for slot in groups {
+        let first = row.len();
+        row.extend((first..first + per_group as usize).map(|cell| answer(*slot, cell)));
     }
     row
 }

@@ -1,10 +1,13 @@
 //! From the services that are to those that shall be: numbers are given out and taken back here.
 
+use std::collections::HashSet;
+
 use zdd_common::entries::BackendId;
 use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
 
 use super::Reconciler;
 use super::face::Face;
+use super::rows::NoRoom;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
@@ -43,35 +46,10 @@ impl Reconciler {
         Ok(ApplyReport { changes, applied: !dry_run, warnings })
     }
 
-    /// An unused backend id.
-    fn new_backend_id(&self, taken: &[BackendId]) -> Option<BackendId> {
-        let used: std::collections::HashSet<BackendId> = self
-            .services
-            .iter()
-            .flat_map(|service| service.saved.backends.iter().map(|b| b.id))
-            .chain(taken.iter().copied())
-            .collect();
-        (1..=self.desired.agent.limits.backends.min(65_535) as u16).find(|id| !used.contains(id))
-    }
-
-    /// First cell of room for two rows.
-    fn new_row(&self, cells: u32) -> Option<u32> {
-        let mut used: Vec<(u32, u32)> =
-            self.faces().map(|(face, cells)| (face.row, face.row + 2 * cells)).collect();
-        used.sort_unstable();
-        let mut start = 0;
-        for (from, to) in used {
-            if from - start >= 2 * cells {
-                return Some(start);
-            }
-            start = to;
-        }
-        (self.dataplane.cell_capacity().saturating_sub(start) >= 2 * cells).then_some(start)
-    }
-
-    /// The VIPs of all services, each with the cells of a row.
-    fn faces(&self) -> impl Iterator<Item = (&SavedFace, u32)> {
-        self.services.iter().flat_map(|s| s.faces.iter().map(|face| (&face.at, s.saved.spec.cells)))
+    /// An unused backend id, which is used from now on.
+    fn new_backend_id(&mut self) -> Option<BackendId> {
+        let known = self.services.iter().flat_map(|service| service.saved.backends.iter().map(|b| b.id));
+        self.ids.take(self.desired.agent.limits.backends.min(65_535) as u16, known)
     }
 
     fn create(&mut self, spec: &ServiceSpec) -> Result<(), Refused> {
@@ -94,33 +72,40 @@ impl Reconciler {
         };
         let shift = self.dataplane.epoch_shift();
         let key = zdd_common::hash::HashKey { k0: self.key.0, k1: self.key.1 };
-        self.services.push(Service::open(saved, key, shift, &self.dataplane, clock::now_ns()));
+        let at = (&[][..], clock::now_ns());
+        self.services.push(Service::open(saved, key, shift, &mut self.orders, &self.dataplane, at));
         Ok(())
     }
 
-    /// Gives a VIP of a service its numbers and its rows; nobody is steered there yet.
+    /// Gives a VIP of a service its numbers and its row; nobody is steered there yet.
     fn create_face(&mut self, index: usize, vip: Vip) -> Result<(), Refused> {
         let limits = &self.desired.agent.limits;
         let spec = &self.services[index].saved.spec;
-        let id = (0..limits.services as u16).find(|id| self.faces().all(|(face, _)| face.id != *id));
-        let vip_id = (1..u16::MAX).find(|id| self.faces().all(|(face, _)| face.vip_id != *id));
+        let (ids, vip_ids): (HashSet<u16>, HashSet<u16>) = self
+            .services
+            .iter()
+            .flat_map(|s| s.faces.iter().map(|face| (face.at.id, face.at.vip_id)))
+            .unzip();
+        let id = (0..limits.services as u16).find(|id| !ids.contains(id));
+        let vip_id = (1..u16::MAX).find(|id| !vip_ids.contains(id));
         let (Some(id), Some(vip_id)) = (id, vip_id) else {
             return Err(Refused::refused(format!(
                 "{}: there are {} VIPs already, the limit\nhelp: raise agent.limits.services",
                 spec.name, limits.services
             )));
         };
-        let Some(row) = self.new_row(spec.cells) else {
-            return Err(Refused::refused(format!(
-                "{}: no room for 2 x {} cells among the {} there are\nhelp: raise agent.limits.cells, or give the service fewer cells",
+        let place = self.services[index].faces.len() as u32 + 1;
+        let row = self.epochs.new_row(spec.cells, place).map_err(|NoRoom { used }| {
+            Refused::refused(format!(
+                "{}: no room for {} cells in one piece, and as many in reserve for each of its VIPs if no other service of its size has them: {used} of {} are in use\nhelp: raise agent.limits.cells, or give the service fewer cells",
                 spec.name, spec.cells, limits.cells
-            )));
-        };
+            ))
+        })?;
         let cells = spec.cells;
         // A number that another VIP had: its generation must not pass for ours.
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());
-        let at = SavedFace { vip, id, vip_id, row };
-        let face = Face::open(at.clone(), cells, &self.dataplane, clock::now_ns());
+        let at = SavedFace { vip, id, vip_id };
+        let face = Face::open(at.clone(), cells, &self.dataplane, (row, clock::now_ns()));
         let service = &mut self.services[index];
         service.saved.faces.push(at);
         service.faces.push(face);
@@ -141,6 +126,12 @@ impl Reconciler {
                 service::proto(spec),
             ));
         }
+        let epoch = self.epochs.commit();
+        for (place, face) in (1..).zip(&service.faces) {
+            let (start, len) = face.row();
+            self.epochs.rows.remove(start, len, place, epoch);
+        }
+        self.ids.forget();
         tracing::info!(service = spec.name, "removed: what dials it is not steered any more");
     }
 
@@ -168,7 +159,7 @@ impl Reconciler {
             }
             return Ok(());
         }
-        let Some(id) = self.new_backend_id(&[]) else {
+        let Some(id) = self.new_backend_id() else {
             return Err(Refused::refused(format!(
                 "no number is left for backend {address}: there are {} backends, those that drain included\nhelp: raise agent.limits.backends, or let drains end",
                 self.desired.agent.limits.backends
@@ -229,10 +220,13 @@ impl Reconciler {
         }
         let drain_timeout = spec.drain_timeout;
         let service = &mut self.services[index];
+        let named: HashSet<(&str, std::net::SocketAddr)> = spec
+            .versions
+            .iter()
+            .flat_map(|v| v.backends.iter().map(|b| (v.name.as_str(), b.address)))
+            .collect();
         for backend in &mut service.saved.backends {
-            let stays = spec.versions.iter().any(|v| {
-                v.name == backend.version && v.backends.iter().any(|b| b.address == backend.address)
-            });
+            let stays = named.contains(&(backend.version.as_str(), backend.address));
             if !stays && !backend.removed {
                 backend.removed = true;
                 backend.drain.get_or_insert(super::drains::begin(drain_timeout));
@@ -269,7 +263,8 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
         reconciler.services.iter().filter(|s| gone(s)).map(|s| s.name().to_owned()).collect();
     let mut state = reconciler.state();
     state.services.retain(|saved| !leaving.contains(&saved.spec.name));
-    if let Err(error) = reconciler.store.save(&state) {
+    let saved = reconciler.store.save(&state);
+    if let Err(error) = saved {
         roll_back(reconciler, before);
         return Err(Refused::internal(format!(
             "{error}\nhelp: nothing was changed; make room or permissions and repeat"
@@ -321,8 +316,14 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
             .map(|b| service::end(b.address.ip(), b.address.port(), service::proto(&saved.spec)))
             .collect();
         // Of a VIP that is taken back nothing was published.
+        for (place, face) in (1..).zip(&service.faces).skip(saved.faces.len()) {
+            let (start, len) = face.row();
+            let epoch = reconciler.epochs.commit();
+            reconciler.epochs.rows.remove(start, len, place, epoch);
+        }
         service.faces.truncate(saved.faces.len());
         service.saved = saved;
+        reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());
         for end in added {
             reconciler.dataplane.remove_end(end);

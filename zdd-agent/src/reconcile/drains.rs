@@ -14,7 +14,7 @@ use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::report::{ChangeReport, DrainReport};
-use crate::state::{Drain, SavedService, VersionDrain};
+use crate::state::{Drain, SavedBackend, SavedService, VersionDrain};
 
 /// Somebody who waits for a drain.
 pub(super) struct Watcher {
@@ -220,9 +220,8 @@ impl Reconciler {
     }
 
     /// Whether a backend's flows are let go: its deadline, or its version's, has passed.
-    pub(super) fn let_go(&self, index: usize, id: BackendId) -> bool {
+    pub(super) fn let_go(&self, index: usize, backend: &SavedBackend) -> bool {
         let saved = &self.services[index].saved;
-        let Some(backend) = saved.backends.iter().find(|b| b.id == id) else { return false };
         backend.drain.is_some_and(|d| d.passed)
             || saved.draining.iter().any(|d| d.version == backend.version && d.drain.passed)
     }
@@ -283,13 +282,8 @@ impl Reconciler {
     /// Since when no cell names the backends that drain.
     fn track_names(&mut self, index: usize, now: u64) {
         let service = &self.services[index];
-        let draining: Vec<BackendId> = service
-            .saved
-            .backends
-            .iter()
-            .filter(|b| service.drains(&b.version, b.address))
-            .map(|b| b.id)
-            .collect();
+        let draining: Vec<BackendId> =
+            service.saved.backends.iter().filter(|b| service.backend_drains(b)).map(|b| b.id).collect();
         let named: Vec<bool> = draining.iter().map(|id| service.names(&[*id])).collect();
         let unnamed = &mut self.services[index].unnamed;
         unnamed.retain(|id, _| draining.contains(id));
@@ -321,6 +315,7 @@ impl Reconciler {
             self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
+            self.ids.forget();
             let SavedService { retired, backends, spec, .. } = &mut self.services[index].saved;
             retired.retain(|version, _| {
                 spec.versions.iter().any(|v| v.name == *version)

@@ -1,27 +1,39 @@
-//! One VIP of a service as the kernel knows it: an entry, two rows of cells and a commit word of its own.
+//! One VIP of a service as the kernel knows it: an entry, a row of cells and a commit word of its own.
 //!
 //! A service with a VIP of each family has two faces. They share everything that is decided once: weights, the version of
 //! each group, drains, health. Each has its own cells, because its backends are those of its family.
 
-use zdd_common::entries::{Cell, Commit, EndEntry, EndKind, Service as Fixed};
+use std::collections::HashMap;
+
+use zdd_common::entries::{BackendId, Cell, Commit, EndEntry, EndKind, Service as Fixed};
 use zdd_common::net::End;
 use zdd_common::rules;
 
+use super::grace::Epochs;
 use super::service::end;
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::dataplane::{Dataplane, DataplaneError, Row};
 use crate::desired::{Protocol, Vip};
 use crate::plan::Currents;
 use crate::state::SavedFace;
 
-/// One VIP with its rows.
+/// One VIP with its live row.
 pub(super) struct Face {
     /// The VIP and its numbers, which never change while it lives.
     pub(super) at: SavedFace,
     pub(super) generation: u32,
-    /// Which of its two rows is live.
-    second_row: bool,
-    pub(super) cells: Vec<Cell>,
-    /// When each cell became dirty, ns since boot.
+    /// First cell of its live row, or of the one that its first commit takes.
+    start: u32,
+    /// Size of its rows.
+    len: u32,
+    /// The live row; empty before the first commit.
+    pub(super) cells: Row,
+    /// How many cells are dirty, and whether flows of any may have entries: counted when a row is committed, because
+    /// looking at every cell of a thousand settled services each second costs more than anything else.
+    pub(super) dirty: u32,
+    pub(super) lookup: bool,
+    /// Cells whose new flows go to a backend.
+    held: HashMap<BackendId, u32>,
+    /// When each cell became dirty, ns since boot. Empty while all are clean.
     pub(super) since: Vec<u64>,
     pub(super) cache: Currents,
     /// The epoch of the last commit.
@@ -32,22 +44,57 @@ pub(super) struct Face {
 }
 
 impl Face {
-    /// A face that is in the state; its cells come from the maps if they are there.
-    pub(super) fn open(at: SavedFace, cells: u32, dataplane: &Dataplane, now: u64) -> Self {
-        let commit = Commit(dataplane.service(at.id).commit);
-        let fresh = commit.generation() == 0;
-        Self {
-            generation: commit.generation(),
-            second_row: !fresh && commit.row() != at.row,
-            cells: if fresh { Vec::new() } else { dataplane.read_row(commit.row(), cells) },
-            // Nobody remembers when the dirty ones became so: their clocks start now.
-            since: vec![now; cells as usize],
+    /// A face that is in the state. If it is in the maps too, its live row is known to be its own and is taken over as it
+    /// stands; else `start` is where its first row will be.
+    pub(super) fn open(at: SavedFace, len: u32, dataplane: &Dataplane, (start, now): (u32, u64)) -> Self {
+        let live = live(dataplane, at.id);
+        let cells = live.map_or_else(Row::default, |commit| dataplane.row(commit.row(), len));
+        // Nobody remembers when the dirty ones became so: their clocks start now.
+        let since = if cells.iter().any(|cell| cell.dirty()) { vec![now; cells.len()] } else { Vec::new() };
+        let mut face = Self {
+            generation: live.map_or(0, |commit| commit.generation()),
+            start: live.map_or(start, |commit| commit.row()),
+            len,
+            cells,
+            dirty: 0,
+            lookup: false,
+            held: HashMap::new(),
+            since,
             cache: Currents::default(),
             committed: 0,
             last_wipe: 0,
             alarm: None,
             at,
+        };
+        face.count();
+        face
+    }
+
+    /// Counts what its row says.
+    fn count(&mut self) {
+        let mut held = Vec::new();
+        (self.dirty, self.lookup) = (0, false);
+        for cell in self.cells.iter() {
+            let id = usize::from(cell.current());
+            if id >= held.len() {
+                held.resize(id + 1, 0);
+            }
+            held[id] += 1;
+            self.dirty += u32::from(cell.dirty());
+            self.lookup |= cell.lookup();
         }
+        let held = held.into_iter().enumerate().filter(|(_, cells)| *cells > 0);
+        self.held = held.map(|(id, cells)| (id as BackendId, cells)).collect();
+    }
+
+    /// How many of its cells give their new flows to a backend.
+    pub(super) fn held(&self, id: BackendId) -> u32 {
+        self.held.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Its row, for whoever takes it out: first cell and size.
+    pub(super) fn row(&self) -> (u32, u32) {
+        (self.start, self.len)
     }
 
     /// Nothing of it was ever committed.
@@ -57,7 +104,7 @@ impl Face {
 
     /// Whether a row would change anything.
     pub(super) fn differs(&self, cells: &[Cell]) -> bool {
-        self.fresh() || self.cells != cells
+        self.fresh() || *self.cells != *cells
     }
 
     /// The row with these currents; clocks of cells that become dirty start.
@@ -65,21 +112,39 @@ impl Face {
         if self.fresh() {
             return currents.into_iter().map(Cell::settled).collect();
         }
-        let mut cells = self.cells.clone();
-        for (index, current) in currents.into_iter().enumerate() {
-            let (cell, starts) = rules::change(cells[index], current);
-            cells[index] = cell;
+        let mut cells = self.cells.to_vec();
+        for (index, (cell, current)) in cells.iter_mut().zip(currents).enumerate() {
+            let (changed, starts) = rules::change(*cell, current);
+            *cell = changed;
             if starts {
+                if self.since.is_empty() {
+                    self.since = vec![now; self.cells.len()];
+                }
                 self.since[index] = now;
             }
         }
         cells
     }
 
-    /// Writes a row into the spare one, which no packet may be reading any more: the commit that makes it live.
-    pub(super) fn stage(&self, dataplane: &Dataplane, fixed: &Fixed, cells: &[Cell]) -> Commit {
-        let second = self.spare_is_second();
-        let row = self.at.row + if second { cells.len() as u32 } else { 0 };
+    /// When each cell became dirty; `now` for one of which that is not known.
+    pub(super) fn clocks(&self, now: u64) -> impl Iterator<Item = u64> + '_ {
+        self.since.iter().copied().chain(std::iter::repeat(now))
+    }
+
+    /// A row to write the next cells to, which no packet is reading.
+    pub(super) fn spare_row(&self, epochs: &mut Epochs) -> Result<u32, DataplaneError> {
+        if self.fresh() { Ok(self.start) } else { epochs.spare_row(self.len) }
+    }
+
+    /// Gives a row of [`Face::spare_row`] back unused.
+    pub(super) fn give_back(&self, epochs: &mut Epochs, row: u32) {
+        if !self.fresh() {
+            epochs.rows.give_back(row, self.len);
+        }
+    }
+
+    /// Writes a row of [`Face::spare_row`]: the commit that makes it live.
+    pub(super) fn stage(&self, dataplane: &Dataplane, fixed: &Fixed, row: u32, cells: &[Cell]) -> Commit {
         dataplane.write_row(row, cells);
         if self.fresh() {
             dataplane.write_service(self.at.id, fixed);
@@ -88,16 +153,25 @@ impl Face {
     }
 
     /// Makes a staged row live: one aligned word.
-    pub(super) fn commit(&mut self, dataplane: &Dataplane, commit: Commit, cells: Vec<Cell>, epoch: u64) {
+    pub(super) fn commit(&mut self, dataplane: &Dataplane, commit: Commit, epochs: &mut Epochs) {
         dataplane.commit(self.at.id, commit);
-        self.second_row = self.spare_is_second();
-        self.generation += 1;
-        self.cells = cells;
-        self.committed = epoch;
+        self.committed = epochs.commit();
+        self.cells = dataplane.row(commit.row(), self.len);
+        if !self.fresh() {
+            epochs.rows.retire(self.start, self.len, self.committed);
+        }
+        self.start = commit.row();
+        self.generation = commit.generation();
     }
 
-    fn spare_is_second(&self) -> bool {
-        !self.fresh() && !self.second_row
+    /// Takes in what its new row says: after the commits, so that those follow each other at once.
+    pub(super) fn committed_row(&mut self) {
+        self.count();
+        if self.dirty == 0 {
+            // A thousand settled services must not hold what only a change needs.
+            self.since = Vec::new();
+            self.cache.clear();
+        }
     }
 
     /// Its VIP as packets name it.
@@ -115,6 +189,11 @@ impl Face {
         };
         dataplane.set_end(self.end(), entry, &format!("the VIP {} of {service}", self.at.vip))
     }
+}
+
+/// What makes the row of a VIP live that is in the maps: `None` before its first commit.
+pub(super) fn live(dataplane: &Dataplane, id: u16) -> Option<Commit> {
+    Some(Commit(dataplane.service(id).commit)).filter(|commit| commit.generation() != 0)
 }
 
 /// A VIP as packets name it.

@@ -1,8 +1,9 @@
-//! Grace periods without waiting for them: a thread waits, the loop goes on.
+//! Grace periods without waiting for them: a thread waits, the loop goes on. And the rows that become spare by them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
+use super::rows::{NoRoom, Rows};
 use crate::dataplane::{DataplaneError, GraceWaiter};
 
 /// Counts commits, and knows up to which of them no packet can still be reading what was there before.
@@ -11,11 +12,13 @@ pub(super) struct Epochs {
     passed: Arc<AtomicU64>,
     ask: mpsc::Sender<u64>,
     waiter: GraceWaiter,
+    /// Who has which cells.
+    pub(super) rows: Rows,
 }
 
 impl Epochs {
-    /// Starts the waiting thread. It ends when this is dropped.
-    pub(super) fn start(waiter: GraceWaiter) -> std::io::Result<Self> {
+    /// Starts the waiting thread. It ends when this is dropped. `cells`: how many the map holds.
+    pub(super) fn start(waiter: GraceWaiter, cells: u32) -> std::io::Result<Self> {
         let (ask, asked) = mpsc::channel::<u64>();
         let passed = Arc::new(AtomicU64::new(0));
         let (told, waits) = (Arc::clone(&passed), waiter.clone());
@@ -33,7 +36,7 @@ impl Epochs {
                 }
             }
         })?;
-        Ok(Self { committed: 0, passed, ask, waiter })
+        Ok(Self { committed: 0, passed, ask, waiter, rows: Rows::new(cells) })
     }
 
     /// Notes a commit; returns its epoch.
@@ -47,6 +50,28 @@ impl Epochs {
     /// Whether every packet that was under way at a commit has ended.
     pub(super) fn over(&self, epoch: u64) -> bool {
         self.passed.load(Ordering::Acquire) >= epoch
+    }
+
+    /// Room for the row of a new VIP; `place` as for [`Rows::add`].
+    pub(super) fn new_row(&mut self, len: u32, place: u32) -> Result<u32, NoRoom> {
+        let Self { rows, passed, .. } = self;
+        rows.add(len, place, |epoch| passed.load(Ordering::Acquire) >= epoch)
+    }
+
+    /// A row that no packet reads, to publish a service of this size in. Waits for a grace period if all spare ones are
+    /// younger than that.
+    pub(super) fn spare_row(&mut self, len: u32) -> Result<u32, DataplaneError> {
+        for _ in 0..2 {
+            let Self { rows, passed, .. } = self;
+            match rows.spare(len, |epoch| passed.load(Ordering::Acquire) >= epoch) {
+                Ok(start) => return Ok(start),
+                Err(epoch) => self.wait_for(epoch)?,
+            }
+        }
+        Err(DataplaneError::Kernelspace {
+            what: format!("no spare row of {len} cells"),
+            reason: "a fault in the agent's books: restart it (traffic goes on)".into(),
+        })
     }
 
     /// Returns when [`Epochs::over`] holds.

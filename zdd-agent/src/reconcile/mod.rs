@@ -7,18 +7,22 @@ mod drains;
 mod explain;
 mod face;
 mod grace;
+mod ids;
 mod network;
+mod publish;
 mod restore;
 mod rollout_commands;
 mod rollout_signals;
 mod rollouts;
+mod rows;
 mod service;
 mod sick;
 mod status;
 mod sweep;
+pub mod table;
 mod who_moves;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +39,13 @@ use crate::links::{LinkEvent, LinkWatcher};
 use crate::neighbour::{NextHopChange, NextHopState, Resolver};
 use crate::report::DetachReport;
 use crate::shutdown::Shutdown;
-use crate::state::State;
+use crate::state::StateRef;
 use crate::store::Store;
 use drains::Watcher;
 use grace::Epochs;
+use ids::Ids;
 use network::Interface;
-use service::{HealthMap, Service};
+use service::{HealthMap, Orders, Service};
 
 pub use restore::start;
 
@@ -56,6 +61,9 @@ pub struct Reconciler {
     services: Vec<Service>,
     dataplane: Dataplane,
     epochs: Epochs,
+    orders: Orders,
+    /// Forgotten whenever a backend goes.
+    ids: Ids,
     store: Store,
     health: HealthMap,
     checker: Checker<NetworkProber>,
@@ -166,37 +174,53 @@ impl Reconciler {
         }
     }
 
-    fn on_health(&mut self, transition: Transition) {
-        let Transition { service: name, backend, health, reason } = transition;
-        if !self
-            .services
-            .iter()
-            .any(|s| s.name() == name && s.saved.backends.iter().any(|b| b.address == backend))
-        {
-            return;
+    /// A transition, and whatever others have come since: after a start thousands come at once, and each alone would be
+    /// saved and planned for.
+    fn on_health(&mut self, first: Transition) {
+        let mut touched = BTreeSet::new();
+        let mut news = false;
+        let mut next = Some(first);
+        while let Some(transition) = next {
+            if let Some((index, saved)) = self.note_health(transition) {
+                touched.insert(index);
+                news |= saved;
+            }
+            next = self.transitions.try_recv().ok();
         }
+        if news && let Err(refused) = self.save() {
+            tracing::error!("{refused}");
+        }
+        let now = clock::now_ns();
+        let Self { services, dataplane, epochs, health, .. } = self;
+        let mut names = Vec::with_capacity(touched.len());
+        for index in touched {
+            let done = services[index].refresh(dataplane, epochs, health, now);
+            let service = services[index].name();
+            if let Err(error) = done {
+                tracing::error!(service, %error, "the change is not published: the last generation stays");
+            }
+            names.push(service.to_owned());
+        }
+        for name in names {
+            self.health_is_known(&name);
+        }
+    }
+
+    /// Takes one transition down: the service it is about, and whether what is persisted changes. `None`: it is about
+    /// nobody who is known.
+    fn note_health(&mut self, transition: Transition) -> Option<(usize, bool)> {
+        let Transition { service: name, backend, health, reason } = transition;
+        let index = self.services.iter().position(|s| s.name() == name)?;
+        let saved = self.services[index].saved.backends.iter_mut().find(|b| b.address == backend)?;
         match &reason {
             Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
             None => tracing::info!(service = name, %backend, %health, "health"),
         }
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
-        self.health.insert((name.clone(), backend), (health, reason));
-        for service in self.services.iter_mut().filter(|s| s.name() == name) {
-            for saved in service.saved.backends.iter_mut().filter(|b| b.address == backend) {
-                saved.unhealthy.clone_from(&unhealthy);
-            }
-        }
-        if let Err(refused) = self.save() {
-            tracing::error!("{refused}");
-        }
-        let now = clock::now_ns();
-        let Self { services, dataplane, epochs, health, .. } = self;
-        if let Some(service) = services.iter_mut().find(|s| s.name() == name)
-            && let Err(error) = service.refresh(dataplane, epochs, health, now)
-        {
-            tracing::error!(service = name, %error, "the change is not published: the last generation stays");
-        }
-        self.health_is_known(&name);
+        let news = saved.unhealthy != unhealthy;
+        saved.unhealthy = unhealthy;
+        self.health.insert((name, backend), (health, reason));
+        Some((index, news))
     }
 
     /// Tells checker and resolver which backends there are.
@@ -212,20 +236,19 @@ impl Reconciler {
                 });
             }
         }
-        let known = |name: &str, address: SocketAddr| {
-            targets.iter().any(|t| t.service == name && t.backend == address)
-        };
-        self.health.retain(|(name, address), _| known(name, *address));
+        let known: HashSet<(&str, SocketAddr)> =
+            targets.iter().map(|t| (t.service.as_str(), t.backend)).collect();
+        self.health.retain(|(name, address), _| known.contains(&(name.as_str(), *address)));
         self.checker.set_targets(targets);
         self.follow_addresses();
     }
 
     /// What is persisted.
-    fn state(&self) -> State {
-        State {
+    fn state(&self) -> StateRef<'_> {
+        StateRef {
             key: self.key,
-            file: self.file.clone(),
-            services: self.services.iter().map(|service| service.saved.clone()).collect(),
+            file: &self.file,
+            services: self.services.iter().map(|service| &service.saved).collect(),
         }
     }
 

@@ -6,9 +6,11 @@ use tokio::sync::mpsc;
 
 use super::Reconciler;
 use super::apply::adjust;
-use super::face::Face;
+use super::face::{self, Face};
 use super::grace::Epochs;
-use super::service::{self, Service};
+use super::ids::Ids;
+use super::rows::NoRoom;
+use super::service::{self, Orders, Service};
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
 use crate::desired::Desired;
@@ -61,13 +63,9 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         state.services.iter_mut().for_each(|service| service.retired.clear());
     }
     let merged = plan::merge(&state.file, &in_force(&state), &desired.services);
-    let epochs = Epochs::start(dataplane.grace())?;
-    let shift = dataplane.epoch_shift();
-    let services: Vec<Service> = state
-        .services
-        .iter()
-        .map(|saved| Service::open(saved.clone(), state.hash_key(), shift, &dataplane, now))
-        .collect();
+    let mut epochs = Epochs::start(dataplane.grace(), dataplane.cell_capacity())?;
+    let mut orders = Orders::default();
+    let services = open_services(&state, &dataplane, &mut epochs, &mut orders, now)?;
     if opened == Opened::Adopted {
         correct_quotas(&dataplane);
         tracing::info!(services = services.len(), "took over pinned maps: traffic went on meanwhile");
@@ -91,6 +89,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         services,
         dataplane,
         epochs,
+        orders,
+        ids: Ids::default(),
         store,
         health: HashMap::new(),
         checker,
@@ -111,7 +111,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         desired,
     };
     reconciler.recall_health();
-    reconciler.forget_dangling();
+    reconciler.forget_dangling()?;
     for index in 0..reconciler.services.len() {
         reconciler.rewrite(index)?;
     }
@@ -130,6 +130,42 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
 /// The services that the state has in force.
 fn in_force(state: &State) -> Vec<crate::desired::ServiceSpec> {
     state.services.iter().map(|service| service.spec.clone()).collect()
+}
+
+/// The services of the state, each VIP with its row: those in the maps keep theirs, the others are given one.
+fn open_services(
+    state: &State,
+    dataplane: &Dataplane,
+    epochs: &mut Epochs,
+    orders: &mut Orders,
+    now: u64,
+) -> anyhow::Result<Vec<Service>> {
+    for saved in &state.services {
+        for (place, at) in (1..).zip(&saved.faces) {
+            if let Some(commit) = face::live(dataplane, at.id) {
+                epochs.rows.adopt(commit.row(), saved.spec.cells, place);
+            }
+        }
+    }
+    let no_room = |NoRoom { used }: NoRoom| {
+        anyhow::anyhow!(
+            "{used} cells are in use, and there is no room for spare rows of each size besides\nhelp: raise agent.limits.cells (after `zdd detach` in a quiet moment)"
+        )
+    };
+    epochs.rows.reserve().map_err(no_room)?;
+    let mut services = Vec::with_capacity(state.services.len());
+    for saved in &state.services {
+        let mut starts = Vec::with_capacity(saved.faces.len());
+        for (place, at) in (1..).zip(&saved.faces) {
+            starts.push(match face::live(dataplane, at.id) {
+                Some(commit) => commit.row(),
+                None => epochs.new_row(saved.spec.cells, place).map_err(no_room)?,
+            });
+        }
+        let (key, shift) = (state.hash_key(), dataplane.epoch_shift());
+        services.push(Service::open(saved.clone(), key, shift, orders, dataplane, (&starts, now)));
+    }
+    Ok(services)
 }
 
 /// From the kernel's random source: keys must not be guessable.
@@ -174,20 +210,29 @@ impl Reconciler {
     }
 
     /// Removes ends that no service has: a kill came between removing a service and forgetting its ends.
-    fn forget_dangling(&mut self) {
-        let mut known = Vec::new();
+    fn forget_dangling(&mut self) -> anyhow::Result<()> {
+        let mut known = std::collections::HashSet::new();
         for service in &self.services {
             let spec = &service.saved.spec;
             known.extend(service.faces.iter().map(Face::end));
             for backend in &service.saved.backends {
-                known.push(service::end(backend.address.ip(), backend.address.port(), service::proto(spec)));
+                known.insert(service::end(
+                    backend.address.ip(),
+                    backend.address.port(),
+                    service::proto(spec),
+                ));
             }
         }
-        for end in self.dataplane.ends() {
-            if !known.contains(&end) {
-                self.dataplane.remove_end(end);
-            }
+        let dangling: Vec<_> = self.dataplane.ends().into_iter().filter(|end| !known.contains(end)).collect();
+        for end in &dangling {
+            self.dataplane.remove_end(*end);
         }
+        if !dangling.is_empty() {
+            // What their service had counts as free: no packet may be reading it any more when it is written.
+            let epoch = self.epochs.commit();
+            self.epochs.wait_for(epoch)?;
+        }
+        Ok(())
     }
 
     /// Writes what the maps must hold for a saved service, wherever a kill may have come between.

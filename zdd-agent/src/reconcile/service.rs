@@ -1,24 +1,22 @@
-//! One service as the loop knows it: intent, cells, clocks; and how a new row of cells gets published.
+//! One service as the loop knows it: intent, cells, clocks.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use zdd_common::entries::{
-    Affinity, Backend, BackendId, Cell, EndEntry, EndKind, Facts, Mode, Service as Fixed,
-};
+use zdd_common::entries::{Affinity, Backend, BackendId, Cell, EndEntry, EndKind, Mode, Service as Fixed};
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
-use zdd_common::rules::{self, Timeouts};
+use zdd_common::rules::Timeouts;
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::face::Face;
-use super::grace::Epochs;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::Health;
 use crate::plan::{self, Candidate, Usable};
-use crate::state::SavedService;
+use crate::state::{SavedBackend, SavedService};
 
 /// After this, surely no packet is still working with what it read before, ns. (The true bound is an RCU grace period,
 /// which publishing waits for by itself; this one is for entries, which nobody waits for.)
@@ -36,7 +34,7 @@ pub(super) struct Service {
     pub(super) saved: SavedService,
     /// One for each VIP, in the order of `saved.faces`.
     pub(super) faces: Vec<Face>,
-    order: Vec<u32>,
+    order: Arc<[u32]>,
     key: HashKey,
     pub(super) times: Timeouts,
     /// Live entries by backend, of the last sweep.
@@ -113,21 +111,34 @@ fn fixed(spec: &ServiceSpec, key: HashKey, udp_idle: u64) -> Fixed {
     }
 }
 
+/// The groups in the order of their ranks, by their number: the same for all services of a size, because the key is.
+#[derive(Default)]
+pub(super) struct Orders(HashMap<u32, Arc<[u32]>>);
+
+impl Orders {
+    fn of(&mut self, key: &HashKey, groups: u32) -> Arc<[u32]> {
+        Arc::clone(self.0.entry(groups).or_insert_with(|| split::order(key, groups).into()))
+    }
+}
+
 impl Service {
-    /// A service that is in the state; its cells come from the maps if they are there (`adopt`), else they are made.
+    /// A service that is in the state. `starts`: for each of its faces the row that it has or will have first, see
+    /// [`Face::open`].
     pub(super) fn open(
         saved: SavedService,
         key: HashKey,
         epoch_shift: u32,
+        orders: &mut Orders,
         dataplane: &Dataplane,
-        now: u64,
+        (starts, now): (&[u32], u64),
     ) -> Self {
         let times = timeouts(&saved.spec, epoch_shift);
-        let order = split::order(&key, groups(&saved.spec));
+        let order = orders.of(&key, groups(&saved.spec));
         let faces = saved
             .faces
             .iter()
-            .map(|face| Face::open(face.clone(), saved.spec.cells, dataplane, now))
+            .zip(starts)
+            .map(|(face, start)| Face::open(face.clone(), saved.spec.cells, dataplane, (*start, now)))
             .collect();
         Self {
             faces,
@@ -149,7 +160,8 @@ impl Service {
         &self.saved.spec.name
     }
 
-    fn fixed(&self) -> Fixed {
+    /// Its fixed fields as the maps hold them.
+    pub(super) fn fixed(&self) -> Fixed {
         fixed(&self.saved.spec, self.key, self.times.udp_idle)
     }
 
@@ -200,8 +212,16 @@ impl Service {
     /// Whether a backend takes no new flows because it, or its version, drains.
     pub(super) fn drains(&self, version: &str, address: SocketAddr) -> bool {
         let own = self.saved.backends.iter().find(|b| b.address == address && b.version == version);
-        own.is_none_or(|b| b.drain.is_some() || b.removed)
-            || self.saved.draining.iter().any(|drain| drain.version == version)
+        own.is_none_or(|b| b.drain.is_some() || b.removed) || self.version_drains(version)
+    }
+
+    /// The same for one that is known: asked of each of 10,000 backends, looking them up is what takes the time.
+    pub(super) fn backend_drains(&self, backend: &SavedBackend) -> bool {
+        backend.drain.is_some() || backend.removed || self.version_drains(&backend.version)
+    }
+
+    fn version_drains(&self, version: &str) -> bool {
+        self.saved.draining.iter().any(|drain| drain.version == version)
     }
 
     /// Whether a backend takes what comes to a VIP: see [`ServiceSpec::vip_of`].
@@ -212,18 +232,16 @@ impl Service {
     /// The backends of each slot that serve a VIP, as planning sees them.
     fn candidates(&self, vip: &Vip, health: &HealthMap) -> Vec<Vec<Candidate>> {
         let mut slots = vec![Vec::new(); self.saved.slots.len()];
+        let versions = &self.saved.spec.versions;
+        let weights: HashMap<(&str, SocketAddr), u32> = versions
+            .iter()
+            .flat_map(|v| v.backends.iter().map(|b| ((v.name.as_str(), b.address), b.weight)))
+            .collect();
         for backend in self.saved.backends.iter().filter(|b| !b.removed && self.serves(vip, &b.address)) {
             let Some(slot) = self.saved.slots.iter().position(|name| *name == backend.version) else {
                 continue;
             };
-            let Some(spec) = self
-                .saved
-                .spec
-                .versions
-                .iter()
-                .filter(|v| v.name == backend.version)
-                .find_map(|v| v.backends.iter().find(|b| b.address == backend.address))
-            else {
+            let Some(weight) = weights.get(&(backend.version.as_str(), backend.address)).copied() else {
                 continue;
             };
             let verdict =
@@ -231,9 +249,9 @@ impl Service {
             slots[slot].push(Candidate {
                 id: backend.id,
                 identity: maglev::identity(backend.address.ip().into(), backend.address.port().to_be()),
-                weight: spec.weight,
+                weight,
                 healthy: verdict != Some(Health::Unhealthy),
-                draining: self.drains(&backend.version, backend.address),
+                draining: self.backend_drains(backend),
             });
         }
         slots
@@ -282,88 +300,6 @@ impl Service {
             !ends
         });
         self.assign()
-    }
-
-    /// Brings the cells' currents in line with intent and health, and publishes.
-    pub(super) fn refresh(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &mut Epochs,
-        health: &HealthMap,
-        now: u64,
-    ) -> Result<(), DataplaneError> {
-        let name = self.saved.spec.name.clone();
-        let new = self.rows(health);
-        let mut rows = Vec::new();
-        for (face, (usable, currents)) in self.faces.iter_mut().zip(new) {
-            if face.alarm != usable.alarm {
-                match &usable.alarm {
-                    Some(alarm) => tracing::error!(service = name, vip = %face.at.vip, "{alarm}"),
-                    None => tracing::info!(service = name, vip = %face.at.vip, "the alarm is over"),
-                }
-                face.alarm.clone_from(&usable.alarm);
-            }
-            rows.push(Some(if self.saved.spec.remembers() {
-                face.change(currents, now)
-            } else {
-                currents.into_iter().map(Cell::settled).collect()
-            }));
-        }
-        self.publish(dataplane, epochs, rows)
-    }
-
-    /// What time does to the cells: disarming and settling. Publishes if anything changed.
-    pub(super) fn settle(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &mut Epochs,
-        now: u64,
-    ) -> Result<(), DataplaneError> {
-        let rows = self
-            .faces
-            .iter()
-            .map(|face| {
-                // A row so young that a packet may still be working with the one before is left alone: see rules::settle.
-                if !epochs.over(face.committed) || !face.cells.iter().any(|cell| cell.dirty()) {
-                    return None;
-                }
-                let Facts { last_fail, udp_fail, .. } = dataplane.facts(face.at.id);
-                let facts = rules::Facts { last_fail, udp_fail, last_wipe: face.last_wipe };
-                let settled =
-                    |(cell, since): (&Cell, &u64)| rules::settle(*cell, *since, facts, &self.times, now);
-                Some(face.cells.iter().zip(&face.since).map(settled).collect())
-            })
-            .collect();
-        self.publish(dataplane, epochs, rows)
-    }
-
-    /// Publishes rows, one for each face (`None`: as it is): into the spare ones, once no packet can be reading those, then
-    /// the commits. All that can fail comes before the first commit, and the commits follow each other without anything in
-    /// between, so that both families get a change together; a kill between them is finished by the restart.
-    pub(super) fn publish(
-        &mut self,
-        dataplane: &Dataplane,
-        epochs: &mut Epochs,
-        rows: Vec<Option<Vec<Cell>>>,
-    ) -> Result<(), DataplaneError> {
-        let changed: Vec<(usize, Vec<Cell>)> = rows
-            .into_iter()
-            .enumerate()
-            .filter_map(|(face, row)| Some((face, row?)))
-            .filter(|(face, row)| self.faces[*face].differs(row))
-            .collect();
-        for (face, _) in &changed {
-            if !self.faces[*face].fresh() {
-                epochs.wait_for(self.faces[*face].committed)?;
-            }
-        }
-        let fixed = self.fixed();
-        let commits: Vec<_> =
-            changed.iter().map(|(face, row)| self.faces[*face].stage(dataplane, &fixed, row)).collect();
-        for ((face, row), commit) in changed.into_iter().zip(commits) {
-            self.faces[face].commit(dataplane, commit, row, epochs.commit());
-        }
-        Ok(())
     }
 
     /// Makes one of its backends known to the maps: its slot, and the way back of its replies under `nat`.
@@ -437,9 +373,8 @@ impl Service {
         if cells == 0 {
             return 0.0;
         }
-        let takes = |cell: &&Cell| ids.contains(&cell.current());
-        let held: usize = self.faces.iter().map(|face| face.cells.iter().filter(takes).count()).sum();
-        held as f64 / cells as f64
+        let held: u32 = self.faces.iter().flat_map(|face| ids.iter().map(|id| face.held(*id))).sum();
+        f64::from(held) / cells as f64
     }
 
     /// Grows by one with each commit of one of its VIPs.
@@ -449,7 +384,7 @@ impl Service {
 
     /// Cells that have not settled since their last change.
     pub(super) fn dirty_cells(&self) -> u32 {
-        self.faces.iter().map(|face| face.cells.iter().filter(|cell| cell.dirty()).count() as u32).sum()
+        self.faces.iter().map(|face| face.dirty).sum()
     }
 
     /// What needs somebody's attention now; with two VIPs it says which.

@@ -38,9 +38,7 @@ impl Reconciler {
             service.failing.entry(id).or_insert(now);
         }
         // One that new flows go to all the same, because every other one fails as well, keeps its flows.
-        let takes = |id: BackendId| {
-            service.faces.iter().any(|face| face.cells.iter().any(|cell| cell.current() == id))
-        };
+        let takes = |id: BackendId| service.faces.iter().any(|face| face.held(id) > 0);
         let long = |since: u64| now.saturating_sub(since) >= service.times.udp_idle;
         let given_up: Vec<BackendId> = service
             .failing

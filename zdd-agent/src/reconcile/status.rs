@@ -1,5 +1,6 @@
 //! Everything at this moment, for people and metrics.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use zdd_common::maps::Counters;
@@ -7,7 +8,7 @@ use zdd_common::reason::REASONS;
 
 use super::Reconciler;
 use super::service::{self, Service};
-use crate::desired::FULL;
+use crate::desired::{FULL, VersionSpec};
 use crate::health::Health;
 use crate::report::{
     self, BackendState, BackendStatus, FlowTableStatus, InterfaceStatus, Quota, Quotas, Role,
@@ -25,6 +26,10 @@ impl Reconciler {
         let totals = self.totals;
         let (bytes, fill) = self.dataplane.filter_fill();
         let reasons = self.dataplane.reasons();
+        let counters = self.dataplane.all_backend_counters().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Vec::new()
+        });
         let mut interfaces: Vec<InterfaceStatus> = self
             .interfaces
             .iter()
@@ -40,7 +45,7 @@ impl Reconciler {
         Status {
             build: BUILD.to_owned(),
             pid: std::process::id(),
-            services: self.services.iter().map(|service| self.service_status(service)).collect(),
+            services: self.services.iter().map(|service| self.service_status(service, &counters)).collect(),
             flow_table: FlowTableStatus {
                 capacity: self.dataplane.flow_capacity(),
                 entries: totals.half + totals.established + totals.dead,
@@ -55,7 +60,7 @@ impl Reconciler {
         }
     }
 
-    fn service_status(&self, service: &Service) -> ServiceStatus {
+    fn service_status(&self, service: &Service, counters_of: &[Counters]) -> ServiceStatus {
         let spec = &service.saved.spec;
         let counters =
             Counters::sum(service.faces.iter().map(|face| self.dataplane.service_counters(face.at.id)));
@@ -64,7 +69,7 @@ impl Reconciler {
             .versions
             .iter()
             .enumerate()
-            .map(|(place, version)| self.version_status(service, &version.name, version.weight, place == 0))
+            .map(|(place, version)| self.version_status(service, version, place == 0, counters_of))
             .collect();
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(service));
@@ -129,12 +134,25 @@ impl Reconciler {
         ))
     }
 
-    fn version_status(&self, service: &Service, name: &str, weight: u32, stable: bool) -> VersionStatus {
+    fn version_status(
+        &self,
+        service: &Service,
+        version: &VersionSpec,
+        stable: bool,
+        counters_of: &[Counters],
+    ) -> VersionStatus {
+        let (name, weight) = (version.name.as_str(), version.weight);
         let members: Vec<&SavedBackend> =
             service.saved.backends.iter().filter(|b| b.version == name).collect();
-        let backends: Vec<BackendStatus> = members.iter().map(|b| self.backend_status(service, b)).collect();
+        let of = |b: &SavedBackend| counters_of.get(usize::from(b.id)).copied().unwrap_or_default();
+        let weights: HashMap<_, _> = version.backends.iter().map(|b| (b.address, b.weight)).collect();
+        let backend = |b: &&SavedBackend| {
+            let weight = weights.get(&b.address).copied().unwrap_or(0);
+            self.backend_status(service, b, weight, of(b))
+        };
+        let backends: Vec<BackendStatus> = members.iter().map(backend).collect();
         let retired = service.saved.retired.get(name).copied().unwrap_or_default().counters();
-        let counted = members.iter().map(|b| self.dataplane.backend_counters(b.id)).chain([retired]);
+        let counted = members.iter().map(|b| of(b)).chain([retired]);
         let total = Counters::sum(counted);
         VersionStatus {
             name: name.to_owned(),
@@ -150,7 +168,13 @@ impl Reconciler {
         }
     }
 
-    fn backend_status(&self, service: &Service, backend: &SavedBackend) -> BackendStatus {
+    fn backend_status(
+        &self,
+        service: &Service,
+        backend: &SavedBackend,
+        weight: u32,
+        counters: Counters,
+    ) -> BackendStatus {
         let spec = &service.saved.spec;
         let known = self.health.get(&(spec.name.clone(), backend.address));
         let (health, reason) = match known {
@@ -158,20 +182,13 @@ impl Reconciler {
             Some((Health::Unhealthy, reason)) => (report::Health::Unhealthy, reason.clone()),
             _ => (report::Health::Unknown, spec.health.is_none().then(|| "no health check".to_owned())),
         };
-        let weight = spec
-            .versions
-            .iter()
-            .filter(|v| v.name == backend.version)
-            .find_map(|v| v.backends.iter().find(|b| b.address == backend.address))
-            .map_or(0, |b| b.weight);
         let state = if backend.removed {
             BackendState::Removed
-        } else if service.drains(&backend.version, backend.address) {
+        } else if service.backend_drains(backend) {
             BackendState::Draining
         } else {
             BackendState::Active
         };
-        let counters = self.dataplane.backend_counters(backend.id);
         BackendStatus {
             address: backend.address,
             weight,
@@ -198,7 +215,7 @@ fn elsewhere(service: &Service) -> Vec<String> {
     for face in &service.faces {
         let takes = |version: &str| {
             let ids = service.ids_of(version);
-            face.cells.iter().any(|cell| ids.contains(&cell.current()))
+            ids.iter().any(|id| face.held(*id) > 0)
         };
         let taker = spec.versions.iter().find(|v| takes(&v.name)).map_or("nobody", |v| v.name.as_str());
         let family =

@@ -111,6 +111,7 @@ impl Service {
 /// One cell of a service's row: where a flow without an entry belongs (`base`), where a new one goes (`current`).
 ///
 /// Bits 0-15 base, 16-31 current, 32 DIRTY, 33 LOOKUP, 34 ARMED.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Cell(pub u64);
 
