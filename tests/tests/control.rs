@@ -1,7 +1,7 @@
 //! Shifts, health and what is told about them, under traffic. Needs root.
 
 use serde_json::Value;
-use zdd_tests::rig::{self, Result, wait_for};
+use zdd_tests::rig::{self, Families, Result, wait_for};
 use zdd_tests::world::status::{Kept, count, number, service, told, version};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, ask_from, curl, goes_on, unharmed};
 
@@ -248,7 +248,22 @@ fn metrics_agree_with_status() -> Result<()> {
 #[test]
 fn changes_follow_each_other_at_once_though_there_is_hardly_a_spare_row() -> Result<()> {
     // Two services, their rows and one reserve in a map of four rows.
-    let world = World::running(Setup { cells: 32_768, ..Setup::default() })?;
+    changes_follow_each_other(Setup { cells: 32_768, ..Setup::default() })
+}
+
+#[test]
+fn changes_of_two_families_follow_each_other_with_two_spare_rows() -> Result<()> {
+    // Two services with two VIPs, their rows and the reserve of two in a map of six rows.
+    changes_follow_each_other(Setup {
+        cells: 16_384,
+        all_cells: 98_304,
+        families: Families::Both,
+        ..Setup::default()
+    })
+}
+
+fn changes_follow_each_other(setup: Setup) -> Result<()> {
+    let world = World::running(setup)?;
     let load = world.load(20)?;
     for percent in [10, 20, 30, 20, 10, 0] {
         for name in ["web", "echo"] {

@@ -23,6 +23,8 @@ pub struct Setup {
     pub affinity: &'static str,
     /// Cells of each service.
     pub cells: u32,
+    /// Cells of all services together, the spare rows included.
+    pub all_cells: u32,
     /// Entries of the flow table.
     pub flows: u32,
     /// Backends in the rig; the file names only those in `v1` and `v2`.
@@ -63,6 +65,7 @@ impl Default for Setup {
             families: Families::V4,
             affinity: "client",
             cells: 4096,
+            all_cells: 131_072,
             flows: 16384,
             backends: 4,
             v1: vec![1, 2],
@@ -105,13 +108,14 @@ impl Setup {
              [agent.limits]\n\
              services = 8\n\
              backends = 64\n\
-             cells = 131072\n\
+             cells = {}\n\
              flows = {}\n\
              syn_filter = 1048576\n",
             self.interfaces,
             pin_dir.display(),
             self.state_dir,
             self.socket,
+            self.all_cells,
             self.flows
         )
     }
