@@ -30,7 +30,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     table.missing("strategy", "write \"canary\" (step by step) or \"blue-green\" (all at once)", sink);
     let canary = strategy.as_ref().is_none_or(|at| at.value == "canary");
     let steps = steps(&mut table, canary, sink);
-    let auto_promote = boolean(&mut table, "auto_promote", sink);
+    let auto_promote = table.boolean("auto_promote", sink);
     let bake = table.duration("bake", Duration::ZERO..=30 * DAY, sink);
     let on_failure = table.parsed("on_failure", sink, |text| match text {
         "rollback" => Ok(OnFailure::Rollback),
@@ -177,15 +177,6 @@ fn names(analyses: &[At<AnalysisSpec>], sink: &mut Sink<'_>) {
     }
 }
 
-fn boolean(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<bool> {
-    let value = table.take(key)?;
-    let read = value.get_ref().as_bool();
-    if read.is_none() {
-        wrong_type(key, value, "true or false", sink);
-    }
-    read
-}
-
 fn analysis(mut table: Table<'_, '_>, canary: bool, sink: &mut Sink<'_>) -> Option<AnalysisSpec> {
     let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     let name = super::service::name(&mut table, "an analysis", letters, sink);
@@ -208,7 +199,7 @@ fn analysis(mut table: Table<'_, '_>, canary: bool, sink: &mut Sink<'_>) -> Opti
     let inconclusive_limit = table.integer("inconclusive_limit", 0..=1_000_000, sink);
     let consecutive_error_limit = table.integer("consecutive_error_limit", 0..=1_000_000, sink);
     let min_samples = table.integer("min_samples", 0..=1_000_000_000, sink);
-    let dry_run = boolean(&mut table, "dry_run", sink);
+    let dry_run = table.boolean("dry_run", sink);
     let provider = provider(&mut table, sink);
     table.finish(sink);
     Some(AnalysisSpec {
