@@ -29,7 +29,8 @@ fn promtool(args: &[&str]) -> Result<String> {
 fn start(world: &World) -> Result<Proc> {
     let dir = world.rig.scratch().path("prometheus");
     std::fs::create_dir_all(&dir).expect("a directory");
-    let own = std::fs::read_to_string(scripts().join("prometheus/prometheus.yml")).expect("our configuration");
+    let own =
+        std::fs::read_to_string(scripts().join("prometheus/prometheus.yml")).expect("our configuration");
     let config = own.replace("interval: 15s", "interval: 1s");
     assert_ne!(own, config);
     std::fs::write(dir.join("prometheus.yml"), config).expect("written");
@@ -90,7 +91,8 @@ fn dashboard() -> Vec<(String, String)> {
         assert!(panel["description"].as_str().is_some_and(|told| !told.is_empty()), "{title} says nothing");
         for target in panel["targets"].as_array().expect("queries") {
             let text = target["expr"].as_str().expect("an expression");
-            let text = text.replace("$instance", ".*").replace("$service", ".*").replace("$__rate_interval", "20s");
+            let text =
+                text.replace("$instance", ".*").replace("$service", ".*").replace("$__rate_interval", "20s");
             assert!(!text.contains('$'), "{text}");
             all.push((title.to_owned(), text));
         }
@@ -123,21 +125,23 @@ fn selectors_are_found_with_their_matchers() {
 
 #[test]
 fn every_rule_and_panel_finds_its_numbers_in_a_live_agent() -> Result<()> {
-    let mut world = World::running(Setup {
-        rollout: Some(CANARY.to_owned()),
-        idle_ms: 60_000,
-        ..Setup::default()
-    })?;
+    let mut world =
+        World::running(Setup { rollout: Some(CANARY.to_owned()), idle_ms: 60_000, ..Setup::default() })?;
     let load = world.load(10)?;
     // A scrape has to be as promtool wants metrics: names, help, units.
     let text = curl(world.rig.ns("lb"), None, "http://127.0.0.1:9177/metrics")?;
     let file = world.write("metrics.txt", &text)?;
-    // It reads the older text format, in which a counter's help stands under its whole name.
+    // It reads the older text format, which has no infos and gives counters their whole names.
     let linted = Command::new("sh")
-        .args(["-c", "sed -E '/^# (EOF|UNIT)/d' \"$0\" | promtool check metrics", &file.display().to_string()])
+        .args([
+            "-c",
+            "sed -E '/^# (EOF|UNIT)/d; s/^# TYPE (.*) info$/# TYPE \\1_info gauge/; s/^# TYPE (.*) counter$/# TYPE \\1_total counter/' \"$0\" | promtool check metrics",
+            &file.display().to_string(),
+        ])
         .output()
         .expect("promtool runs");
-    let said = String::from_utf8_lossy(&linted.stdout).into_owned() + &String::from_utf8_lossy(&linted.stderr);
+    let said =
+        String::from_utf8_lossy(&linted.stdout).into_owned() + &String::from_utf8_lossy(&linted.stderr);
     let bad: Vec<&str> = said.lines().filter(|line| !line.contains("no help text")).collect();
     assert_eq!(bad, Vec::<&str>::new(), "promtool check metrics");
 
@@ -145,8 +149,9 @@ fn every_rule_and_panel_finds_its_numbers_in_a_live_agent() -> Result<()> {
     world.zdd().run(&["rollout", "start", "web", "v2"])?;
     let expressions = dashboard();
     assert!(expressions.len() > 25, "{expressions:?}");
-    let rules: Value = serde_json::from_str(&curl(world.rig.ns("lb"), None, &format!("{SERVER}/api/v1/rules"))?)
-        .expect("JSON");
+    let rules: Value =
+        serde_json::from_str(&curl(world.rig.ns("lb"), None, &format!("{SERVER}/api/v1/rules"))?)
+            .expect("JSON");
     let rules = rules["data"]["groups"][0]["rules"].as_array().expect("rules").clone();
     assert!(rules.len() >= 14, "{rules:?}");
     // Rates need two scrapes, and new flows of both versions.
@@ -178,8 +183,9 @@ fn every_rule_and_panel_finds_its_numbers_in_a_live_agent() -> Result<()> {
     wait_for("an alert about v2", PATIENCE.max(LONG), Duration::from_millis(500), || {
         Ok::<_, zdd_tests::rig::Error>((!query(&world, alert)?.is_empty()).then_some(()))
     })?;
-    let failed: Value = serde_json::from_str(&curl(world.rig.ns("lb"), None, &format!("{SERVER}/api/v1/rules"))?)
-        .expect("JSON");
+    let failed: Value =
+        serde_json::from_str(&curl(world.rig.ns("lb"), None, &format!("{SERVER}/api/v1/rules"))?)
+            .expect("JSON");
     for rule in failed["data"]["groups"][0]["rules"].as_array().expect("rules") {
         assert_eq!(rule["health"], "ok", "{rule}");
     }

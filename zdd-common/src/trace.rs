@@ -25,7 +25,7 @@ pub struct TraceAsk {
     /// Bytes of each frame.
     pub snap: u32,
 }
-wire!(TraceAsk, 72, { until: u64, reasons: u64, services: u64, net: Addr, mask: Addr, rate: u32, snap: u32, });
+wire!(TraceAsk, 64, { until: u64, reasons: u64, services: u64, net: Addr, mask: Addr, rate: u32, snap: u32 });
 
 /// How many more one CPU may tell of.
 #[repr(C)]
@@ -184,7 +184,14 @@ mod tests {
     use super::*;
 
     fn ask() -> TraceAsk {
-        TraceAsk { until: 100, reasons: u64::MAX, services: u64::MAX, rate: 2, snap: 96, ..TraceAsk::default() }
+        TraceAsk {
+            until: 100,
+            reasons: u64::MAX,
+            services: u64::MAX,
+            rate: 2,
+            snap: 96,
+            ..TraceAsk::default()
+        }
     }
 
     fn addr(text: &str) -> Addr {
@@ -239,7 +246,12 @@ mod tests {
         assert_eq!(a.with(&a).mask, a.mask);
         let six = net("fd00::", 64);
         assert!(a.with(&six).wants(0, &mark()));
-        let apart = TraceAsk { reasons: 1, services: 2, rate: 9, ..a }.with(&TraceAsk { reasons: 4, services: 8, snap: 1500, ..a });
+        let apart = TraceAsk { reasons: 1, services: 2, rate: 9, ..a }.with(&TraceAsk {
+            reasons: 4,
+            services: 8,
+            snap: 1500,
+            ..a
+        });
         assert_eq!((apart.reasons, apart.services, apart.rate, apart.snap), (5, 10, 9, 1500));
     }
 
