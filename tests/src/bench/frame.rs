@@ -19,13 +19,24 @@ pub(super) fn vip(n: u32, v6: bool) -> IpAddr {
     }
 }
 
-/// Number of the VIP, and of the service, of a case's forwarding mode: settled and in transition, then the many.
+/// Number of the first of the services that are settled or in transition, one of each for every forwarding mode. Those of IPv6 are
+/// others: their backends have IPv6 addresses.
+pub(super) fn first_service(v6: bool) -> u32 {
+    if v6 { 50 } else { 0 }
+}
+
+/// Number of the first of the many services.
+pub(super) fn first_of_many(v6: bool) -> u32 {
+    if v6 { 100 + MANY } else { 100 }
+}
+
+/// Number of the VIP, and of the service, of a case's forwarding mode.
 pub(super) fn service(case: &Case) -> u32 {
     let forward = case.forward as u32;
     match case.state {
-        _ if case.services > 1 => 100 + forward * MANY,
-        State::Settled => 2 * forward,
-        State::Transition => 2 * forward + 1,
+        _ if case.services > 1 => first_of_many(case.v6),
+        State::Settled => first_service(case.v6) + 2 * forward,
+        State::Transition => first_service(case.v6) + 2 * forward + 1,
         State::NotVip => 60_000,
     }
 }

@@ -12,10 +12,10 @@ use zdd_common::bench::{Drive, SLOTS, Vip4, Vip6};
 use zdd_common::hash::fold;
 use zdd_common::net::{Addr, TCP, UDP};
 
-use super::cases::{FORWARDS, MANY};
-use super::frame::{PORT, vip};
+use super::cases::FORWARDS;
+use super::frame::{PORT, first_service, vip};
 use super::namespace::{LOOPBACK, PINS};
-use super::ours::{ENDS, Ours};
+use super::ours::{ENDS, Ours, SERVICES};
 use crate::bpf::{self, Mapped};
 
 /// The floors, by the names of their programs.
@@ -167,7 +167,7 @@ unsafe impl<T: zdd_common::wire::Wire> Pod for Plain<T> {}
 
 /// The floors' programs and maps: they know the VIPs that ours knows.
 fn floors(object: &[u8]) -> Result<Ebpf> {
-    let services = 100 + FORWARDS.len() as u32 * MANY;
+    let services = SERVICES;
     let mut ebpf = EbpfLoader::new()
         .map_max_entries("VIPS4", ENDS)
         .map_max_entries("VIPS6", ENDS)
@@ -175,7 +175,7 @@ fn floors(object: &[u8]) -> Result<Ebpf> {
         .map_max_entries("TABLE6", services * SLOTS)
         .load(object)
         .context("the bench's object does not load")?;
-    let known = (0..2 * FORWARDS.len() as u32).chain(100..services);
+    let known = (0..services).filter(|n| *n < 2 * FORWARDS.len() as u32 || *n >= first_service(true));
     {
         let mut vips: HashMap<_, Plain<Vip4>, u32> = ebpf.map_mut("VIPS4").context("VIPS4")?.try_into()?;
         for (n, proto) in known.clone().flat_map(|n| [(n, TCP), (n, UDP)]) {

@@ -1,5 +1,6 @@
 //! The program of ours (this revision's, or another's) with its maps filled, without an agent.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, Pod};
 use zdd_common::atomic::{Atomics as _, Host};
-use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, NextHop, Port, Service};
+use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::hash::{HashKey, fold};
 use zdd_common::limits::{CELLS_DEFAULT, WAYS};
@@ -18,8 +19,8 @@ use zdd_common::reason::REASONS;
 use zdd_common::syn_filter::{self, Line};
 use zdd_common::wire::Wire;
 
-use super::cases::{FORWARDS, MANY};
-use super::frame::{PORT, vip};
+use super::cases::{FORWARDS, MANY, many_forward};
+use super::frame::{PORT, first_of_many, first_service, vip};
 use super::namespace::LOOPBACK;
 use crate::bpf::{self, Mapped};
 
@@ -31,6 +32,10 @@ const BUCKETS: u32 = 1 << 20;
 pub(super) const ENDS: u32 = 1 << 14;
 /// 4 MiB, the agent's default.
 const LINES: u32 = 1 << 16;
+/// Services: see `frame::service`.
+pub(super) const SERVICES: u32 = 100 + 2 * MANY;
+/// Backends of each address family.
+const PER_FAMILY: u32 = FORWARDS.len() as u32 * BACKENDS;
 /// The port by which everything leaves: where it came in.
 const BOUNCE: u16 = 1;
 
@@ -58,10 +63,6 @@ pub(super) struct Ours {
     syns: u64,
 }
 
-fn services() -> u32 {
-    100 + FORWARDS.len() as u32 * MANY
-}
-
 impl Ours {
     /// Loads an object and fills its maps. `dir`: on a BPF file system, for this instance's pins.
     pub(super) fn load(object: &[u8], dir: &Path) -> Result<Self> {
@@ -72,8 +73,8 @@ impl Ours {
             epoch_shift: syn_filter::epoch_shift(zdd_common::time::ticks(64_000_000_000)),
             sample: 0,
         });
-        let (services, cells) = (services(), services() * CELLS_DEFAULT);
-        let backends = FORWARDS.len() as u32 * BACKENDS + 1;
+        let (services, cells) = (SERVICES, SERVICES * CELLS_DEFAULT);
+        let backends = 2 * PER_FAMILY + 1;
         let mut loader = EbpfLoader::new();
         loader
             .default_map_pin_directory(dir)
@@ -118,36 +119,32 @@ impl Ours {
     }
 
     fn fill(&mut self) -> Result<()> {
-        let port = Port { ifindex: LOOPBACK, flags: Port::TX, mac: [2, 0, 0, 0, 0, 1], tags: 0, mtu: 0 };
+        let port = Port { ifindex: LOOPBACK, flags: Port::TX, mac: [2, 0, 0, 0, 0, 1], tags: 0, mtu: 1500 };
         self.ports.set(BOUNCE.into(), &Plain(port), 0)?;
         // SAFETY: a mapped value; no program runs.
         unsafe { (*self.quotas.at(0)).limit = [u64::MAX / 2; 3] };
-        for (forward, (_, mode)) in (0u32..).zip(FORWARDS) {
-            let first = 1 + forward * BACKENDS;
-            for id in first..first + BACKENDS {
-                let [.., a, b] = id.to_be_bytes();
-                let backend = Backend {
-                    addr: std::net::IpAddr::from([10, 8, a, b]).into(),
-                    next_hop: NextHop::new([2, 0, 0, 0xbb, a, b], BOUNCE).0,
-                    port: 8080u16.to_be(),
-                    mode: *mode as u16,
-                    service: 0,
-                    ..Backend::default()
-                };
-                // SAFETY: a mapped value; no program runs.
-                unsafe { self.backends.at(id as usize).write(backend) };
-            }
-            self.service(2 * forward, first, false)?;
-            self.service(2 * forward + 1, first, true)?;
-            for n in 0..MANY {
-                self.service(100 + forward * MANY + n, first, false)?;
+        for v6 in [false, true] {
+            for (forward, (_, mode)) in (0u32..).zip(FORWARDS) {
+                let first = 1 + u32::from(v6) * PER_FAMILY + forward * BACKENDS;
+                for id in first..first + BACKENDS {
+                    // SAFETY: a mapped value; no program runs.
+                    unsafe { self.backends.at(id as usize).write(backend(id, v6, *mode)) };
+                }
+                let n = first_service(v6) + 2 * forward;
+                self.service(n, v6, first, false)?;
+                self.service(n + 1, v6, first, true)?;
+                if *mode == many_forward(v6) {
+                    for n in 0..MANY {
+                        self.service(first_of_many(v6) + n, v6, first, false)?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Service `n` with a VIP of either family and protocol; its cells spread over the backends from `first` on.
-    fn service(&mut self, n: u32, first: u32, dirty: bool) -> Result<()> {
+    /// Service `n` with a VIP of either protocol; its cells spread over the backends from `first` on.
+    fn service(&mut self, n: u32, v6: bool, first: u32, dirty: bool) -> Result<()> {
         let row = n * CELLS_DEFAULT;
         for index in 0..CELLS_DEFAULT {
             let pick = |salt| (first + (fold(salt, index.into()) % u64::from(BACKENDS)) as u32) as u16;
@@ -170,14 +167,11 @@ impl Ours {
         };
         // SAFETY: as above.
         unsafe { self.services.at(n as usize).write(service) };
-        for v6 in [false, true] {
-            for proto in [TCP, UDP] {
-                let end = End::new(vip(n, v6).into(), PORT.to_be(), proto);
-                let id = (4 * n + 2 * u32::from(v6) + u32::from(proto == UDP)) as u16;
-                let entry =
-                    EndEntry { kind: EndKind::Vip as u16, service: n as u16, id, ..EndEntry::default() };
-                self.ends.insert(&Plain(end), &Plain(entry), 0)?;
-            }
+        for proto in [TCP, UDP] {
+            let end = End::new(vip(n, v6).into(), PORT.to_be(), proto);
+            let id = (2 * n + u32::from(proto == UDP)) as u16;
+            let entry = EndEntry { kind: EndKind::Vip as u16, service: n as u16, id, ..EndEntry::default() };
+            self.ends.insert(&Plain(end), &Plain(entry), 0)?;
         }
         Ok(())
     }
@@ -214,6 +208,29 @@ impl Ours {
         let names = self.reasons.info()?.max_entries() as usize;
         ensure!(names <= REASONS.len(), "{names} reasons, {} known", REASONS.len());
         Ok(bpf::per_cpu_sums(self.reasons.fd().as_fd(), names, self.cpus)?)
+    }
+}
+
+/// Backend `id`, of the family that its service's packets are of.
+fn backend(id: u32, v6: bool, mode: Mode) -> Backend {
+    let [.., a, b] = id.to_be_bytes();
+    let (addr, source): (IpAddr, IpAddr) = if v6 {
+        (
+            Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, id as u16).into(),
+            Ipv6Addr::new(0xfd10, 0, 0, 0, 0, 0, 0, 0).into(),
+        )
+    } else {
+        ([10, 8, a, b].into(), [172, 16, 0, 0].into())
+    };
+    Backend {
+        addr: addr.into(),
+        next_hop: NextHop::new([2, 0, 0, 0xbb, a, b], BOUNCE).0,
+        port: 8080u16.to_be(),
+        mode: mode as u16,
+        service: 0,
+        source: source.into(),
+        spread: 0xffff,
+        ..Backend::default()
     }
 }
 
