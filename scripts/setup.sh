@@ -196,6 +196,19 @@ crates() {
 have_crates() { crates --offline; }
 fetch_crates() { crates; }
 
+# ---- kernels, and an emulator to boot them in; unpacked below the target directory, not installed
+
+have_kernels() {
+    compgen -G "$CARGO_TARGET_DIR/vm/linux-image-*/.unpacked" && return
+    # A distribution that has none: the stage says what it left out.
+    ! apt-cache pkgnames linux-image-6. | grep -e '-cloud-amd64$'
+}
+
+fetch_kernels() {
+    apt-get update -q || echo 'apt-get update failed; trying with the package lists that are there'
+    cargo xtask vm --fetch
+}
+
 # ---- the machine
 
 [ "$(id -u)" = 0 ] || die 'zdd needs root: it makes network namespaces and loads eBPF programs.' \
@@ -226,5 +239,7 @@ crates_hint='crates come from https://index.crates.io and https://static.crates.
 ensure 'crates' have_crates fetch_crates "$net_hint" "$crates_hint" \
     'if the log says that the lock file needs an update: cargo update --workspace, and commit Cargo.lock.'
 ensure "bpf-linker $bpf_linker" have_bpf_linker build_bpf_linker "$net_hint" "$crates_hint"
+[ "$tests" = no ] || ensure 'kernels to test on' have_kernels fetch_kernels "$net_hint" \
+    'they are packages of Debian: linux-image-6.1.*-cloud-amd64 and linux-image-6.12.*-cloud-amd64 (backports, or Debian 13).'
 [ "$tests" = no ] || ensure "cargo-deny $cargo_deny" have_cargo_deny build_cargo_deny "$net_hint" "$crates_hint"
 printf '%sset-up complete%s (%s)\n' "$green" "$plain" "$(since "$start")"

@@ -16,6 +16,7 @@ stages=(
     unit
     model-check
     namespaces
+    vm
     demo-nat
     demo-l2
     leftovers
@@ -42,6 +43,10 @@ stage_unit() { cargo test --locked --workspace --exclude zdd-ebpf --exclude zdd-
 stage_model-check() { cargo xtask model-check --short; }
 
 stage_namespaces() { cargo test --locked --package zdd-tests --no-fail-fast; }
+
+# The kernel tests on Linux 6.1 and 6.12, each in an emulated machine that is ended when its time is over. Few random frames: the
+# emulation is 10 to 30 times slower.
+stage_vm() { cargo xtask vm --kernel 6.1 --kernel 6.12 --frames 3000 --minutes 10; }
 
 demo() {
     build_release
