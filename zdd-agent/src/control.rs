@@ -3,12 +3,16 @@
 //! Nothing here knows maps or sockets. The loop owns the [`mpsc::Receiver`] and answers every [`Request`] through its
 //! [`Reply`]; a request that is dropped unanswered is told to the caller as an internal error.
 
+mod change;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub use change::{Change, Generations, Made, SpentKey};
 
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
@@ -41,6 +45,8 @@ pub enum RefusedCode {
     Invalid,
     /// It contradicts something that exists or is under way.
     Conflict,
+    /// The caller's role does not allow it.
+    Denied,
     /// The agent failed.
     Internal,
 }
@@ -222,6 +228,12 @@ pub enum Request {
         clients: Vec<SocketAddr>,
         reply: Reply<WhoMoves>,
     },
+    /// A request that changes something, with what goes with it.
+    Change {
+        change: Box<Change>,
+        then: Box<Request>,
+        made: Made,
+    },
 }
 
 /// What is asked of a rollout.
@@ -282,6 +294,7 @@ impl Request {
             Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Change { then, .. } => then.refuse(refused),
         }
     }
 }
@@ -289,7 +302,7 @@ impl Request {
 /// Makes the two ends. `capacity` requests may wait; the next caller waits for room.
 pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(capacity);
-    (Handle { requests }, receiver)
+    (Handle { requests, pending: None }, receiver)
 }
 
 /// The asking end. Clones ask the same loop.
@@ -298,6 +311,8 @@ pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    /// What goes with the next question.
+    pending: Option<std::sync::Arc<std::sync::Mutex<Option<(Change, Made)>>>>,
 }
 
 impl Handle {
@@ -308,7 +323,7 @@ impl Handle {
             )
         };
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| gone())?;
+        self.requests.send(self.wrap(request(reply))).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

@@ -1,11 +1,15 @@
 //! What the operator wants: the validated form of the configuration file, and of every later change by command.
 //! No text, no maps, no I/O: `config` makes it from TOML, `plan` compares it with what is there.
 
+mod api;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use api::{Access, ApiSpec, RemoteSpec, RoleRule};
 
 use crate::prefix::{ENCAP_SOURCES, Prefix};
 
@@ -50,6 +54,9 @@ pub struct AgentSpec {
     pub sample_events: u32,
     /// Where outer headers of `ipip` come from.
     pub encap: EncapSources,
+    /// Who may talk to the agent.
+    #[serde(default)]
+    pub api: ApiSpec,
 }
 
 /// Source prefixes of outer headers, one per family. What is behind the prefix differs from flow to flow.

@@ -53,6 +53,8 @@ pub struct Setup {
     pub state_dir: &'static str,
     /// The agent's socket, below the rig's directory.
     pub socket: &'static str,
+    /// The text of `[agent.api]`, its header included.
+    pub api: String,
 }
 
 impl Default for Setup {
@@ -80,6 +82,7 @@ impl Default for Setup {
             pin_dir: "bpf/zdd".to_owned(),
             state_dir: "state",
             socket: "zdd.sock",
+            api: String::new(),
         }
     }
 }
@@ -110,13 +113,15 @@ impl Setup {
              backends = 64\n\
              cells = {}\n\
              flows = {}\n\
-             syn_filter = 1048576\n",
+             syn_filter = 1048576\n\
+             {}",
             self.interfaces,
             pin_dir.display(),
             self.state_dir,
             self.socket,
             self.all_cells,
-            self.flows
+            self.flows,
+            self.api
         )
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
-use super::value;
-use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits};
+use super::{api, value};
+use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits};
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
 
@@ -24,6 +24,7 @@ pub(super) struct AgentRead {
     pub syn_memory: Duration,
     sample_events: u32,
     pub encap: EncapSources,
+    api: ApiSpec,
 }
 
 impl AgentRead {
@@ -40,6 +41,7 @@ impl AgentRead {
             syn_memory: self.syn_memory,
             sample_events: self.sample_events,
             encap: self.encap,
+            api: self.api,
         })
     }
 }
@@ -87,6 +89,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
             .unwrap_or_else(|| EncapSources::default().v6),
     };
     let limits = limits(&mut table, sink);
+    let api = api::read(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -100,6 +103,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         sample_events: value(sample_events).unwrap_or(0),
         encap,
+        api,
     }
 }
 
@@ -137,7 +141,7 @@ fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut 
     value(read).unwrap_or_else(|| PathBuf::from(default))
 }
 
-fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
+pub(super) fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
     match text {
         _ if !text.starts_with('/') => {
             Err(Unreadable(format!("`{text}` is not absolute; write the path from / on")))

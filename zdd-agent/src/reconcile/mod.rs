@@ -2,6 +2,7 @@
 //! and answers go out. Intent is persisted before it is committed, so that a kill at any point is finished by the restart.
 
 mod apply;
+mod change;
 mod commands;
 mod drains;
 mod explain;
@@ -34,6 +35,7 @@ use crate::clock;
 use crate::control::{Refused, Request};
 use crate::dataplane::{Dataplane, DataplaneError, FlowTotals};
 use crate::desired::{Desired, ServiceSpec};
+use crate::events::{EventKind, EventLog};
 use crate::health::{Checker, Health, NetworkProber, Target, Transition};
 use crate::links::{LinkEvent, LinkWatcher};
 use crate::neighbour::{NextHopChange, NextHopState, Resolver};
@@ -47,6 +49,7 @@ use ids::Ids;
 use network::Interface;
 use service::{HealthMap, Orders, Service};
 
+pub use change::KEY_LIFE;
 pub use restore::start;
 
 /// What tells port slots apart: interface index, its MAC, and the VLANs there.
@@ -85,6 +88,8 @@ pub struct Reconciler {
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
+    events: EventLog,
+    spent: change::Spent,
 }
 
 /// How often veths are asked whether they take redirected frames.
@@ -119,10 +124,9 @@ impl Reconciler {
                 biased;
                 () = shutdown.wait() => return Ok(Ended::Stopped),
                 Some(request) = requests.recv() => {
-                    if let Request::Detach { reply } = request {
+                    if let Some(reply) = self.take(request) {
                         return self.detach(reply);
                     }
-                    self.answer(request);
                     self.watch_weights();
                 }
                 Some(answer) = self.rollouts.answers.recv() => self.rollout_answer(answer),
@@ -211,11 +215,20 @@ impl Reconciler {
     fn note_health(&mut self, transition: Transition) -> Option<(usize, bool)> {
         let Transition { service: name, backend, health, reason } = transition;
         let index = self.services.iter().position(|s| s.name() == name)?;
-        let saved = self.services[index].saved.backends.iter_mut().find(|b| b.address == backend)?;
+        self.services[index].saved.backends.iter().find(|b| b.address == backend)?;
         match &reason {
             Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
             None => tracing::info!(service = name, %backend, %health, "health"),
         }
+        let because = reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+        let generation = self.services[index].generation();
+        self.events.note(
+            EventKind::Health,
+            Some((&name, generation)),
+            format!("{backend} is {health}{because}"),
+            None,
+        );
+        let saved = self.services[index].saved.backends.iter_mut().find(|b| b.address == backend)?;
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
         let news = saved.unhealthy != unhealthy;
         saved.unhealthy = unhealthy;
@@ -249,6 +262,7 @@ impl Reconciler {
             key: self.key,
             file: &self.file,
             services: self.services.iter().map(|service| &service.saved).collect(),
+            keys: self.spent.keys(),
         }
     }
 
@@ -258,7 +272,9 @@ impl Reconciler {
             Refused::internal(format!(
                 "{error}\nhelp: nothing was changed; make room or permissions for it and repeat"
             ))
-        })
+        })?;
+        self.spent.saved();
+        Ok(())
     }
 
     fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {

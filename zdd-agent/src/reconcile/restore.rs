@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::Reconciler;
@@ -14,6 +15,7 @@ use super::service::{self, Orders, Service};
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
 use crate::desired::Desired;
+use crate::events::EventLog;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
 use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
@@ -27,6 +29,12 @@ use crate::store::Store;
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
 pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let store = Store::open(&desired.agent.state_dir)?;
+    let events = EventLog::open(&desired.agent.state_dir).with_context(|| {
+        format!(
+            "events.jsonl in {} cannot be opened\nhelp: see agent.state_dir",
+            desired.agent.state_dir.display()
+        )
+    })?;
     let saved: Option<State> = store.load()?;
     // Refusals that the state alone can tell come before the kernel is touched.
     if let Some(state) = &saved {
@@ -55,7 +63,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     }
     let now = clock::now_ns();
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
-    let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let mut state =
+        saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new(), keys: Vec::new() });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
@@ -108,6 +117,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         rollouts: super::rollouts::Tasks::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
+        events,
+        spent: super::change::Spent::recall(std::mem::take(&mut state.keys)),
         desired,
     };
     reconciler.recall_health();

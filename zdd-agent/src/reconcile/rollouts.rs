@@ -12,6 +12,7 @@ use super::Reconciler;
 use super::drains::unix_ms;
 use crate::control::{Refused, Target};
 use crate::desired::{BasisPoints, FULL};
+use crate::events::EventKind;
 use crate::rollout::machine::{self, Effect, Event, Phase, Work};
 use crate::rollout::provider::{self, About};
 use crate::rollout::runs::Outcome;
@@ -166,7 +167,10 @@ impl Reconciler {
                 Effect::Start(..) => self.start_work(index, &effect),
                 Effect::Stop(token) => self.stop_work(index, token),
                 Effect::Drain => self.see_to_drain(index),
-                Effect::Announce(text) => self.tell_hooks(index, &text),
+                Effect::Announce(text) => {
+                    self.note_event(EventKind::Rollout, index, text.clone());
+                    self.tell_hooks(index, &text);
+                }
             }
         }
     }
