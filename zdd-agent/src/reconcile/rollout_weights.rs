@@ -4,6 +4,7 @@ use super::Reconciler;
 use crate::control::{Refused, Target};
 use crate::desired::{BasisPoints, FULL};
 use crate::rollout::machine::{Event, Phase};
+use crate::rollout::spec::HookKind;
 use crate::text::percent;
 
 impl Reconciler {
@@ -62,8 +63,10 @@ impl Reconciler {
             }
             return;
         }
+        let contracts = rollout.plan.spec.calls(HookKind::Contract);
         let report = self.drain_report(index, &target);
-        if report.drained || report.deadline_passed {
+        // Past the deadline flows are let go, and with the last of them it is drained; `contract` waits for that.
+        if report.drained || report.deadline_passed && !contracts {
             self.rollout_goes_on(index, Event::Drained);
         }
     }

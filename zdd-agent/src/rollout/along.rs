@@ -64,6 +64,7 @@ impl Walk<'_> {
                 .zip(&progress.runs)
                 .all(|(spec, run)| spec.dry_run || !self.active(spec.when) || run.proven >= spec.count),
             Some(Stage::Drain) => progress.drained,
+            Some(Stage::Together(time)) => progress.cleared > time,
         }
     }
 

@@ -22,7 +22,7 @@ fn well(_: u64) -> Outcome {
 
 impl<'a> Story<'a> {
     fn new(plan: &'a Plan) -> Self {
-        let (progress, effects) = begin(plan, false, 0);
+        let (progress, effects) = begin(plan, Holds::default(), 0);
         let mut story =
             Story { plan, progress, now: 0, told: Vec::new(), measure: well, call: |_| Ok(()), accept: true };
         story.act(effects);
@@ -161,7 +161,7 @@ fn a_confirming_hook_is_asked_until_it_agrees_and_a_failing_one_ends_it() {
     let confirming = plan(canary(), OnFailure::Rollback, &[HookKind::ConfirmRollout]);
     let mut story = Story::new(&confirming);
     assert_eq!(story.progress.weight, 100);
-    let (progress, _) = begin(&confirming, false, 0);
+    let (progress, _) = begin(&confirming, Holds::default(), 0);
     story.progress = progress;
     story.call = |now| if now < 5_000 { Err("not yet".to_owned()) } else { Ok(()) };
     let token = story.progress.token;
@@ -172,7 +172,7 @@ fn a_confirming_hook_is_asked_until_it_agrees_and_a_failing_one_ends_it() {
     assert_eq!(story.progress.weight, 100);
 
     let failing = plan(canary(), OnFailure::Rollback, &[HookKind::Rollout]);
-    let (progress, _) = begin(&failing, false, 0);
+    let (progress, _) = begin(&failing, Holds::default(), 0);
     let mut story = Story { progress, plan: &failing, ..story };
     let token = story.progress.token;
     story.event(Event::HookDone(token, Err("exit 1".to_owned())));

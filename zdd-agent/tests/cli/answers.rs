@@ -225,6 +225,9 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 note(format!("history {service}"));
                 drop(reply.send(Ok(crate::rollout::history())));
             }
+            Request::Line { stopped, reply } => {
+                drop(reply.send(Ok(LineReport { stopped, rollouts: vec!["web".to_owned()] })));
+            }
             Request::Gate { service, closed, reason, reply } => {
                 note(format!("gate {service} closed={closed} {reason:?}"));
                 drop(reply.send(Ok(changed(&service, "noted".to_owned()))));

@@ -54,6 +54,7 @@ fn what_is_not_said_has_its_documented_default() {
             udp_idle_timeout: 60s,
             udp: Stick,
             drain_timeout: None,
+            capacity: None,
             cells: 16384,
             health: None,
             rollout: None,
