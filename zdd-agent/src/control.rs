@@ -14,7 +14,7 @@ use crate::desired::{BasisPoints, Desired};
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
 };
-use crate::rollout::report::{LineReport, RolloutHistory, RolloutPlan, RolloutReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::text::{Unreadable, parse_socket};
 
 /// Where the answer to one request goes.
@@ -215,7 +215,7 @@ pub enum Request {
     },
     Line {
         stopped: Option<String>,
-        reply: Reply<LineReport>,
+        reply: Reply<StoppedLine>,
     },
     Detach {
         reply: Reply<DetachReport>,
@@ -413,7 +413,7 @@ impl Handle {
     }
 
     /// Stops the line: no rollout of any service takes a step up until it is released with `None`.
-    pub async fn line(&self, stopped: Option<String>) -> Result<LineReport, Refused> {
+    pub async fn line(&self, stopped: Option<String>) -> Result<StoppedLine, Refused> {
         self.ask(|reply| Request::Line { stopped, reply }).await
     }
 

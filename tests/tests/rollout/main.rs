@@ -1,6 +1,8 @@
 //! Rollouts with a running agent, under traffic that must not notice. Needs root.
 
 mod answers;
+mod database;
+mod holds;
 mod page;
 
 use std::time::{Duration, Instant};

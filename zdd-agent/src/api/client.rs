@@ -20,7 +20,7 @@ use crate::desired::BasisPoints;
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
 };
-use crate::rollout::report::{LineReport, RolloutHistory, RolloutPlan, RolloutReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +269,7 @@ impl Client {
     }
 
     /// See [`Handle::line`](crate::control::Handle::line).
-    pub async fn line(&mut self, stopped: Option<String>) -> Result<LineReport, ClientError> {
+    pub async fn line(&mut self, stopped: Option<String>) -> Result<StoppedLine, ClientError> {
         report(self.inner.set_line(pb::SetLineRequest { stopped }).await)
     }
 

@@ -261,7 +261,7 @@ impl pb::control_server::Control for Control {
     async fn set_line(
         &self,
         request: Request<pb::SetLineRequest>,
-    ) -> Result<Response<pb::LineReport>, Status> {
+    ) -> Result<Response<pb::StoppedLine>, Status> {
         answer(self.handle.line(request.into_inner().stopped).await)
     }
 

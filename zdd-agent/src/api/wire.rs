@@ -152,7 +152,7 @@ message!(
         log
     }
 );
-message!(rollout::LineReport, LineReport { stopped, rollouts });
+message!(rollout::StoppedLine, StoppedLine { stopped, rollouts });
 message!(rollout::StepReport, RolloutStep { what, rollback, state });
 message!(
     rollout::AnalysisReport,

@@ -11,7 +11,7 @@ use super::rollout_args::{GateCommand, Move, RolloutCommand, Wait};
 use super::table;
 use crate::api::client::{Client, ClientError};
 use crate::control::{RolloutAct, RolloutAsk};
-use crate::rollout::report::{LineReport, RolloutHistory, RolloutPlan, RolloutReport, StepReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport, StoppedLine};
 
 /// How often somebody who waits looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -158,7 +158,7 @@ fn step_lines(steps: &[StepReport], rollbacks: bool) -> String {
 }
 
 /// `zdd rollout stop-the-line` and `release-the-line`.
-fn line(report: &LineReport) -> String {
+fn line(report: &StoppedLine) -> String {
     let under_way = match report.rollouts.as_slice() {
         [] => "no rollout is under way".to_owned(),
         some => format!("rollouts under way: {}", some.join(", ")),

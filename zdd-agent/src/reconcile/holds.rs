@@ -3,7 +3,7 @@
 use super::Reconciler;
 use crate::control::Refused;
 use crate::rollout::machine::{Event, Holds};
-use crate::rollout::report::LineReport;
+use crate::rollout::report::StoppedLine;
 use crate::rollout::spec::RolloutSpec;
 
 impl Reconciler {
@@ -32,7 +32,7 @@ impl Reconciler {
     }
 
     /// Stops the line, or lets it go on with `None`. Persisted before any rollout hears of it.
-    pub(super) fn set_line(&mut self, stopped: Option<String>) -> Result<LineReport, Refused> {
+    pub(super) fn set_line(&mut self, stopped: Option<String>) -> Result<StoppedLine, Refused> {
         let reason = stopped.map(|why| if why.is_empty() { "by command".to_owned() } else { why });
         let before = std::mem::replace(&mut self.line_stopped, reason);
         if let Err(refused) = self.save() {
@@ -45,7 +45,7 @@ impl Reconciler {
         }
         (0..self.services.len()).for_each(|index| self.look_at_holds(index));
         let held = self.services.iter().filter(|service| service.saved.rollouts.active().is_some());
-        Ok(LineReport {
+        Ok(StoppedLine {
             stopped: self.line_stopped.clone(),
             rollouts: held.map(|service| service.name().to_owned()).collect(),
         })

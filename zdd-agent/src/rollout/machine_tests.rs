@@ -205,3 +205,30 @@ fn somebody_elses_shift_pauses_and_resume_puts_the_plans_weight_back() {
     assert_eq!(story.told[before..], ["  3 resumed: tested", "  3 v2 has 1% of new flows"]);
     assert!(!story.progress.displaced);
 }
+
+#[test]
+fn a_contract_that_fails_is_never_rolled_back_by_itself() {
+    let strategy = Strategy::BlueGreen { auto_promote: true, bake: Duration::ZERO };
+    let mut plan = plan(strategy, OnFailure::Rollback, &[HookKind::Contract]);
+    plan.spec.analyses.clear();
+    plan.spec.soak = Duration::from_secs(2);
+    let (progress, effects) = begin(&plan, Holds::default(), 0);
+    assert!(effects.contains(&Effect::SetWeights(FULL)), "{effects:?}");
+    let event = |progress: &Progress, event, now| step(&plan, progress, event, now).unwrap();
+    let (progress, effects) = event(&progress, Event::WeightsSet(FULL), 0);
+    assert!(effects.contains(&Effect::Drain) && !progress.contracting(&plan), "{effects:?}");
+    let (progress, _) = event(&progress, Event::Drained, 1_000);
+    let (progress, effects) = event(&progress, Event::Tick, 2_999);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Start(..))), "the soak is not over: {effects:?}");
+    let (progress, effects) = event(&progress, Event::Tick, 3_000);
+    let Some(Effect::Start(token, Work::Call(0))) = effects.last() else { panic!("{effects:?}") };
+    let (progress, effects) = event(&progress, Event::HookDone(*token, Err("locked".to_owned())), 3_000);
+    assert!(
+        matches!(&progress.phase, Phase::Frozen(why) if why.contains("contract hook failed: locked")),
+        "{progress:?}"
+    );
+    assert!(!effects.iter().any(|e| matches!(e, Effect::SetWeights(_))), "{effects:?}");
+    // A retry calls it again.
+    let (_, effects) = event(&progress, Event::Operator(Command::Retry, String::new()), 4_000);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Start(_, Work::Call(0)))), "{effects:?}");
+}

@@ -134,7 +134,7 @@ pub struct RolloutPlan {
 
 /// `zdd rollout stop-the-line` and `release-the-line`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LineReport {
+pub struct StoppedLine {
     /// Why no rollout takes a step up; `None`: they do.
     pub stopped: Option<String>,
     /// Services with a rollout under way.

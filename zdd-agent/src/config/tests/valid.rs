@@ -186,6 +186,7 @@ fn everything_can_be_said() {
                 drain_timeout: Some(
                     5400s,
                 ),
+                capacity: None,
                 cells: 4096,
                 health: Some(
                     HealthSpec {
