@@ -188,10 +188,8 @@ impl Reconciler {
         }
         let new: Vec<BasisPoints> =
             versions.iter().map(|version| if version.name == target { FULL } else { 0 }).collect();
-        let began = unix_ms();
+        let (began, back_to) = (unix_ms(), target.clone());
         let before = self.services[index].saved.rollouts.clone();
-        let mut notes = Vec::new();
-        self.guard_health(index, &new, false, &mut notes)?;
         let from = now.unwrap_or_else(|| "several versions".to_owned());
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         let rollouts = &mut self.services[index].saved.rollouts;
@@ -214,9 +212,11 @@ impl Reconciler {
         if let Some(rollout) = &mut rollouts.current {
             rollout.note(began, text);
         }
-        self.put_weights(index, &new, notes).map(drop).inspect_err(|_| {
+        let given = self.give_back(index, &back_to, &new);
+        if given.is_err() {
             self.services[index].saved.rollouts = before;
-        })
+        }
+        given
     }
 
     /// `zdd rollback` during a rollout is an abort. Gives the version that gets everything, if there is a rollout.

@@ -4,6 +4,8 @@ use super::machine::*;
 use super::runs::Outcome;
 use super::search_tests::{canary, plan};
 use super::spec::*;
+use crate::desired::FULL;
+use std::time::Duration;
 
 /// An agent that does everything at once: weights are set, measurements and hooks answer as `answers` says.
 struct Story<'a> {
