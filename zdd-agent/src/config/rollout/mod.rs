@@ -38,7 +38,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     let drain_deadline = table.duration("drain_deadline", SECOND..=30 * DAY, sink);
     let freeze = windows(&mut table, sink);
     let soak = table.duration("soak", Duration::ZERO..=30 * DAY, sink);
-    let reversible = boolean(&mut table, "reversible", sink);
+    let reversible = table.boolean("reversible", sink);
     let analyses = several(&mut table, "analysis", sink, |table, sink| analysis::read(table, canary, sink));
     let hooks = several(&mut table, "hook", sink, hook::read);
     analysis::names(&analyses, sink);
