@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod neighbour;
 pub mod notify;
 pub mod plan;
 pub mod prefix;
+pub mod program;
 pub mod reconcile;
 pub mod report;
 pub mod rollout;
@@ -23,6 +25,7 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod text;
+pub mod tls;
 pub mod weights;
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ fn names(analyses: &[At<AnalysisSpec>], sink: &mut Sink<'_>) {
     }
 }
 
-fn boolean(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<bool> {
+pub(super) fn boolean(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<bool> {
     let value = table.take(key)?;
     let read = value.get_ref().as_bool();
     if read.is_none() {
@@ -318,7 +318,7 @@ fn http(text: &str) -> Result<String, Unreadable> {
     }
 }
 
-fn argv(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<Vec<String>> {
+pub(super) fn argv(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<Vec<String>> {
     let example = "an array of program and arguments, as [\"/usr/local/bin/check\", \"v2\"]";
     let At { value: items, span } = table.array(key, example, sink)?;
     let mut argv = Vec::new();
@@ -345,7 +345,7 @@ fn condition(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Condition
     value(read)
 }
 
-fn parse_condition(text: &str) -> Result<Condition, Unreadable> {
+pub(super) fn parse_condition(text: &str) -> Result<Condition, Unreadable> {
     use Comparison::*;
     let wrong = |why: &str| {
         Unreadable(format!(
