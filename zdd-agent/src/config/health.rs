@@ -9,7 +9,8 @@ use toml::de::DeValue;
 
 use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, wrong_type};
-use super::rollout::{argv, boolean, parse_condition};
+use super::rollout::provider::parse_condition;
+use super::rollout::{argv, boolean};
 use super::value;
 use crate::desired::{
     Dependency, DnsCheck, GrpcCheck, HealthSpec, HttpCheck, JsonAssertion, Probe, UdpCheck,
