@@ -157,5 +157,7 @@ fn snapshot(status: &Status) -> MetricsSnapshot {
                 attached: interface.attached,
             })
             .collect(),
+        probes: status.probes,
+        probes_late: status.probes_late,
     }
 }

@@ -63,7 +63,9 @@ pub async fn run(
         let output = tokio::time::timeout(Duration::from_millis(100), read).await.unwrap_or_default();
         (status, output)
     };
-    let (status, output) = tokio::time::timeout(timeout, talk).await.map_err(|_| format!("no answer within {}", humantime::format_duration(timeout)))?;
+    let (status, output) = tokio::time::timeout(timeout, talk)
+        .await
+        .map_err(|_| format!("no answer within {}", humantime::format_duration(timeout)))?;
     let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;
     let text = String::from_utf8_lossy(&output);
     let said = text.lines().next().unwrap_or_default().trim().chars().take(200).collect();

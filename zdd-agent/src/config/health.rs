@@ -39,10 +39,12 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Heal
     let kinds: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).filter(|kind| table.has(kind)).collect();
     let probe = match kinds.as_slice() {
         [kind] => {
-            let spans = foreign(&table, kind, sink);
+            let others = foreign(&table, kind, sink);
             let probe = probe(&mut table, kind, sink);
             // Asked for, so that they are not told a second time as unknown.
-            spans.into_iter().for_each(|key| drop(table.take(key)));
+            for key in others {
+                table.take(key);
+            }
             probe
         }
         kinds => {
@@ -53,7 +55,10 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Heal
             let message = match kinds {
                 [] => "a health check does not say what to ask".to_owned(),
                 [first, others @ ..] => {
-                    format!("a health check asks one thing, not both `{first}` and `{}`", others.join("` and `"))
+                    format!(
+                        "a health check asks one thing, not both `{first}` and `{}`",
+                        others.join("` and `")
+                    )
                 }
             };
             sink.error(Some(table.span.clone()), message, help);
@@ -79,7 +84,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Heal
     let fast_interval = value(fast_interval);
     let say = humantime::format_duration;
     if let Some(fast) = fast_interval.filter(|fast| *fast > interval) {
-        let message = format!("`fast_interval` is {}, longer than the interval ({})", say(fast), say(interval));
+        let message =
+            format!("`fast_interval` is {}, longer than the interval ({})", say(fast), say(interval));
         sink.error(at, message, "make it shorter, or leave it out");
     }
     if timeout > interval {
@@ -114,7 +120,8 @@ fn foreign(table: &Table<'_, '_>, kind: &str, sink: &mut Sink<'_>) -> Vec<&'stat
     others.dedup();
     others.retain(|key| !own.contains(key) && table.has(key));
     if !others.is_empty() {
-        let message = format!("`{}` mean nothing to a check with `{kind}`", others.join("`, `"));
+        let mean = if others.len() == 1 { "means" } else { "mean" };
+        let message = format!("`{}` {mean} nothing to a check with `{kind}`", others.join("`, `"));
         let help = match (kind, own) {
             ("tcp", _) => "remove them, or ask http = \"/\" instead of tcp = true".to_owned(),
             (_, []) => "remove them".to_owned(),
@@ -203,8 +210,11 @@ fn json_assertion(text: &str) -> Result<JsonAssertion, Unreadable> {
 fn grpc(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<GrpcCheck> {
     let service = table.parsed("grpc", sink, |text| {
         let fits = text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic());
-        fits.then(|| text.to_owned())
-            .ok_or_else(|| Unreadable(format!("`{text}` is no service; write \"my.package.Service\", or \"\" for the whole server")))
+        fits.then(|| text.to_owned()).ok_or_else(|| {
+            Unreadable(format!(
+                "`{text}` is no service; write \"my.package.Service\", or \"\" for the whole server"
+            ))
+        })
     });
     let watch = boolean(table, "watch", sink).unwrap_or(false);
     let tls = boolean(table, "tls", sink).unwrap_or(false);
@@ -244,7 +254,9 @@ fn bytes(
             pair.and_then(|pair| u8::from_str_radix(pair, 16).ok())
         });
         bytes.collect::<Option<Vec<u8>>>().ok_or_else(|| {
-            Unreadable(format!("`{text}` is not bytes in hexadecimal; write two digits for each, as \"0a ff\""))
+            Unreadable(format!(
+                "`{text}` is not bytes in hexadecimal; write two digits for each, as \"0a ff\""
+            ))
         })
     });
     if plain.is_some() && digits.is_some() {
@@ -300,7 +312,8 @@ fn tls_of(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> TlsSpec {
     };
     let (ca, cert, key) = (file("ca"), file("client_cert"), file("client_key"));
     let insecure = boolean(table, "insecure", sink).unwrap_or(false);
-    let mut wrong = |message: &str, help: &str| sink.error(Some(table.span.clone()), message.to_owned(), help);
+    let mut wrong =
+        |message: &str, help: &str| sink.error(Some(table.span.clone()), message.to_owned(), help);
     if cert.is_some() != key.is_some() {
         wrong("`client_cert` and `client_key` belong together", "name both, or neither");
     }

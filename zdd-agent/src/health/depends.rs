@@ -51,9 +51,36 @@ pub fn well(value: &Value) -> bool {
         Value::String(text) => {
             ["ok", "up", "pass", "healthy"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
         }
-        Value::Object(fields) => fields.get("status").is_some_and(|status| !status.is_object() && well(status)),
+        Value::Object(fields) => {
+            fields.get("status").is_some_and(|status| !status.is_object() && well(status))
+        }
         _ => false,
     }
+}
+
+/// The shared dependencies that fail for everybody: all backends that tell of one say so, and at least half of all backends tell.
+/// `backends`: what each backend of a service last told; nothing, where nobody answered.
+pub fn outages<'a>(backends: &[&'a [DependencyState]]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = backends
+        .iter()
+        .flat_map(|told| told.iter().filter(|state| state.shared && state.well == Some(false)))
+        .map(|state| state.name.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| {
+        let told = |backend: &&[DependencyState]| {
+            backend.iter().find(|state| state.name == *name).and_then(|state| state.well)
+        };
+        let told: Vec<bool> = backends.iter().filter_map(told).collect();
+        told.iter().all(|well| !well) && told.len() * 2 >= backends.len()
+    });
+    names
+}
+
+/// Whether what a backend told explains its failure by one of these outages.
+pub fn explains(told: &[DependencyState], outages: &[&str]) -> bool {
+    told.iter().any(|state| state.well == Some(false) && outages.contains(&state.name.as_str()))
 }
 
 #[cfg(test)]
@@ -87,5 +114,23 @@ mod tests {
         assert_eq!(state("$.db.lag", Some(below(5.0))).well, Some(false));
         assert_eq!(state("$.db", Some(below(5.0))).well, None);
         assert_eq!(read(&[dependency("$.db", None)], None)[0].well, None);
+    }
+
+    #[test]
+    fn an_outage_is_one_that_all_who_answer_tell_of() {
+        let told = |well: Option<bool>, shared: bool| {
+            vec![DependencyState { name: "db".into(), shared, well, said: String::new() }]
+        };
+        let names = |all: &[Vec<DependencyState>]| {
+            let all: Vec<&[DependencyState]> = all.iter().map(Vec::as_slice).collect();
+            outages(&all).len()
+        };
+        let (up, down, silent) = (told(Some(true), true), told(Some(false), true), told(None, true));
+        assert_eq!(names(&[down.clone(), down.clone()]), 1);
+        assert_eq!(names(&[down.clone(), up]), 0);
+        assert_eq!(names(&[down.clone(), down.clone(), silent.clone(), vec![]]), 1);
+        assert_eq!(names(&[down.clone(), silent.clone(), vec![]]), 0, "one of three tells nothing of all");
+        assert_eq!(names(&[told(Some(false), false)]), 0, "a backend's own");
+        assert!(explains(&down, &["db"]) && !explains(&silent, &["db"]) && !explains(&down, &[]));
     }
 }

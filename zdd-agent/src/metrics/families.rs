@@ -58,7 +58,16 @@ impl Family {
 
 impl Collector for Families {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let MetricsSnapshot { build, services, flows, syn_filter_fill, packets, interfaces } = &self.0;
+        let MetricsSnapshot {
+            build,
+            services,
+            flows,
+            syn_filter_fill,
+            packets,
+            interfaces,
+            probes,
+            probes_late,
+        } = &self.0;
         encode_build(&mut to, build)?;
         encode_services(&mut to, services)?;
         encode_versions(&mut to, services)?;
@@ -82,6 +91,16 @@ impl Collector for Families {
             &mut to,
             family("zdd_packets", "Packets seen, each counted under the one reason it ended with."),
             packets.iter().map(|row| (vec![("reason", row.reason.as_str())], row.packets)),
+        )?;
+        counters(
+            &mut to,
+            family("zdd_probes", "Health checks that were made since the agent began."),
+            [(vec![], *probes)],
+        )?;
+        counters(
+            &mut to,
+            family("zdd_probes_late", "Health checks that had to wait for the probe budget."),
+            [(vec![], *probes_late)],
         )?;
         gauges(
             &mut to,

@@ -45,6 +45,8 @@ fn sample() -> MetricsSnapshot {
             InterfaceMetrics { interface: "eth0".into(), mode: "native".into(), attached: true },
             InterfaceMetrics { interface: "eth1".into(), mode: "native".into(), attached: false },
         ],
+        probes: 77,
+        probes_late: 6,
     }
 }
 
@@ -121,6 +123,8 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
         ("zdd_flow_capacity", 262_144.0),
         ("zdd_syn_filter_fill_ratio", 0.25),
         (r#"zdd_packets_total{reason="forwarded"}"#, 100.0),
+        ("zdd_probes_total", 77.0),
+        ("zdd_probes_late_total", 6.0),
         (r#"zdd_interface_attached{interface="eth0",mode="native"}"#, 1.0),
         (r#"zdd_interface_attached{interface="eth1",mode="native"}"#, 0.0),
         (r#"zdd_build_info{build="zdd 0.1.0 \"test\""}"#, 1.0),

@@ -15,6 +15,10 @@ pub struct MetricsSnapshot {
     pub packets: Vec<ReasonMetrics>,
     /// Interfaces that the configuration names or matches.
     pub interfaces: Vec<InterfaceMetrics>,
+    /// Health checks that were made since the agent began.
+    pub probes: u64,
+    /// Those among them that had to wait for the budget.
+    pub probes_late: u64,
 }
 
 /// One service.

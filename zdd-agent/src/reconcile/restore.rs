@@ -79,7 +79,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let (resolver, hop_changes) = Resolver::start(ResolverOptions::default())?;
     let gateways = crate::neighbour::watch_gateways().await;
     let (transitions_in, transitions) = mpsc::channel(256);
-    let options = CheckerOptions { seed: random(), ..CheckerOptions::default() };
+    let options = CheckerOptions { seed: random(), budget: desired.agent.probe_budget };
     let checker = Checker::new(NetworkProber, options, transitions_in);
     if let Some(logger) = dataplane.take_logger() {
         crate::agent::log_events(logger);

@@ -47,7 +47,8 @@ pub(super) async fn ask(address: SocketAddr, check: &DnsCheck) -> Result<(), Pro
     let bytes = query.build_bytes_vec().map_err(|error| wrong(format!("cannot ask: {error}")))?;
     let (socket, mut bytes) = udp::exchange(address, &bytes).await?;
     loop {
-        let answer = Packet::parse(&bytes).map_err(|error| wrong(format!("the answer is not DNS: {error}")))?;
+        let answer =
+            Packet::parse(&bytes).map_err(|error| wrong(format!("the answer is not DNS: {error}")))?;
         // Somebody's answer to another question: it may be one of ours that came late, or forged.
         if answer.id() == id && answer.has_flags(PacketFlag::RESPONSE) && same(&answer, &question) {
             return judge(&answer, kind, check);
@@ -61,7 +62,10 @@ fn same(answer: &Packet<'_>, question: &Question<'_>) -> bool {
     match answer.questions.as_slice() {
         // A server that could not read the question need not repeat it.
         [] => answer.rcode() != RCODE::NoError,
-        [one] => one.qname.to_string().eq_ignore_ascii_case(&question.qname.to_string()) && one.qtype == question.qtype,
+        [one] => {
+            one.qname.to_string().eq_ignore_ascii_case(&question.qname.to_string())
+                && one.qtype == question.qtype
+        }
         _ => false,
     }
 }

@@ -7,8 +7,11 @@ use crate::health::checker::Question;
 use crate::program;
 
 pub(super) async fn run(argv: &[String], question: &Question) -> Result<(), ProbeFailure> {
-    let (address, ip, port) =
-        (question.address.to_string(), question.address.ip().to_string(), question.address.port().to_string());
+    let (address, ip, port) = (
+        question.address.to_string(),
+        question.address.ip().to_string(),
+        question.address.port().to_string(),
+    );
     let variables = [
         ("ZDD_SERVICE", question.service.as_str()),
         ("ZDD_VERSION", question.version.as_str()),

@@ -1,10 +1,14 @@
 //! `grpc.health.v1.Health`: `Check`, or a `Watch` whose stream stays open.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -13,7 +17,6 @@ use tonic::body::Body;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
-use tower::service_fn;
 
 use super::{ProbeFailure, connect, http::HEAD_LIMIT};
 use crate::health::spec::GrpcCheck;
@@ -112,14 +115,28 @@ fn judge(status: ServingStatus) -> Result<(), ProbeFailure> {
     }
 }
 
-type Client<S> = HealthClient<S>;
+/// One connection, as tonic's client calls it.
+struct Caller(http2::SendRequest<Body>);
+
+impl tower::Service<Request<Body>> for Caller {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
 
 async fn open(
     address: SocketAddr,
     check: &GrpcCheck,
     keep: Option<Duration>,
-) -> Result<(Client<impl tonic::client::GrpcService<Body, ResponseBody = hyper::body::Incoming>>, Connection), ProbeFailure>
-{
+) -> Result<(HealthClient<Caller>, Connection), ProbeFailure> {
     let host = check.host.clone().unwrap_or_else(|| address.to_string());
     let stream = connect(address).await?;
     let (sender, connection) = match &check.tls {
@@ -133,14 +150,7 @@ async fn open(
     let origin = format!("{scheme}://{host}")
         .parse()
         .map_err(|_| ProbeFailure::Request { path: "/grpc.health.v1.Health".into(), host })?;
-    let service = service_fn(move |request| {
-        let mut sender = sender.clone();
-        async move {
-            sender.ready().await?;
-            sender.send_request(request).await
-        }
-    });
-    let client = HealthClient::with_origin(service, origin).max_decoding_message_size(MESSAGE_LIMIT);
+    let client = HealthClient::with_origin(Caller(sender), origin).max_decoding_message_size(MESSAGE_LIMIT);
     Ok((client, connection))
 }
 
@@ -169,7 +179,9 @@ fn failure(status: tonic::Status) -> ProbeFailure {
         Code::NotFound => wrong("the server's health service does not know this service"),
         Code::Unimplemented => wrong("the server has no health service"),
         // What hyper says of a connection that is none of HTTP/2, or has gone.
-        Code::Unknown | Code::Internal | Code::Unavailable if status.message().is_empty() => ProbeFailure::Closed,
+        Code::Unknown | Code::Internal | Code::Unavailable if status.message().is_empty() => {
+            ProbeFailure::Closed
+        }
         code => {
             let said: String = status.message().chars().take(120).collect();
             ProbeFailure::Wrong(format!("{code:?}: {said}"))

@@ -20,8 +20,8 @@ use super::checker::{Prober, Question, Seen};
 use super::depends::{self, DependencyState};
 use super::spec::Probe;
 
-pub use grpc::Watch;
 pub use dns::{RCODES, TYPES, askable};
+pub use grpc::Watch;
 pub use http::{BODY_LIMIT, HEAD_LIMIT};
 
 /// Why a probe failed, in words for an operator.
@@ -151,6 +151,9 @@ fn excerpt(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(&bytes[..bytes.len().min(240)]).chars().take(60).collect();
     format!("{text:?}{}", if bytes.len() > text.len() { "..." } else { "" })
 }
+
+#[cfg(test)]
+mod testing;
 
 #[cfg(test)]
 mod bad_peer_tests;
