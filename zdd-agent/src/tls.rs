@@ -33,11 +33,12 @@ pub struct TlsSpec {
 /// When a file was last changed, and its size: another pair means that it was replaced.
 type Stamp = Option<(SystemTime, u64)>;
 type Protocols = &'static [&'static [u8]];
+/// With the stamps of the files that each was made from.
+type Configs = HashMap<(TlsSpec, Protocols), (Vec<Stamp>, Arc<ClientConfig>)>;
 
 /// Configurations are made once for each kind of server: the system's authorities alone take some milliseconds to read. A file
 /// that is replaced (a certificate is renewed) makes a new one.
-static CONFIGS: LazyLock<Mutex<HashMap<(TlsSpec, Protocols), (Vec<Stamp>, Arc<ClientConfig>)>>> =
-    LazyLock::new(Mutex::default);
+static CONFIGS: LazyLock<Mutex<Configs>> = LazyLock::new(Mutex::default);
 
 /// Speaks TLS over `stream`. `name` is whom to expect where the spec says nothing: a host, or an address; `protocols` go into
 /// ALPN.
@@ -72,7 +73,7 @@ pub fn host_of(authority: &str) -> &str {
 async fn configured(spec: &TlsSpec, protocols: Protocols) -> Result<Arc<ClientConfig>, String> {
     let stamps: Vec<Stamp> = files(spec).map(stamp).collect();
     let key = (spec.clone(), protocols);
-    let known = |configs: &HashMap<_, (Vec<Stamp>, Arc<ClientConfig>)>| {
+    let known = |configs: &Configs| {
         configs.get(&key).filter(|(of, _)| *of == stamps).map(|(_, config)| config.clone())
     };
     if let Some(config) = known(&CONFIGS.lock().unwrap_or_else(PoisonError::into_inner)) {

@@ -1,6 +1,6 @@
 //! HTTPS and gRPC over TLS against real servers: rustls on both sides, certificates made for the test.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
@@ -76,8 +76,8 @@ async fn server(
     (address, told)
 }
 
-fn https(ca: &PathBuf, host: Option<&str>) -> HttpCheck {
-    let tls = TlsSpec { ca: Some(ca.clone()), ..TlsSpec::default() };
+fn https(ca: &Path, host: Option<&str>) -> HttpCheck {
+    let tls = TlsSpec { ca: Some(ca.to_path_buf()), ..TlsSpec::default() };
     HttpCheck { host: host.map(str::to_owned), tls: Some(tls), ..http() }
 }
 
