@@ -9,8 +9,8 @@ use toml::de::DeValue;
 
 use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, wrong_type};
+use super::rollout::argv;
 use super::rollout::provider::parse_condition;
-use super::rollout::{argv, boolean};
 use super::value;
 use crate::desired::{
     Dependency, DnsCheck, GrpcCheck, HealthSpec, HttpCheck, JsonAssertion, Probe, UdpCheck,
@@ -216,8 +216,8 @@ fn grpc(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<GrpcCheck> {
             ))
         })
     });
-    let watch = boolean(table, "watch", sink).unwrap_or(false);
-    let tls = boolean(table, "tls", sink).unwrap_or(false);
+    let watch = table.boolean("watch", sink).unwrap_or(false);
+    let tls = table.boolean("tls", sink).unwrap_or(false);
     let host = host(table, sink);
     if !tls && let Some(key) = OF_TLS.iter().find(|key| table.has(key)) {
         let message = format!("`{key}` means nothing without TLS");
@@ -311,7 +311,7 @@ fn tls_of(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> TlsSpec {
         }))
     };
     let (ca, cert, key) = (file("ca"), file("client_cert"), file("client_key"));
-    let insecure = boolean(table, "insecure", sink).unwrap_or(false);
+    let insecure = table.boolean("insecure", sink).unwrap_or(false);
     let mut wrong =
         |message: &str, help: &str| sink.error(Some(table.span.clone()), message.to_owned(), help);
     if cert.is_some() != key.is_some() {
@@ -355,7 +355,7 @@ fn depends(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Vec<Dependency> {
             }
         });
         table.missing("path", "write where the answer tells of it, as \"$.db\" (JSONPath, RFC 9535)", sink);
-        let shared = boolean(&mut table, "shared", sink).unwrap_or(false);
+        let shared = table.boolean("shared", sink).unwrap_or(false);
         let success = value(table.parsed("success", sink, parse_condition));
         let span = table.span.clone();
         table.finish(sink);
