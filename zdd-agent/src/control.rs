@@ -3,6 +3,8 @@
 //! Nothing here knows maps or sockets. The loop owns the [`mpsc::Receiver`] and answers every [`Request`] through its
 //! [`Reply`]; a request that is dropped unanswered is told to the caller as an internal error.
 
+mod change;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -10,11 +12,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use change::Pending;
+pub use change::{Change, Generations, Made, SpentKey};
+
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Snapshot, Status, WhoMoves,
 };
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::text::{Unreadable, parse_socket};
 
 /// Where the answer to one request goes.
@@ -41,6 +46,8 @@ pub enum RefusedCode {
     Invalid,
     /// It contradicts something that exists or is under way.
     Conflict,
+    /// The caller's role does not allow it.
+    Denied,
     /// The agent failed.
     Internal,
 }
@@ -216,6 +223,10 @@ pub enum Request {
         reason: String,
         reply: Reply<ChangeReport>,
     },
+    Line {
+        stopped: Option<String>,
+        reply: Reply<StoppedLine>,
+    },
     Detach {
         reply: Reply<DetachReport>,
     },
@@ -224,6 +235,12 @@ pub enum Request {
         weights: Vec<(String, BasisPoints)>,
         clients: Vec<SocketAddr>,
         reply: Reply<WhoMoves>,
+    },
+    /// A request that changes something, with what goes with it.
+    Change {
+        change: Box<Change>,
+        then: Box<Request>,
+        made: Made,
     },
 }
 
@@ -236,6 +253,8 @@ pub struct RolloutAsk {
     pub revision: Option<u64>,
     /// Why, kept in the history; may be empty.
     pub reason: String,
+    /// Pass what holds it now: the gate, a stopped line, a freeze window. Needs a reason.
+    pub break_glass: bool,
 }
 
 /// The ways in which an operator moves a rollout.
@@ -284,8 +303,10 @@ impl Request {
             Request::RolloutPlan { reply, .. } => drop(reply.send(Err(refused))),
             Request::RolloutHistory { reply, .. } => drop(reply.send(Err(refused))),
             Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Line { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Change { then, .. } => then.refuse(refused),
         }
     }
 }
@@ -293,7 +314,7 @@ impl Request {
 /// Makes the two ends. `capacity` requests may wait; the next caller waits for room.
 pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(capacity);
-    (Handle { requests }, receiver)
+    (Handle { requests, pending: None }, receiver)
 }
 
 /// The asking end. Clones ask the same loop.
@@ -302,6 +323,8 @@ pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    /// What goes with the next question.
+    pending: Option<Pending>,
 }
 
 impl Handle {
@@ -312,7 +335,7 @@ impl Handle {
             )
         };
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| gone())?;
+        self.requests.send(self.wrap(request(reply))).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -412,6 +435,11 @@ impl Handle {
     /// Closes or opens the gate of a service: while it is closed no rollout takes a step up.
     pub async fn gate(&self, service: String, closed: bool, reason: String) -> Result<ChangeReport, Refused> {
         self.ask(|reply| Request::Gate { service, closed, reason, reply }).await
+    }
+
+    /// Stops the line: no rollout of any service takes a step up until it is released with `None`.
+    pub async fn line(&self, stopped: Option<String>) -> Result<StoppedLine, Refused> {
+        self.ask(|reply| Request::Line { stopped, reply }).await
     }
 
     /// Detaches the program and removes every pin; the agent ends after the answer.

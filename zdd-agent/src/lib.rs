@@ -2,6 +2,8 @@
 
 pub mod agent;
 pub mod api;
+pub mod capacity;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -9,8 +11,10 @@ pub mod control;
 pub mod dataplane;
 pub mod desired;
 pub mod doctor;
+pub mod events;
 pub mod health;
 pub mod http;
+pub mod journal;
 pub mod links;
 pub mod metrics;
 pub mod neighbour;
@@ -18,13 +22,17 @@ pub mod notify;
 pub mod page;
 pub mod plan;
 pub mod prefix;
+pub mod privileges;
+pub mod program;
 pub mod reconcile;
+pub mod redact;
 pub mod report;
 pub mod rollout;
 pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod text;
+pub mod tls;
 pub mod weights;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::pb;
 use crate::desired::{Affinity, AttachMode, Forward};
+use crate::events::{Event, EventKind};
 use crate::report;
 use crate::rollout::report as rollout;
 
@@ -125,6 +126,10 @@ choice!(AttachMode, AttachMode { Native = Native, Generic = Generic });
 choice!(report::Role, Role { Stable = Stable, Candidate = Candidate });
 choice!(report::Health, Health { Healthy = Healthy, Unhealthy = Unhealthy, Unknown = Unknown });
 choice!(report::BackendState, BackendState { Active = Active, Draining = Draining, Removed = Removed });
+choice!(
+    EventKind,
+    EventKind { Change = Change, Rollout = Rollout, Health = Health, Drain = Drain, Interface = Interface, Agent = Agent }
+);
 choice!(report::Op, Op { Add = Add, Remove = Remove, Change = Change });
 
 message!(
@@ -141,6 +146,9 @@ message!(
         weight,
         paused,
         gate_closed,
+        stopped,
+        broke_glass,
+        train,
         waits_for,
         steps,
         analyses,
@@ -149,6 +157,7 @@ message!(
         log
     }
 );
+message!(rollout::StoppedLine, StoppedLine { stopped, rollouts });
 message!(rollout::StepReport, RolloutStep { what, rollback, state });
 message!(
     rollout::AnalysisReport,
@@ -180,7 +189,11 @@ message!(
     PastRollout { id, kind, stable, candidate, outcome, why, left, started_unix_ms, ended_unix_ms, log }
 );
 
-message!(report::Status, Status { build, pid, services, reasons, interfaces; flow_table, syn_filter });
+message!(Event, Event { seq, unix_ms, kind, service, generation, text, by, missed });
+message!(
+    report::Status,
+    Status { build, pid, services, reasons, interfaces, probes, probes_late; flow_table, syn_filter }
+);
 message!(report::ServiceStatus, ServiceStatus {
     name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
 });
@@ -191,8 +204,23 @@ message!(
 );
 message!(
     report::BackendStatus,
-    BackendStatus { address, weight, health, reason, state, flows, packets, bytes, new_flows, next_hop }
+    BackendStatus {
+        address,
+        weight,
+        health,
+        reason,
+        state,
+        flows,
+        packets,
+        bytes,
+        new_flows,
+        next_hop,
+        last_failure,
+        last_failure_ms_ago,
+        depends
+    }
 );
+message!(report::DependencyStatus, DependencyStatus { name, well, said, shared });
 message!(report::FlowTableStatus, FlowTableStatus { capacity, entries, half, established, dead; quotas });
 message!(report::Quotas, Quotas { ; half, learned, promoted });
 message!(report::Quota, Quota { used, limit });

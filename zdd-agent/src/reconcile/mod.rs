@@ -2,11 +2,14 @@
 //! and answers go out. Intent is persisted before it is committed, so that a kill at any point is finished by the restart.
 
 mod apply;
+mod change;
 mod commands;
 mod drains;
 mod explain;
 mod face;
 mod grace;
+mod guard_capacity;
+mod holds;
 mod ids;
 mod network;
 mod publish;
@@ -36,6 +39,7 @@ use crate::clock;
 use crate::control::{Refused, Request};
 use crate::dataplane::{Dataplane, DataplaneError, FlowTotals};
 use crate::desired::{Desired, ServiceSpec};
+use crate::events::{EventKind, EventLog};
 use crate::health::{Checker, Health, NetworkProber, Target, Transition};
 use crate::links::{LinkEvent, LinkWatcher};
 use crate::neighbour::{NextHopChange, NextHopState, Resolver};
@@ -49,6 +53,7 @@ use ids::Ids;
 use network::Interface;
 use service::{HealthMap, Orders, Service};
 
+pub use change::KEY_LIFE;
 pub use restore::start;
 
 /// What tells port slots apart: interface index, its MAC, and the VLANs there.
@@ -84,9 +89,15 @@ pub struct Reconciler {
     ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
+    /// `zdd rollout stop-the-line`, and why.
+    line_stopped: Option<String>,
+    /// New flows of the services whose backends bear only so many.
+    loads: HashMap<String, crate::capacity::Load>,
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
+    events: EventLog,
+    spent: change::Spent,
 }
 
 /// How often veths are asked whether they take redirected frames.
@@ -121,10 +132,9 @@ impl Reconciler {
                 biased;
                 () = shutdown.wait() => return Ok(Ended::Stopped),
                 Some(request) = requests.recv() => {
-                    if let Request::Detach { reply } = request {
+                    if let Some(reply) = self.take(request) {
                         return self.detach(reply);
                     }
-                    self.answer(request);
                     self.watch_weights();
                 }
                 Some(answer) = self.rollouts.answers.recv() => self.rollout_answer(answer),
@@ -160,6 +170,7 @@ impl Reconciler {
         self.sweep(now);
         self.advance_drains(now);
         self.follow_wanted(now);
+        self.look_at_load();
     }
 
     /// Does something with every service; an error is told, and the others go on.
@@ -211,13 +222,28 @@ impl Reconciler {
     /// Takes one transition down: the service it is about, and whether what is persisted changes. `None`: it is about
     /// nobody who is known.
     fn note_health(&mut self, transition: Transition) -> Option<(usize, bool)> {
-        let Transition { service: name, backend, health, reason } = transition;
+        let Transition { service: name, backend, health, reason, depends } = transition;
         let index = self.services.iter().position(|s| s.name() == name)?;
-        let saved = self.services[index].saved.backends.iter_mut().find(|b| b.address == backend)?;
-        match &reason {
-            Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
-            None => tracing::info!(service = name, %backend, %health, "health"),
+        let generation = self.services[index].generation();
+        let service = &mut self.services[index];
+        let saved = service.saved.backends.iter_mut().find(|b| b.address == backend)?;
+        let key = (name.clone(), backend);
+        if self.health.get(&key).is_none_or(|(before, _)| *before != health) {
+            match &reason {
+                Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
+                None => tracing::info!(service = name, %backend, %health, "health"),
+            }
+            let because = reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+            let text = format!("{backend} is {health}{because}");
+            self.events.note(EventKind::Health, Some((&name, generation)), text, None);
         }
+        let before = service.depends.get(&backend).map_or(&[][..], Vec::as_slice);
+        for state in depends.iter().filter(|state| state.well == Some(false)) {
+            if !before.iter().any(|known| known.name == state.name && known.well == Some(false)) {
+                tracing::warn!(service = name, %backend, dependency = state.name, said = state.said, "a dependency fails");
+            }
+        }
+        service.depends.insert(backend, depends);
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
         let news = saved.unhealthy != unhealthy;
         saved.unhealthy = unhealthy;
@@ -233,6 +259,7 @@ impl Reconciler {
             for backend in service.saved.backends.iter().filter(|b| !b.removed) {
                 targets.push(Target {
                     service: service.name().to_owned(),
+                    version: backend.version.clone(),
                     backend: backend.address,
                     spec: spec.clone(),
                 });
@@ -241,6 +268,10 @@ impl Reconciler {
         let known: HashSet<(&str, SocketAddr)> =
             targets.iter().map(|t| (t.service.as_str(), t.backend)).collect();
         self.health.retain(|(name, address), _| known.contains(&(name.as_str(), *address)));
+        for service in &mut self.services {
+            let name = service.saved.spec.name.as_str();
+            service.depends.retain(|address, _| known.contains(&(name, *address)));
+        }
         self.checker.set_targets(targets);
         self.follow_addresses();
     }
@@ -251,6 +282,8 @@ impl Reconciler {
             key: self.key,
             file: &self.file,
             services: self.services.iter().map(|service| &service.saved).collect(),
+            keys: self.spent.keys(),
+            line_stopped: self.line_stopped.as_deref(),
         }
     }
 
@@ -260,7 +293,9 @@ impl Reconciler {
             Refused::internal(format!(
                 "{error}\nhelp: nothing was changed; make room or permissions for it and repeat"
             ))
-        })
+        })?;
+        self.spent.saved();
+        Ok(())
     }
 
     fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::Reconciler;
@@ -11,9 +12,11 @@ use super::grace::Epochs;
 use super::ids::Ids;
 use super::rows::NoRoom;
 use super::service::{self, Orders, Service};
+use crate::chance::random;
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
 use crate::desired::Desired;
+use crate::events::EventLog;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
 use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
@@ -27,6 +30,12 @@ use crate::store::Store;
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
 pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let store = Store::open(&desired.agent.state_dir)?;
+    let events = EventLog::open(&desired.agent.state_dir).with_context(|| {
+        format!(
+            "events.jsonl in {} cannot be opened\nhelp: see agent.state_dir",
+            desired.agent.state_dir.display()
+        )
+    })?;
     let saved: Option<State> = store.load()?;
     // Refusals that the state alone can tell come before the kernel is touched.
     if let Some(state) = &saved {
@@ -55,7 +64,13 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     }
     let now = clock::now_ns();
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
-    let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let mut state = saved.unwrap_or(State {
+        key: fresh_key,
+        file: Vec::new(),
+        services: Vec::new(),
+        keys: Vec::new(),
+        line_stopped: None,
+    });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
@@ -78,7 +93,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let (resolver, hop_changes) = Resolver::start(ResolverOptions::default())?;
     let gateways = crate::neighbour::watch_gateways().await;
     let (transitions_in, transitions) = mpsc::channel(256);
-    let options = CheckerOptions { seed: random(), ..CheckerOptions::default() };
+    let options = CheckerOptions { seed: random(), budget: desired.agent.probe_budget };
     let checker = Checker::new(NetworkProber, options, transitions_in);
     if let Some(logger) = dataplane.take_logger() {
         crate::agent::log_events(logger);
@@ -106,8 +121,12 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         ports: Vec::new(),
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
+        line_stopped: state.line_stopped.clone(),
+        loads: HashMap::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
+        events,
+        spent: super::change::Spent::recall(std::mem::take(&mut state.keys)),
         desired,
     };
     reconciler.recall_health();
@@ -166,15 +185,6 @@ fn open_services(
         services.push(Service::open(saved.clone(), key, shift, orders, dataplane, (&starts, now)));
     }
     Ok(services)
-}
-
-/// From the kernel's random source: keys must not be guessable.
-fn random() -> u64 {
-    let mut bytes = [0u8; 8];
-    // SAFETY: a valid buffer and its length.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert_eq!(got, 8, "getrandom gives eight bytes at once since Linux 3.17");
-    u64::from_ne_bytes(bytes)
 }
 
 /// A kill between freeing an entry and counting it left one too many.

@@ -36,6 +36,15 @@ fn what_is_not_said_has_its_documented_default() {
             v4: 10.255.0.0/16,
             v6: fd7a:6464::/64,
         },
+        probe_budget: ProbeBudget {
+            concurrent: 256,
+            per_second: 0,
+        },
+        api: ApiSpec {
+            socket_group: None,
+            remote: None,
+            rules: [],
+        },
     }
     "#);
     insta::assert_debug_snapshot!(desired.services, @r#"
@@ -55,6 +64,7 @@ fn what_is_not_said_has_its_documented_default() {
             udp_idle_timeout: 60s,
             udp: Stick,
             drain_timeout: None,
+            capacity: None,
             cells: 16384,
             health: None,
             rollout: None,
@@ -175,6 +185,15 @@ fn everything_can_be_said() {
                 v4: 10.255.0.0/16,
                 v6: fd7a:6464::/64,
             },
+            probe_budget: ProbeBudget {
+                concurrent: 256,
+                per_second: 0,
+            },
+            api: ApiSpec {
+                socket_group: None,
+                remote: None,
+                rules: [],
+            },
         },
         services: [
             ServiceSpec {
@@ -194,20 +213,29 @@ fn everything_can_be_said() {
                 drain_timeout: Some(
                     5400s,
                 ),
+                capacity: None,
                 cells: 4096,
                 health: Some(
                     HealthSpec {
-                        probe: Http {
-                            path: "/health?deep=1",
-                            status: [
-                                200,
-                                204,
-                            ],
-                            host: Some(
-                                "example.org",
-                            ),
-                        },
+                        probe: Http(
+                            HttpCheck {
+                                path: "/health?deep=1",
+                                status: [
+                                    200,
+                                    204,
+                                ],
+                                host: Some(
+                                    "example.org",
+                                ),
+                                headers: [],
+                                contains: None,
+                                matches: None,
+                                json: [],
+                                tls: None,
+                            },
+                        ),
                         interval: 2s,
+                        fast_interval: None,
                         timeout: 3s,
                         rise: 1,
                         fall: 5,
@@ -215,6 +243,8 @@ fn everything_can_be_said() {
                         port: Some(
                             8081,
                         ),
+                        depends: [],
+                        panic_threshold: None,
                     },
                 ),
                 rollout: None,
@@ -278,4 +308,33 @@ fn one_backend_may_serve_two_protocols_and_two_l2_services() {
     let l2 = BASE.replace("nat", "l2").replace(":8080", ":80");
     let other = SECOND.replace("nat", "l2").replace(":53/udp", ":80/tcp").replace("10.0.0.10", "10.0.0.11");
     valid(&(l2 + &other.replace("10.1.0.53:53", "10.1.0.1:80")));
+}
+
+#[test]
+fn the_api_over_tcp_wants_certificates_on_both_sides() {
+    let text = r#"
+        [agent]
+        interfaces = ["eth0"]
+        [agent.api]
+        socket_group = "zdd"
+        listen = "10.0.0.1:9443"
+        cert = "/etc/zdd/api.crt"
+        key = "/etc/zdd/api.key"
+        client_ca = "/etc/zdd/clients.crt"
+        [[agent.api.role]]
+        role = "operator"
+        users = "ci"
+        certificates = ["dns:ci.example.com", "uri:spiffe://example.com/ci"]
+    "#;
+    let (desired, _) = valid(text);
+    let api = desired.agent.api;
+    assert_eq!(api.socket_group.as_deref(), Some("zdd"));
+    assert_eq!(api.remote.unwrap().listen, "10.0.0.1:9443".parse().unwrap());
+    let rule = RoleRule {
+        access: Access::Operator,
+        users: vec!["ci".to_owned()],
+        groups: vec![],
+        certificates: vec!["dns:ci.example.com".to_owned(), "uri:spiffe://example.com/ci".to_owned()],
+    };
+    assert_eq!(api.rules, [rule]);
 }
