@@ -20,6 +20,7 @@ pub mod reconcile;
 pub mod report;
 pub mod rollout;
 pub mod shutdown;
+pub mod signals;
 pub mod state;
 pub mod store;
 pub mod text;
