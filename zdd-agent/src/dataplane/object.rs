@@ -12,6 +12,8 @@ use zdd_common::flows::Bucket;
 use zdd_common::limits::WAYS;
 use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
+use zdd_common::signals::table::SIGNAL_WAYS;
+use zdd_common::signals::{SignalBucket, SignalCounters};
 use zdd_common::syn_filter::{self, Line};
 
 use super::DataplaneError;
@@ -46,6 +48,8 @@ pub struct Dataplane {
     pub(super) filter: Mapped<Line>,
     pub(super) facts: Mapped<Facts>,
     pub(super) quotas: Mapped<Quotas>,
+    pub(super) signal_flows: Mapped<SignalBucket>,
+    pub(super) signals: Mapped<SignalCounters>,
     pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
     pub(super) repliers: Mapped<Repliers>,
     pub(super) ports: Array<MapData, Plain<Port>>,
@@ -86,11 +90,14 @@ fn config_of(agent: &AgentSpec) -> Config {
         lines: (limits.syn_filter / size_of::<Line>() as u32).max(1).next_power_of_two(),
         epoch_shift: syn_filter::epoch_shift(memory),
         sample: agent.sample_events,
+        signal_secret: 0,
+        signal_buckets: (limits.signals / SIGNAL_WAYS as u32).max(1).next_power_of_two(),
+        reserved: 0,
     }
 }
 
 /// The maps whose size follows from the limits alone, with that size.
-pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 6] {
+pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 7] {
     let (config, limits) = (config_of(agent), &agent.limits);
     [
         ("SERVICES", limits.services),
@@ -99,6 +106,7 @@ pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 6] {
         ("DIRECT", limits.direct),
         ("FLOWS", config.buckets),
         ("SYNS", config.lines),
+        ("SIGNAL_FLOWS", config.signal_buckets),
     ]
 }
 
@@ -125,6 +133,8 @@ impl Dataplane {
             .map_max_entries("FLOWS", config.buckets)
             .map_max_entries("SYNS", config.lines)
             .map_max_entries("FACTS", limits.services)
+            .map_max_entries("SIGNAL_FLOWS", config.signal_buckets)
+            .map_max_entries("SIGNALS", limits.backends + 1)
             .map_max_entries("SERVICE_COUNT", limits.services)
             .map_max_entries("BACKEND_COUNT", limits.backends + 1);
         let plain = Plain(config);
@@ -144,6 +154,8 @@ impl Dataplane {
             filter: mapped(&mut ebpf, "SYNS", config.lines)?,
             facts: mapped(&mut ebpf, "FACTS", limits.services)?,
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
+            signal_flows: mapped(&mut ebpf, "SIGNAL_FLOWS", config.signal_buckets)?,
+            signals: mapped(&mut ebpf, "SIGNALS", limits.backends + 1)?,
             ends: take(&mut ebpf, "ENDS")?,
             repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
             ports: take(&mut ebpf, "PORTS")?,

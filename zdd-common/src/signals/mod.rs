@@ -100,7 +100,8 @@ impl SignalKey {
     }
 }
 
-/// A packet from a client, steered to `backend`.
+/// A packet from a client, steered to `backend`. Answers 1 if it is of a flow that is followed.
+// A number, because a function of the program that returns nothing may leave a pointer to its stack as its answer.
 #[inline(always)]
 pub fn from_client<F: Frame + ?Sized, T: SignalTables>(
     frame: &F,
@@ -108,11 +109,12 @@ pub fn from_client<F: Frame + ?Sized, T: SignalTables>(
     packet: &Packet,
     backend: BackendId,
     rate: Rate,
-) {
-    if rate.0 != 0 && packet.proto == TCP && backend != 0 {
-        let key = SignalKey::new(packet.src, packet.src_port, packet.dst_port, backend);
-        look(frame, tables, packet, &key, Side::Client, rate);
+) -> u64 {
+    if packet.proto != TCP || backend == 0 {
+        return 0;
     }
+    let key = SignalKey::new(packet.src, packet.src_port, packet.dst_port, backend);
+    look(frame, tables, packet, &key, Side::Client, rate)
 }
 
 /// A backend's reply. `vip_port`: the port that the client dialled, network byte order.
@@ -123,11 +125,12 @@ pub fn from_backend<F: Frame + ?Sized, T: SignalTables>(
     packet: &Packet,
     (backend, vip_port): (BackendId, u16),
     rate: Rate,
-) {
-    if rate.0 != 0 && packet.proto == TCP {
-        let key = SignalKey::new(packet.dst, packet.dst_port, vip_port, backend);
-        look(frame, tables, packet, &key, Side::Backend, rate);
+) -> u64 {
+    if packet.proto != TCP {
+        return 0;
     }
+    let key = SignalKey::new(packet.dst, packet.dst_port, vip_port, backend);
+    look(frame, tables, packet, &key, Side::Backend, rate)
 }
 
 #[inline(always)]
@@ -138,13 +141,14 @@ fn look<F: Frame + ?Sized, T: SignalTables>(
     key: &SignalKey,
     side: Side,
     rate: Rate,
-) {
+) -> u64 {
     let hash = key.hash(tables.signal_secret());
     if !rate.takes(hash) {
-        return;
+        return 0;
     }
-    if let Some(seen) = read(frame, packet) {
-        observe(tables, key, hash, &seen, side);
+    match read(frame, packet) {
+        Some(seen) => observe(tables, &mut Look { key: *key, hash, seen, side }),
+        None => 0,
     }
 }
 
@@ -161,11 +165,22 @@ fn read<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Option<Seen> {
     })
 }
 
+/// A packet of a flow that is followed. By a reference that may be written: the fields of another would become arguments of their own,
+/// of which there are five at most.
+pub(crate) struct Look {
+    pub(crate) key: SignalKey,
+    pub(crate) hash: u64,
+    pub(crate) seen: Seen,
+    pub(crate) side: Side,
+}
+
 /// One packet of a sampled flow. In the kernel a function of its own, with a stack of its own.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn observe<T: SignalTables>(tables: &mut T, key: &SignalKey, hash: u64, seen: &Seen, side: Side) {
-    let Some(bucket) = tables.signal_bucket(hash) else { return };
-    let Some(counters) = tables.signal_counters(key.backend()) else { return };
+pub(crate) fn observe<T: SignalTables>(tables: &mut T, look: &mut Look) -> u64 {
+    let Look { key, hash, seen, side } = &*look;
+    let (hash, side) = (*hash, *side);
+    let Some(bucket) = tables.signal_bucket(hash) else { return 0 };
+    let Some(counters) = tables.signal_counters(key.backend()) else { return 0 };
     let now = Tick::from_ns(tables.coarse_ns());
     // SAFETY: a map value, valid for as long as the packet is worked on.
     let Some(flow) = (unsafe { table::find::<T::Atomic>(bucket, key) }) else {
@@ -173,7 +188,7 @@ pub(crate) fn observe<T: SignalTables>(tables: &mut T, key: &SignalKey, hash: u6
             // SAFETY: as above.
             unsafe { begin(tables, bucket, counters, key, seen, now) };
         }
-        return;
+        return 1;
     };
     // Once more if the other direction moved it meanwhile; after that the packet is not counted.
     for _ in 0..2 {
@@ -188,17 +203,18 @@ pub(crate) fn observe<T: SignalTables>(tables: &mut T, key: &SignalKey, hash: u6
                     counters::count::<T::Atomic>(counters, step.events[0]);
                     fill(tables, flow, counters, key, seen, now);
                 }
-                return;
+                return 1;
             }
             if apply(tables, flow, counters, old, numbers, &step) {
                 if seen.payload > 0 {
                     let way = if side.is_client() { Event::ClientBytes } else { Event::BackendBytes };
                     counters::add::<T::Atomic>(counters, way, seen.payload.into());
                 }
-                return;
+                return 1;
             }
         }
     }
+    1
 }
 
 /// # Safety

@@ -58,7 +58,7 @@ impl Talk {
 
     fn packet(&mut self, side: Side, flags: u8, seq: u32, ack: u32, payload: u32) -> &mut Self {
         let seen = Seen { flags, seq, ack, payload };
-        observe(&mut self.world, &self.key, self.key.hash(7), &seen, side);
+        observe(&mut self.world, &mut Look { key: self.key, hash: self.key.hash(7), seen, side });
         self
     }
 

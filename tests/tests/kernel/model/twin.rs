@@ -86,7 +86,7 @@ impl<'a> Twin<'a> {
 
     pub fn set_end(&mut self, end: End, entry: EndEntry) {
         self.rig.plane.set_end(end, entry, "an end").expect("room");
-        if entry.kind == EndKind::Vip as u16 {
+        if entry.is(EndKind::Vip) {
             let address = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
             self.model.ends.insert(End::new(end.addr, 0, 0), address);
         }
@@ -97,7 +97,7 @@ impl<'a> Twin<'a> {
         self.rig.plane.remove_end(end);
         let removed = self.model.ends.remove(&end);
         // Every VIP of this world has an address of its own.
-        if removed.is_some_and(|entry| entry.kind == EndKind::Vip as u16) {
+        if removed.is_some_and(|entry| entry.is(EndKind::Vip)) {
             self.model.ends.remove(&End::new(end.addr, 0, 0));
         }
     }
