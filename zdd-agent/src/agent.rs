@@ -99,6 +99,20 @@ async fn serve_metrics(address: SocketAddr, handle: Handle, shutdown: Shutdown) 
     Ok(())
 }
 
+fn signals(of: &crate::report::SignalsStatus) -> metrics::SignalMetrics {
+    let times = |times: &crate::report::TimesStatus| metrics::TimeMetrics {
+        sum_s: times.sum_s,
+        count: times.count,
+        buckets: times.buckets.iter().map(|bucket| (bucket.below_s, bucket.count)).collect(),
+    };
+    metrics::SignalMetrics {
+        one_in: of.one_in,
+        counts: of.counts.iter().map(|(what, n)| (what.clone(), *n)).collect(),
+        handshake: times(&of.handshake),
+        first_byte: times(&of.first_byte),
+    }
+}
+
 /// The same numbers as in `zdd status`.
 fn snapshot(status: &Status) -> MetricsSnapshot {
     let services = status.services.iter().map(|service| metrics::ServiceMetrics {
@@ -116,6 +130,7 @@ fn snapshot(status: &Status) -> MetricsSnapshot {
                 version: version.name.clone(),
                 asked: version.asked,
                 share: version.share,
+                signals: version.signals.as_ref().map(signals),
                 backends: version
                     .backends
                     .iter()

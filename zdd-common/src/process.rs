@@ -256,7 +256,11 @@ pub(crate) fn follow<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T
 
 /// The same of a reply.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn follow_reply<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> u64 {
+pub(crate) fn follow_reply<F: Frame + ?Sized, T: Tables>(
+    frame: &mut F,
+    tables: &mut T,
+    work: &mut Work,
+) -> u64 {
     let from = (work.end.id, work.end.vip_port);
     signals::from_backend(frame, tables, &work.packet, from, work.end.rate())
 }

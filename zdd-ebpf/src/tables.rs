@@ -18,8 +18,8 @@ use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES, SYNS,
-    SIGNAL_FLOWS, SIGNALS, TX, config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES,
+    SIGNAL_FLOWS, SIGNALS, SYNS, TX, config,
 };
 use crate::{route, stats};
 

@@ -32,6 +32,7 @@ pub(super) fn limits() -> Limits {
         flows: FLOWS,
         syn_filter: 4 << 20,
         direct: 65_536,
+        signals: 64,
     }
 }
 
@@ -78,7 +79,7 @@ impl Plane {
             sample_events: 0,
             encap: EncapSources::default(),
         };
-        let (mut plane, _) = Dataplane::open(&spec)?;
+        let (mut plane, _) = Dataplane::open(&spec, 0)?;
         let program = plane.program().context("the object has no program")?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut plane = Self { plane, program, pins };

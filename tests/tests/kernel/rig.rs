@@ -167,6 +167,7 @@ fn make() -> Rig {
         flows: (BUCKETS * zdd_common::limits::WAYS) as u32,
         syn_filter: (LINES * size_of::<Line>()) as u32,
         direct: 1024,
+        signals: SIGNAL_FLOWS as u32,
     };
     let spec = AgentSpec {
         interfaces: vec![],
@@ -181,7 +182,7 @@ fn make() -> Rig {
         sample_events: 0,
         encap: Default::default(),
     };
-    let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));
+    let (mut plane, _) = Dataplane::open(&spec, SIGNAL_SECRET).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
     let known = |text: &str| text.parse().expect("a prefix");
     let spec = DecapSpec {

@@ -10,8 +10,8 @@ use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, readable, wrong_type};
 use super::value;
 use crate::desired::{
-    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, UdpPolicy,
-    VersionSpec, Vip,
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, SignalSpec,
+    UdpPolicy, VersionSpec, Vip,
 };
 use crate::text::{Unreadable, parse_socket};
 
@@ -29,6 +29,7 @@ pub(super) struct ServiceRead {
     drain_timeout: Option<Duration>,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
+    signals: Option<Option<SignalSpec>>,
     rollout: Option<crate::rollout::RolloutSpec>,
     pub versions: Vec<VersionRead>,
 }
@@ -77,6 +78,7 @@ impl ServiceRead {
         });
         let mut vips: Vec<Vip> = self.vips.into_iter().map(|vip| vip.value).collect();
         vips.sort();
+        let tcp = vips.first().is_some_and(|vip| vip.protocol == Protocol::Tcp);
         Some(ServiceSpec {
             name: self.name?.value,
             vips: (!vips.is_empty()).then_some(vips)?,
@@ -88,6 +90,9 @@ impl ServiceRead {
             drain_timeout: self.drain_timeout,
             cells: self.cells.value,
             health: self.health,
+            signals: self
+                .signals
+                .unwrap_or_else(|| (tcp && self.rollout.is_some()).then(SignalSpec::default)),
             rollout: self.rollout,
             versions: versions.collect::<Option<Vec<_>>>()?,
         })
@@ -140,6 +145,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
     }
     let health = table.table("health", "health", sink).and_then(|health| health_check(health, sink));
+    let udp_only = vips.first().is_some_and(|vip| vip.value.protocol == Protocol::Udp);
+    let signals = super::signals::read(&mut table, udp_only, sink);
     let rollout = table
         .table("rollout", "[service.rollout]", sink)
         .and_then(|rollout| super::rollout::read(rollout, sink));
@@ -165,6 +172,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         drain_timeout: value(drain_timeout),
         cells,
         health,
+        signals,
         rollout,
         versions: versions.unwrap_or_default(),
     }

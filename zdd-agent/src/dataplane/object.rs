@@ -112,10 +112,13 @@ pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 7] {
 
 impl Dataplane {
     /// Loads the program and opens or makes the maps. Nothing is attached yet.
-    pub fn open(agent: &AgentSpec) -> Result<(Self, Opened), DataplaneError> {
+    ///
+    /// `signal_secret` chooses the flows that are followed. It must be the same for as long as the maps live: else those under way
+    /// are not found again.
+    pub fn open(agent: &AgentSpec, signal_secret: u64) -> Result<(Self, Opened), DataplaneError> {
         kernel_is_new_enough()?;
         let (pins, adopted) = Pins::open(&agent.pin_dir)?;
-        let config = config_of(agent);
+        let config = Config { signal_secret, ..config_of(agent) };
         let limits = &agent.limits;
         // Each VIP, its address, and each backend.
         let limit_ends = 2 * limits.services + limits.backends;

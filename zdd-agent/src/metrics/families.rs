@@ -29,17 +29,17 @@ pub fn encode(snapshot: MetricsSnapshot) -> Result<String, fmt::Error> {
 struct Families(MetricsSnapshot);
 
 /// One sample's labels, in order.
-type Labels<'a> = Vec<(&'static str, &'a str)>;
+pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 /// One family: its samples share name, help and type.
-struct Family {
+pub(super) struct Family {
     /// Without unit and suffix.
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) unit: Option<Unit>,
 }
 
-const fn family(name: &'static str, help: &'static str) -> Family {
+pub(super) const fn family(name: &'static str, help: &'static str) -> Family {
     Family { name, help, unit: None }
 }
 
@@ -62,6 +62,7 @@ impl Collector for Families {
         encode_build(&mut to, build)?;
         encode_services(&mut to, services)?;
         encode_versions(&mut to, services)?;
+        super::signals::encode(&mut to, services)?;
         encode_backends(&mut to, services)?;
         gauges(
             &mut to,
@@ -190,7 +191,7 @@ fn encode_backends(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) -> R
 }
 
 /// Writes a counter family; `_total` is the encoder's. A family without samples is left out.
-fn counters<'a>(
+pub(super) fn counters<'a>(
     to: &mut DescriptorEncoder,
     family: Family,
     rows: impl IntoIterator<Item = (Labels<'a>, u64)>,
@@ -208,7 +209,7 @@ fn counters<'a>(
 }
 
 /// Writes a gauge family. A family without samples is left out.
-fn gauges<'a>(
+pub(super) fn gauges<'a>(
     to: &mut DescriptorEncoder,
     family: Family,
     rows: impl IntoIterator<Item = (Labels<'a>, f64)>,

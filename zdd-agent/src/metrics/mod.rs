@@ -5,11 +5,12 @@
 
 mod families;
 mod server;
+mod signals;
 mod snapshot;
 
 pub use families::{CONTENT_TYPE, encode};
 pub use server::{MetricsError, MetricsServer, Source};
 pub use snapshot::{
     BackendMetrics, FlowMetrics, InterfaceMetrics, MetricsSnapshot, ReasonMetrics, ServiceMetrics,
-    VersionMetrics,
+    SignalMetrics, TimeMetrics, VersionMetrics,
 };

@@ -31,8 +31,20 @@ fn sample() -> MetricsSnapshot {
             insert_failures: 1,
             dirty_cells: 42,
             versions: vec![
-                VersionMetrics { version: "v1".into(), asked: 0.9, share: 0.90002, backends: vec![backend] },
-                VersionMetrics { version: "v2".into(), asked: 0.1, share: 0.09998, backends: vec![sick] },
+                VersionMetrics {
+                    version: "v1".into(),
+                    asked: 0.9,
+                    share: 0.90002,
+                    backends: vec![backend],
+                    signals: None,
+                },
+                VersionMetrics {
+                    version: "v2".into(),
+                    asked: 0.1,
+                    share: 0.09998,
+                    backends: vec![sick],
+                    signals: None,
+                },
             ],
         }],
         flows: FlowMetrics {

@@ -49,6 +49,32 @@ pub struct VersionMetrics {
     pub share: f64,
     /// Backends.
     pub backends: Vec<BackendMetrics>,
+    /// Its sampled flows; `None`: none are followed.
+    pub signals: Option<SignalMetrics>,
+}
+
+/// What the sampled flows of a version have told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SignalMetrics {
+    /// One flow in this many is followed.
+    pub one_in: u32,
+    /// Flows by what happened to them.
+    pub counts: Vec<(String, u64)>,
+    /// Handshake times.
+    pub handshake: TimeMetrics,
+    /// Times to the first byte of a reply.
+    pub first_byte: TimeMetrics,
+}
+
+/// A histogram of seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TimeMetrics {
+    /// Sum.
+    pub sum_s: f64,
+    /// Times.
+    pub count: u64,
+    /// Bound in seconds, and times in that bucket alone.
+    pub buckets: Vec<(f64, u64)>,
 }
 
 /// One backend of a version.

@@ -14,6 +14,7 @@ use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::report::{ChangeReport, DrainReport};
+use crate::signals::Reading;
 use crate::state::{Drain, SavedBackend, SavedService, VersionDrain};
 
 /// Somebody who waits for a drain.
@@ -310,17 +311,24 @@ impl Reconciler {
             let backend = service.saved.backends.remove(at);
             let counters = self.dataplane.backend_counters(*id);
             service.saved.retired.entry(backend.version.clone()).or_default().add(&counters);
+            let signals = Reading::of_backend(&self.dataplane.signals(*id));
+            if !signals.is_empty() {
+                service.saved.retired_signals.entry(backend.version.clone()).or_default().add(&signals);
+            }
             let proto = service::proto(&service.saved.spec);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
             self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
             self.ids.forget();
-            let SavedService { retired, backends, spec, .. } = &mut self.services[index].saved;
-            retired.retain(|version, _| {
+            let SavedService { retired, retired_signals, backends, spec, .. } =
+                &mut self.services[index].saved;
+            let lives = |version: &String| {
                 spec.versions.iter().any(|v| v.name == *version)
                     || backends.iter().any(|b| b.version == *version)
-            });
+            };
+            retired.retain(|version, _| lives(version));
+            retired_signals.retain(|version, _| lives(version));
             self.follow_backends();
         }
         !gone.is_empty()

@@ -19,6 +19,7 @@ mod rollouts;
 mod rows;
 mod service;
 mod sick;
+mod signals;
 mod status;
 mod sweep;
 pub mod table;
@@ -87,6 +88,8 @@ pub struct Reconciler {
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
+    /// Whether flows were followed at the last look.
+    signals_swept: bool,
 }
 
 /// How often veths are asked whether they take redirected frames.
@@ -158,6 +161,7 @@ impl Reconciler {
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);
+        self.sweep_signals();
         self.advance_drains(now);
         self.follow_wanted(now);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::BasisPoints;
+use crate::signals::{CompareSpec, Metric};
 
 /// How a candidate takes over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +155,8 @@ pub enum Provider {
         /// What it must be.
         success: Condition,
     },
+    /// The signals of the candidate's flows against the stable version's.
+    Compare(CompareSpec),
 }
 
 /// What the agent knows by itself of a candidate.
@@ -162,6 +165,10 @@ pub enum Provider {
 pub enum Builtin {
     /// Share of the candidate's backends that pass their health check, 0 to 1. Inconclusive while one was not asked yet.
     HealthyShare,
+    /// A rate of the sampled flows, 0 to 1.
+    Rate(Metric),
+    /// A time that 99 % of the sampled flows are below, in seconds.
+    P99(Metric),
 }
 
 /// A comparison with a number: `<= 0.01`, `== 1`, or with a text: `== "ok"`.

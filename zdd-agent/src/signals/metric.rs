@@ -54,6 +54,22 @@ impl Metric {
         Metric::FirstByteTime,
     ];
 
+    /// By its name.
+    pub fn named(name: &str) -> Option<Metric> {
+        Metric::ALL.into_iter().find(|metric| metric.name() == name)
+    }
+
+    /// The names of some, for messages.
+    pub fn names(which: impl Fn(Metric) -> bool) -> String {
+        let names: Vec<&str> = Metric::ALL.into_iter().filter(|m| which(*m)).map(Metric::name).collect();
+        names.join(", ")
+    }
+
+    /// Whether it is a share of flows, not a time.
+    pub fn is_rate(self) -> bool {
+        !matches!(self, Metric::HandshakeTime | Metric::FirstByteTime)
+    }
+
     /// As the configuration spells it.
     pub fn name(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod metric;
 pub mod reading;
 pub mod sequential;
+mod show;
 #[cfg(test)]
 mod simulated;
 

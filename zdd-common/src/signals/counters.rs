@@ -68,6 +68,10 @@ events! {
     ClientBytes = "client_bytes",
     /// Payload of the backends' segments; not seen under DSR.
     BackendBytes = "backend_bytes",
+    /// Sum of all handshake times, ns.
+    HandshakeNs = "handshake_ns",
+    /// Sum of all times to the first byte, ns.
+    FirstByteNs = "first_byte_ns",
 }
 
 /// Places for events.
@@ -159,16 +163,24 @@ pub(super) unsafe fn add<A: Atomics>(counters: *mut SignalCounters, event: Event
     unsafe { A::add(counters.cast::<u64>().add(event as usize & (EVENT_PLACES - 1)), much) };
 }
 
-/// Adds a time to a histogram.
+/// Adds a time to a histogram, and to the sum of its times.
 ///
 /// # Safety
-/// `histogram` is valid.
+/// `counters` and `histogram`, a part of it, are valid.
 #[inline(always)]
-pub(super) unsafe fn time<A: Atomics>(histogram: *mut [u64; BUCKETS], ns: u64) {
+pub(super) unsafe fn time<A: Atomics>(
+    counters: *mut SignalCounters,
+    histogram: *mut [u64; BUCKETS],
+    sum: Event,
+    ns: u64,
+) {
     let at = bucket(ns);
     if at < BUCKETS {
         // SAFETY: the caller's promise and the test.
-        unsafe { A::add(histogram.cast::<u64>().add(at), 1) };
+        unsafe {
+            A::add(histogram.cast::<u64>().add(at), 1);
+            add::<A>(counters, sum, ns);
+        }
     }
 }
 

@@ -245,11 +245,21 @@ unsafe fn apply<T: SignalTables>(
         counters::count::<T::Atomic>(counters, step.events[1]);
         if step.handshake() {
             let began = T::Atomic::load(&raw const (*flow).began);
-            counters::time::<T::Atomic>(&raw mut (*counters).handshake, now.saturating_sub(began));
+            counters::time::<T::Atomic>(
+                counters,
+                &raw mut (*counters).handshake,
+                Event::HandshakeNs,
+                now.saturating_sub(began),
+            );
         }
         if step.first_byte() {
             let asked = T::Atomic::load(&raw const (*flow).asked);
-            counters::time::<T::Atomic>(&raw mut (*counters).first_byte, now.saturating_sub(asked));
+            counters::time::<T::Atomic>(
+                counters,
+                &raw mut (*counters).first_byte,
+                Event::FirstByteNs,
+                now.saturating_sub(asked),
+            );
         }
     }
     true

@@ -97,7 +97,14 @@ impl Talk {
     /// What was counted, New left out.
     fn told(&self) -> Vec<(&'static str, u64)> {
         let Some(counters) = self.world.counters.get(&self.key.backend()) else { return Vec::new() };
-        let quiet = [Event::None, Event::New, Event::ClientBytes, Event::BackendBytes];
+        let quiet = [
+            Event::None,
+            Event::New,
+            Event::ClientBytes,
+            Event::BackendBytes,
+            Event::HandshakeNs,
+            Event::FirstByteNs,
+        ];
         let events = EVENTS.iter().filter(|event| !quiet.contains(event));
         events.map(|event| (event.name(), counters.of(*event))).filter(|(_, n)| *n > 0).collect()
     }
