@@ -15,16 +15,8 @@ pub struct Config {
     pub epoch_shift: u32,
     /// One packet in this many is logged; 0: none.
     pub sample: u32,
-    /// Secret that chooses the flows that are followed.
-    pub signal_secret: u64,
-    /// Buckets of the table that they are followed in, a power of two.
-    pub signal_buckets: u32,
-    /// 0.
-    pub reserved: u32,
 }
-wire!(Config, 32, {
-    buckets: u32, lines: u32, epoch_shift: u32, sample: u32, signal_secret: u64, signal_buckets: u32, reserved: u32,
-});
+wire!(Config, 16, { buckets: u32, lines: u32, epoch_shift: u32, sample: u32 });
 
 /// Entries of the flow table by [`crate::entries::Class`]. Packets add and take back; the sweep takes what it frees.
 #[repr(C, align(64))]

@@ -12,20 +12,23 @@ use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::process::Work;
 use zdd_common::reason::REASONS;
-use zdd_common::signals::{SignalBucket, SignalCounters};
+use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::syn_filter::Line;
 
 /// What the agent sets before it loads the program.
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config {
-    buckets: 1,
-    lines: 1,
-    epoch_shift: 8,
-    sample: 0,
-    signal_secret: 0,
-    signal_buckets: 1,
-    reserved: 0,
-};
+static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8, sample: 0 };
+
+/// The same for signals.
+#[unsafe(no_mangle)]
+static SIGNAL_CONFIG: SignalConfig = SignalConfig { secret: 0, buckets: 1, reserved: 0 };
+
+/// The signals' configuration, as [`config`].
+#[inline(always)]
+pub(crate) fn signal_config() -> SignalConfig {
+    // SAFETY: a static is valid.
+    unsafe { (&raw const SIGNAL_CONFIG).read_volatile() }
+}
 
 /// The configuration. Read volatile: the compiler must not believe the initial value.
 #[inline(always)]

@@ -19,7 +19,7 @@ use zdd_common::time::Tick;
 use crate::atomics::Bpf;
 use crate::maps::{
     BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES,
-    SIGNAL_FLOWS, SIGNALS, SYNS, TX, config,
+    SIGNAL_FLOWS, SIGNALS, SYNS, TX, config, signal_config,
 };
 use crate::{route, stats};
 
@@ -185,12 +185,12 @@ impl SignalTables for Maps<'_> {
 
     #[inline(always)]
     fn signal_secret(&mut self) -> u64 {
-        config().signal_secret
+        signal_config().secret
     }
 
     #[inline(always)]
     fn signal_bucket(&mut self, hash: u64) -> Option<*mut SignalBucket> {
-        SIGNAL_FLOWS.get_ptr_mut(table::home(hash, config().signal_buckets))
+        SIGNAL_FLOWS.get_ptr_mut(table::home(hash, signal_config().buckets))
     }
 
     #[inline(always)]

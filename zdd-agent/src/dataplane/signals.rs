@@ -23,7 +23,7 @@ impl Dataplane {
 
     /// Secret that chooses which flows are followed.
     pub fn signal_secret(&self) -> u64 {
-        self.config.signal_secret
+        self.signal_secret
     }
 
     /// Looks at every flow that is followed and does with it what `rule` says: a new word, and what is counted. What a packet

@@ -31,6 +31,19 @@ pub use counters::{BUCKETS, EVENTS, Event, SignalCounters};
 use stage::{Seen, Side, Step};
 pub use table::{SignalBucket, SignalFlow};
 
+/// Read-only data of the program, set when it is loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SignalConfig {
+    /// Secret that chooses the flows that are followed.
+    pub secret: u64,
+    /// Buckets of the table that they are followed in, a power of two.
+    pub buckets: u32,
+    /// 0.
+    pub reserved: u32,
+}
+wire!(SignalConfig, 16, { secret: u64, buckets: u32, reserved: u32 });
+
 /// What signals need of the maps.
 pub trait SignalTables {
     /// How shared words are touched.
