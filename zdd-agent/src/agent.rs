@@ -11,10 +11,10 @@ use crate::config::Warning;
 use crate::control::{self, Handle};
 use crate::desired::Desired;
 use crate::doctor;
-use crate::metrics::{self, MetricsServer, MetricsSnapshot};
+use crate::metrics::MetricsServer;
 use crate::notify::Notify;
+use crate::page::PageServer;
 use crate::reconcile::{self, Ended};
-use crate::report::{Health, Status};
 use crate::shutdown::Shutdown;
 
 /// How long a look at the host may hold up the start. What it finds is told and stops nothing.
@@ -35,6 +35,7 @@ pub fn run(desired: Desired, warnings: Vec<Warning>) -> anyhow::Result<()> {
 async fn live(desired: Desired) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
+    let (page_spec, state_dir) = (desired.agent.page, desired.agent.state_dir.clone());
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let socket = Socket::bind(&socket_path)?;
     for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
@@ -45,6 +46,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let (handle, requests) = control::channel(64);
     if let Some(address) = metrics_at {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
+    }
+    if let Some(spec) = page_spec {
+        let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
+        tokio::spawn(page.serve(shutdown.clone()));
     }
     let notify = Arc::new(Notify::from_environment());
     let (alive, by) = (notify.clone(), handle.clone());
@@ -90,14 +95,12 @@ pub(crate) fn log_events(logger: crate::dataplane::EventLogger) {
 
 async fn serve_metrics(address: SocketAddr, handle: Handle, shutdown: Shutdown) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Handle::current();
-    let source = move || {
-        let status = runtime.block_on(handle.status()).map_err(|refused| refused.to_string())?;
-        Ok(snapshot(&status))
-    };
+    let source = move || runtime.block_on(handle.snapshot()).map_err(|refused| refused.to_string());
     let server = MetricsServer::bind(address, source).await?;
     tokio::spawn(server.serve(shutdown));
     Ok(())
 }
+<<<<<<< HEAD
 
 fn signals(of: &crate::report::SignalsStatus) -> metrics::SignalMetrics {
     let times = |times: &crate::report::TimesStatus| metrics::TimeMetrics {
@@ -174,3 +177,5 @@ fn snapshot(status: &Status) -> MetricsSnapshot {
             .collect(),
     }
 }
+=======
+>>>>>>> main
