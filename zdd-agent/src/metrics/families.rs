@@ -38,11 +38,7 @@ pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
 struct Families(Snapshot, Process);
 
 /// One sample's labels, in order.
-<<<<<<< HEAD
-pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
-=======
-type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
->>>>>>> main
+pub(super) type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 
 /// One family: its samples share name, help and type.
 pub(super) struct Family {
@@ -81,37 +77,14 @@ fn truth(is: bool) -> f64 {
 
 impl Collector for Families {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
-<<<<<<< HEAD
-        let MetricsSnapshot { build, services, flows, syn_filter_fill, packets, interfaces } = &self.0;
-        encode_build(&mut to, build)?;
-        encode_services(&mut to, services)?;
-        encode_versions(&mut to, services)?;
-        super::signals::encode(&mut to, services)?;
-        encode_backends(&mut to, services)?;
-        gauges(
-            &mut to,
-            family("zdd_flow_entries", "Remembered flows by state."),
-            flows.entries.iter().map(|(state, n)| (vec![("state", state.as_str())], *n as f64)),
-        )?;
-        gauges(
-            &mut to,
-            family("zdd_flow_capacity", "Flows that can be remembered."),
-            [(vec![], flows.capacity as f64)],
-        )?;
-        gauges(
-            &mut to,
-            family("zdd_syn_filter_fill", "Fill of the SYN filter, 0 to 1.").in_ratio(),
-            [(vec![], *syn_filter_fill)],
-        )?;
-=======
         let Snapshot { status, rollouts, .. } = &self.0;
         encode_build(&mut to, &status.build)?;
         encode_services(&mut to, &status.services)?;
         encode_versions(&mut to, &status.services)?;
+        super::signals::encode(&mut to, &status.services)?;
         encode_backends(&mut to, &status.services)?;
         encode_rollouts(&mut to, rollouts)?;
         encode_table(&mut to, status)?;
->>>>>>> main
         counters(
             &mut to,
             family("zdd_packets", "Packets seen, each counted under the one reason it ended with."),

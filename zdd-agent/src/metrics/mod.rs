@@ -7,18 +7,7 @@
 mod families;
 mod process;
 mod server;
-<<<<<<< HEAD
 mod signals;
-mod snapshot;
-
-pub use families::{CONTENT_TYPE, encode};
-pub use server::{MetricsError, MetricsServer, Source};
-pub use snapshot::{
-    BackendMetrics, FlowMetrics, InterfaceMetrics, MetricsSnapshot, ReasonMetrics, ServiceMetrics,
-    SignalMetrics, TimeMetrics, VersionMetrics,
-};
-=======
 
 pub use families::{CONTENT_TYPE, encode};
 pub use server::{MetricsServer, Source};
->>>>>>> main

@@ -20,45 +20,6 @@ fn sample() -> Snapshot {
             "packets": 10 * n, "bytes": 1000 * n, "new_flows": n, "next_hop": "",
         })
     };
-<<<<<<< HEAD
-    let sick = BackendMetrics { backend: "[fd00::1]:8080".into(), ..BackendMetrics::default() };
-    MetricsSnapshot {
-        build: "zdd 0.1.0 \"test\"".into(),
-        services: vec![ServiceMetrics {
-            service: "web".into(),
-            packets: u64::MAX,
-            bytes: 10_000,
-            new_flows: 10,
-            learned_flows: 3,
-            insert_failures: 1,
-            dirty_cells: 42,
-            versions: vec![
-                VersionMetrics {
-                    version: "v1".into(),
-                    asked: 0.9,
-                    share: 0.90002,
-                    backends: vec![backend],
-                    signals: None,
-                },
-                VersionMetrics {
-                    version: "v2".into(),
-                    asked: 0.1,
-                    share: 0.09998,
-                    backends: vec![sick],
-                    signals: None,
-                },
-            ],
-        }],
-        flows: FlowMetrics {
-            capacity: 262_144,
-            entries: vec![("half".into(), 5), ("established".into(), 6)],
-        },
-        syn_filter_fill: 0.25,
-        packets: vec![ReasonMetrics { reason: "forwarded".into(), packets: 100 }],
-        interfaces: vec![
-            InterfaceMetrics { interface: "eth0".into(), mode: "native".into(), attached: true },
-            InterfaceMetrics { interface: "eth1".into(), mode: "native".into(), attached: false },
-=======
     let version = |name: &str, asked: f64, share: f64, backends: serde_json::Value| {
         serde_json::json!({
             "name": name, "role": "stable", "asked": asked, "share": share, "draining": false, "flows": 7, "new_flows": 8,
@@ -72,7 +33,6 @@ fn sample() -> Snapshot {
         "versions": [
             version("v1", 0.9, 0.90002, serde_json::json!([backend("10.1.0.1:8080", "healthy", 7)])),
             version("v2", 0.1, 0.09998, serde_json::json!([backend("[fd00::1]:8080", "unhealthy", 0)])),
->>>>>>> main
         ],
     });
     let quota = |used: u64| serde_json::json!({ "used": used, "limit": 100 });

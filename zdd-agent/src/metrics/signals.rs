@@ -7,20 +7,20 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::families::{Family, Labels, counters, family, gauges};
-use super::snapshot::{ServiceMetrics, SignalMetrics, TimeMetrics};
+use crate::report::{ServiceStatus, SignalsStatus, TimesStatus};
 
-type Rows<'a> = Vec<(Labels<'a>, &'a SignalMetrics)>;
+type Rows<'a> = Vec<(Labels<'a>, &'a SignalsStatus)>;
 
-pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) -> Result<(), fmt::Error> {
+pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceStatus]) -> Result<(), fmt::Error> {
     let rows: Rows<'_> = services
         .iter()
         .flat_map(|service| service.versions.iter().map(move |version| (service, version)))
         .filter_map(|(service, version)| {
-            let labels = vec![("service", service.service.as_str()), ("version", version.version.as_str())];
+            let labels =
+                vec![("service", service.name.as_str().into()), ("version", version.name.as_str().into())];
             Some((labels, version.signals.as_ref()?))
         })
         .collect();
-    let with = |labels: &Labels<'static>| labels.clone();
     let sampled = rows.iter().map(|(labels, of)| (labels.clone(), 1.0 / f64::from(of.one_in.max(1))));
     gauges(
         to,
@@ -43,7 +43,7 @@ pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) ->
     counters(
         to,
         family("zdd_version_signal_flows", "Sampled flows by what happened to them."),
-        by_name(&rows, &flows.map(|name| (name, vec![("event", name)])), with),
+        by_name(&rows, &flows.map(|name| (name, vec![("event", name)]))),
     )?;
     let resets = [
         ("client_reset_handshake", vec![("side", "client"), ("phase", "handshake")]),
@@ -56,7 +56,7 @@ pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) ->
     counters(
         to,
         family("zdd_version_resets", "Sampled flows that were reset, by who did it and when."),
-        by_name(&rows, &resets, with),
+        by_name(&rows, &resets),
     )?;
     let closes = [
         ("client_close_early", vec![("side", "client")]),
@@ -68,13 +68,13 @@ pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) ->
             "zdd_version_early_closes",
             "Sampled flows that were closed without a byte of a reply, by who closed.",
         ),
-        by_name(&rows, &closes, with),
+        by_name(&rows, &closes),
     )?;
     let repeated = [("syn_retransmissions", vec![])];
     counters(
         to,
         family("zdd_version_syn_retransmissions", "Repeated SYNs of sampled flows."),
-        by_name(&rows, &repeated, with),
+        by_name(&rows, &repeated),
     )?;
     let ways = [("client_bytes", vec![("side", "client")]), ("backend_bytes", vec![("side", "backend")])];
     let payload = Family {
@@ -82,7 +82,7 @@ pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) ->
         help: "Payload of sampled flows, by who sent it.",
         unit: Some(Unit::Bytes),
     };
-    counters(to, payload, by_name(&rows, &ways, with))?;
+    counters(to, payload, by_name(&rows, &ways))?;
     histogram(to, "zdd_version_handshake", "Handshake times of sampled flows.", &rows, |of| &of.handshake)?;
     let help = "Times of sampled flows from the question to the first byte of its reply.";
     histogram(to, "zdd_version_first_byte", help, &rows, |of| &of.first_byte)
@@ -91,13 +91,13 @@ pub(super) fn encode(to: &mut DescriptorEncoder, services: &[ServiceMetrics]) ->
 /// Those of the named counts that are there, with labels of their own.
 fn by_name<'a>(
     rows: &Rows<'a>,
-    names: &[(&str, Labels<'static>)],
-    with: impl Fn(&Labels<'static>) -> Labels<'static>,
+    names: &[(&str, Vec<(&'static str, &'static str)>)],
 ) -> Vec<(Labels<'a>, u64)> {
-    let of = |row: &(Labels<'a>, &'a SignalMetrics)| {
+    let of = |row: &(Labels<'a>, &'a SignalsStatus)| {
         let found = names.iter().filter_map(|(name, extra)| {
-            let (_, n) = row.1.counts.iter().find(|(known, _)| known == name)?;
-            Some((row.0.iter().copied().chain(with(extra)).collect(), *n))
+            let n = row.1.counts.get(*name)?;
+            let extra = extra.iter().map(|(label, value)| (*label, (*value).into()));
+            Some((row.0.iter().cloned().chain(extra).collect(), *n))
         });
         found.collect::<Vec<_>>()
     };
@@ -109,7 +109,7 @@ fn histogram<'a>(
     name: &'static str,
     help: &'static str,
     rows: &Rows<'a>,
-    times: fn(&SignalMetrics) -> &TimeMetrics,
+    times: fn(&SignalsStatus) -> &TimesStatus,
 ) -> Result<(), fmt::Error> {
     if rows.is_empty() {
         return Ok(());
@@ -117,7 +117,8 @@ fn histogram<'a>(
     let mut metric = to.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
     for (labels, of) in rows {
         let times = times(of);
-        let mut buckets = times.buckets.clone();
+        let mut buckets: Vec<(f64, u64)> =
+            times.buckets.iter().map(|bucket| (bucket.below_s, bucket.count)).collect();
         let within: u64 = buckets.iter().map(|(_, n)| n).sum();
         buckets.push((f64::MAX, times.count.saturating_sub(within)));
         metric.encode_family(labels)?.encode_histogram::<NoLabelSet>(
