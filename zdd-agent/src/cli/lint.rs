@@ -97,6 +97,17 @@ fn of_rollout(
             );
             find("blind-analysis", what, "signals = { sample = \"1/4\" } in the service");
         }
+        if let Provider::Builtin { metric: Builtin::Rate(metric), .. } = &analysis.provider
+            && !metric.seen_under(service.forward)
+        {
+            let what = format!(
+                "analysis {} asks for {}, which nobody sees under {}: replies go around this host",
+                analysis.name,
+                metric.name(),
+                service.forward
+            );
+            find("blind-analysis", what, "builtin = { metric = \"unanswered-rate\", success = \"<= 0.01\" }");
+        }
         if matches!(analysis.provider, Provider::Builtin { metric: Builtin::HealthyShare, .. })
             && service.health.is_none()
         {

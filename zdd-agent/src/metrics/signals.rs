@@ -120,7 +120,7 @@ fn histogram<'a>(
         let mut buckets: Vec<(f64, u64)> =
             times.buckets.iter().map(|bucket| (bucket.below_s, bucket.count)).collect();
         let within: u64 = buckets.iter().map(|(_, n)| n).sum();
-        buckets.push((f64::MAX, times.count.saturating_sub(within)));
+        buckets.push((f64::INFINITY, times.count.saturating_sub(within)));
         metric.encode_family(labels)?.encode_histogram::<NoLabelSet>(
             times.sum_s,
             times.count,

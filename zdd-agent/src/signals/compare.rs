@@ -139,3 +139,122 @@ fn told(what: String, stable: Trials, candidate: Trials) -> String {
 fn power(ln: f64) -> String {
     format!("10^{:.1}", ln / std::f64::consts::LN_10)
 }
+
+#[cfg(test)]
+mod tests {
+    use zdd_common::signals::{BUCKETS, EVENTS, counters};
+
+    use super::*;
+
+    fn spec(metrics: &[Metric]) -> CompareSpec {
+        CompareSpec { metrics: metrics.to_vec(), margin: MARGIN, alpha: ALPHA }
+    }
+
+    /// Flows, resets, and times of all of them in milliseconds.
+    fn reading(flows: u64, resets: u64, ms: u64) -> Reading {
+        let mut events = vec![0; EVENTS.len()];
+        events[Event::New as usize] = flows;
+        events[Event::Established as usize] = flows;
+        events[Event::BackendResetEarly as usize] = resets;
+        let mut first_byte = vec![0; BUCKETS];
+        first_byte[counters::bucket(ms * 1_000_000)] = flows;
+        Reading { events, handshake: vec![0; BUCKETS], first_byte }
+    }
+
+    fn plus(mut to: Reading, more: Reading) -> Reading {
+        to.add(&more);
+        to
+    }
+
+    #[test]
+    fn nobody_is_good_or_bad_without_flows_of_both() {
+        let mut comparison = Comparison::default();
+        let spec = spec(&[Metric::ResetRate]);
+        let look =
+            |comparison: &mut Comparison, s: Reading, c: Reading| comparison.look(&spec, s, c, 50).told();
+        assert_eq!(
+            look(&mut comparison, reading(9, 0, 1), reading(9, 0, 1)),
+            "inconclusive: nothing was counted yet"
+        );
+        let told = look(&mut comparison, reading(99, 0, 1), reading(9, 0, 1));
+        assert_eq!(told, "inconclusive: no flow of the candidate was sampled since the last look");
+        // What was not looked at is looked at with what follows.
+        let told = look(&mut comparison, reading(109, 0, 1), reading(29, 0, 1));
+        assert!(
+            told.starts_with("inconclusive: reset-rate: candidate 0.00% of 20, stable 0.00% of 100"),
+            "{told}"
+        );
+        assert!(told.ends_with("but of 20 new flows, 50 are needed"), "{told}");
+        let told = look(&mut comparison, reading(209, 0, 1), reading(129, 0, 1));
+        assert!(told.starts_with("success: reset-rate: candidate 0.00% of 100, stable"), "{told}");
+        let told = look(&mut comparison, reading(209, 0, 1), reading(229, 0, 1));
+        assert_eq!(told, "inconclusive: no flow of the stable version was sampled since the last look");
+    }
+
+    #[test]
+    fn resets_are_an_alarm_and_a_restart_in_between_changes_nothing() {
+        let spec = spec(&Metric::ALL);
+        let whole = |save: bool| {
+            let mut comparison = Comparison::default();
+            comparison.begin(Reading::default(), Reading::default());
+            let mut told = Vec::new();
+            for round in 1..=4 {
+                let outcome =
+                    comparison.look(&spec, reading(round * 900, 0, 1), reading(round * 100, round * 6, 1), 0);
+                told.push(outcome.told());
+                if save {
+                    let text = serde_json::to_string(&comparison).unwrap();
+                    comparison = serde_json::from_str(&text).unwrap();
+                }
+            }
+            told
+        };
+        let told = whole(false);
+        assert!(
+            told[0].starts_with("success: reset-rate: candidate 6.00% of 100, stable 0.00% of 900"),
+            "{told:?}"
+        );
+        assert!(told[3].starts_with("failure: worse than the stable version: reset-rate"), "{told:?}");
+        assert_eq!(whole(true), told);
+    }
+
+    #[test]
+    fn later_answers_are_an_alarm_once_it_is_known_what_is_usual() {
+        let spec = spec(&[Metric::FirstByteTime]);
+        let mut comparison = Comparison::default();
+        comparison.begin(Reading::default(), Reading::default());
+        let told = comparison.look(&spec, reading(900, 0, 4), reading(100, 0, 54), 0).told();
+        assert!(told.starts_with("success: first-byte-time: no times"), "{told}");
+        let (s, c) = (reading(1800, 0, 4), reading(200, 0, 54));
+        let told = comparison.look(&spec, s, c, 0).told();
+        assert!(
+            told.contains("failure: worse than the stable version: first-byte-time above 5.2 ms"),
+            "{told}"
+        );
+        // With flows from before the rollout it is known at once.
+        let mut comparison = Comparison::default();
+        comparison.begin(reading(1000, 0, 4), Reading::default());
+        let told = comparison.look(&spec, reading(1900, 0, 4), reading(100, 0, 54), 0).told();
+        assert!(told.starts_with("failure"), "{told}");
+        // A quarter slower is nobody's fault.
+        let mut comparison = Comparison::default();
+        comparison.begin(reading(1000, 0, 40), Reading::default());
+        let told = comparison.look(&spec, reading(1900, 0, 40), reading(1000, 0, 48), 0).told();
+        assert!(told.starts_with("success"), "{told}");
+    }
+
+    #[test]
+    fn what_came_under_another_weight_is_left_out() {
+        let spec = spec(&[Metric::ResetRate]);
+        let mut comparison = Comparison::default();
+        comparison.begin(Reading::default(), Reading::default());
+        // A fault of both while the candidate had much of it, forgotten at the new weight.
+        let (s, c) = (reading(10, 5, 1), reading(1000, 500, 1));
+        comparison.begin(s.clone(), c.clone());
+        let told = comparison.look(&spec, plus(s, reading(500, 0, 1)), plus(c, reading(500, 0, 1)), 0).told();
+        assert!(
+            told.starts_with("success: reset-rate: candidate 0.00% of 500, stable 0.00% of 500"),
+            "{told}"
+        );
+    }
+}

@@ -58,6 +58,7 @@ fn what_is_not_said_has_its_documented_default() {
             drain_timeout: None,
             cells: 16384,
             health: None,
+            signals: None,
             rollout: None,
             versions: [
                 VersionSpec {
@@ -219,6 +220,7 @@ fn everything_can_be_said() {
                         ),
                     },
                 ),
+                signals: None,
                 rollout: None,
                 versions: [
                     VersionSpec {
