@@ -5,6 +5,7 @@ mod fuzz;
 mod ranges;
 mod rollout;
 mod shape;
+mod signals;
 mod valid;
 
 use super::*;

@@ -56,7 +56,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         );
     }
     let now = clock::now_ns();
-    let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let mut state =
+        saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new(), line_stopped: None });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
@@ -110,6 +111,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         ports: Vec::new(),
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
+        line_stopped: state.line_stopped.clone(),
+        loads: HashMap::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
         signals_swept: true,

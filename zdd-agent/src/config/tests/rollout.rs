@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::desired::{FULL, SignalSpec};
-use crate::rollout::spec::{OnFailure, Provider, Step, Strategy};
+use crate::desired::FULL;
+use crate::rollout::spec::{HookKind, OnFailure, Step, Strategy};
 use crate::rollout::stages::{Stage, stages};
-use crate::signals::Metric;
 
-const ROLLOUT: &str = r#"[service.rollout]
+pub(super) const ROLLOUT: &str = r#"[service.rollout]
 strategy = "canary"
 steps = [{ weight = 1 }, { pause = "2m" }, { weight = "10%" }, { pause = "until-promoted" }]
 [[service.rollout.analysis]]
@@ -16,7 +15,7 @@ name = "errors"
 web = { url = "http://10.0.0.9/stats", json = "$.errors", success = "<= 0.01" }
 "#;
 
-fn rollout(text: &str) -> String {
+pub(super) fn rollout(text: &str) -> String {
     mistakes(&format!("{BASE}{text}"))
 }
 
@@ -25,7 +24,7 @@ fn replaced(from: &str, to: &str) -> String {
     rollout(&ROLLOUT.replacen(from, to, 1))
 }
 
-fn analysis(line: &str) -> String {
+pub(super) fn analysis(line: &str) -> String {
     rollout(&format!("{ROLLOUT}{line}\n"))
 }
 
@@ -274,7 +273,16 @@ timeout = "1m"
             "nanos": 0
           }
         }
-      ]
+      ],
+      "freeze": {
+        "zone": "UTC",
+        "windows": []
+      },
+      "soak": {
+        "secs": 0,
+        "nanos": 0
+      },
+      "train": null
     }
     "#);
 }
@@ -427,7 +435,7 @@ fn hooks() {
     zdd.toml:19:1: a hook calls either a `webhook` or an `exec`
     help: write webhook = "http://10.0.0.9/hook" or exec = ["/usr/local/bin/hook"]
     zdd.toml:20:6: `on`: `sometimes` is no time for a hook
-    help: write one of confirm-rollout, pre-rollout, rollout, confirm-promotion, post-rollout, rollback, event
+    help: write one of confirm-rollout, pre-rollout, expand, rollout, confirm-promotion, post-rollout, contract, rollback, event
     zdd.toml:21:11: `webhook`: `ftp://x` is no address
     help: write "http://host:port/path"
     zdd.toml:22:8: `exec` names no program
@@ -454,56 +462,54 @@ fn a_rollout_that_nothing_decides_is_warned_of() {
 }
 
 #[test]
-fn a_service_with_a_rollout_follows_some_of_its_flows_unless_it_says_otherwise() {
-    let signals = |text: &str| valid(text).0.services[0].signals;
-    assert_eq!(signals(BASE), None);
-    assert_eq!(signals(&format!("{BASE}{ROLLOUT}")), Some(SignalSpec::default()));
-    let with = |signals: &str| {
-        let line = format!("signals = {signals}\n[[service.version]]");
-        format!("{}{ROLLOUT}", BASE.replacen("[[service.version]]", &line, 1))
-    };
-    let shift = |text: &str| signals(&with(text)).map(|signals| signals.shift);
-    assert_eq!(shift("{ sample = \"off\" }"), None);
-    assert_eq!(shift("{ sample = 1 }"), Some(0));
-    assert_eq!(shift("{ sample = \"1/16\" }"), Some(4));
-    assert_eq!(shift("{ answer_timeout = \"30s\" }"), Some(2));
-    let wrong = mistakes(&with("{ sample = \"1/10\" }"));
-    assert!(wrong.contains("`1/10` is no sample\nhelp: write 1, \"off\", or \"1/N\""), "{wrong}");
-    let wrong = mistakes(&with("{ sample = 2.5, handshake_timeout = \"0s\" }"));
-    assert!(wrong.contains("`sample` is of type float") && wrong.contains("is 0s, out of range"), "{wrong}");
+fn freeze_windows_database_steps_and_capacity_are_understood() {
+    let capacity = "forward = \"nat\"\ncapacity = { min_healthy = \"50%\", new_flows = 200 }";
+    let base = BASE.replace("forward = \"nat\"", capacity);
+    let text = r#"[service.rollout]
+strategy = "blue-green"
+reversible = false
+soak = "10m"
+time_zone = "Europe/Berlin"
+freeze = ["fri 16:00 to mon 08:00", "2026-12-20 to 2027-01-06"]
+[[service.rollout.hook]]
+on = "expand"
+exec = ["/usr/local/bin/migrate", "expand"]
+[[service.rollout.hook]]
+on = "contract"
+exec = ["/usr/local/bin/migrate", "contract"]
+"#;
+    let (desired, _) = valid(&format!("{base}{text}"));
+    let service = &desired.services[0];
+    let capacity = service.capacity.unwrap();
+    assert_eq!((capacity.min_healthy, capacity.new_flows), (5_000, Some(200)));
+    let rollout = service.rollout.as_ref().unwrap();
+    assert_eq!(
+        rollout.on_failure,
+        OnFailure::Freeze,
+        "what is not reversible is never rolled back by itself"
+    );
+    assert_eq!((rollout.freeze.zone.as_str(), rollout.freeze.windows.len()), ("Europe/Berlin", 2));
+    let line = stages(rollout);
+    assert_eq!(line[0], Stage::Hooks(HookKind::Expand));
+    let end = [Stage::Drain, Stage::Pause(Duration::from_secs(600)), Stage::Hooks(HookKind::Contract)];
+    assert!(line.ends_with(&end), "{line:?}");
 }
 
 #[test]
-fn a_comparison_and_its_defaults() {
-    let compare = |inside: &str| {
-        let text =
-            format!("{ROLLOUT}[[service.rollout.analysis]]\nname = \"signals\"\ncompare = {{ {inside} }}\n");
-        let spec = valid(&format!("{BASE}{text}")).0.services[0].rollout.clone().unwrap();
-        match spec.analyses[1].provider.clone() {
-            Provider::Compare(compare) => compare,
-            other => panic!("{other:?}"),
-        }
-    };
-    let usual = compare("");
-    assert_eq!(
-        (usual.metrics.len(), usual.margin.absolute, usual.margin.ratio, usual.alpha),
-        (7, 0.005, 1.5, 1e-4)
-    );
-    let own =
-        compare("metrics = [\"reset-rate\", \"first-byte-time\"], margin = 1, ratio = 2, alpha = 0.001");
-    assert_eq!(own.metrics, [Metric::ResetRate, Metric::FirstByteTime]);
-    assert_eq!((own.margin.absolute, own.margin.ratio, own.alpha), (0.01, 2.0, 0.001));
-    let wrong = |inside: &str| {
-        analysis(&format!("[[service.rollout.analysis]]\nname = \"signals\"\ncompare = {{ {inside} }}"))
-    };
-    let luck = wrong("metrics = [\"luck\"]");
-    assert!(luck.contains("`luck` is no signal\nhelp: write some of handshake-failure-rate, "), "{luck}");
-    let both = wrong("ratio = 0.5, alpha = 1");
-    assert!(both.contains("`ratio` is no number") && both.contains("`alpha` is no number"), "{both}");
-    let blue_green = ROLLOUT
-        .replace("\"canary\"", "\"blue-green\"")
-        .replace("steps = [{ weight = 1 }, { pause = \"2m\" }, { weight = \"10%\" }, { pause = \"until-promoted\" }]\n", "");
-    let text = format!("{blue_green}[[service.rollout.analysis]]\nname = \"signals\"\ncompare = {{}}\n");
-    let wrong = rollout(&text);
-    assert!(wrong.contains("`compare` needs both versions to get new flows at the same time"), "{wrong}");
+fn mistakes_in_freeze_windows_database_steps_and_capacity_are_told() {
+    for (text, says) in [
+        (replaced("strategy", "freeze = [\"whenever\"]\nstrategy"), "`whenever` is no window"),
+        (replaced("strategy", "freeze = [7]\nstrategy"), "each window as a string"),
+        (replaced("strategy", "time_zone = \"UTC\"\nstrategy"), "there is none"),
+        (replaced("strategy", "time_zone = \"Mars\"\nfreeze = []\nstrategy"), "`Mars` is no time zone"),
+        (replaced("strategy", "soak = \"1m\"\nstrategy"), "there is no such hook"),
+        (
+            replaced("strategy", "reversible = false\non_failure = \"rollback\"\nstrategy"),
+            "what is not reversible cannot be rolled back",
+        ),
+        (with("capacity = {}"), "`capacity` asks for nothing"),
+        (with("capacity = { new_flows = 0 }"), "new_flows"),
+    ] {
+        assert!(text.contains(says) && text.contains("help: "), "{says} is not in:\n{text}");
+    }
 }
