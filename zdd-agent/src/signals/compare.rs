@@ -26,10 +26,13 @@ pub const ALPHA: f64 = 0.0001;
 /// See [`ALPHA`].
 pub const MARGIN: Margin = Margin { absolute: 0.005, ratio: 1.5 };
 
-/// Times are compared by how many are longer than these quantiles of the stable version's.
-const QUANTILES: [f64; 3] = [0.5, 0.9, 0.99];
-/// And longer by this many buckets of a quarter each: a backend that is a little slower is nobody's fault.
-const SLACK: usize = 1;
+/// Times are compared by how many are longer than these quantiles of the stable version's; and beside each, how many more are tolerated
+/// than of failures: in the bulk of the times a small difference of speed moves many across a bound.
+const QUANTILES: [(f64, f64); 3] = [(0.5, 0.05), (0.9, 0.05), (0.99, 0.0)];
+/// And longer by this many buckets of a quarter each, so by about a half: that one backend is a little slower than another is
+/// nobody's fault. With one bucket, and no more tolerated than of failures, 8 of 10,000 simulated rollouts of a version against
+/// itself were stopped.
+const SLACK: usize = 2;
 
 /// How a comparison stands. Persisted with the rollout: a restart neither forgets evidence nor begins a second test.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -104,7 +107,7 @@ impl Comparison {
         evidence.resize(QUANTILES.len(), Evidence::default());
         let known: u64 = reference.iter().sum();
         let mut most: Option<(f64, String)> = None;
-        for (evidence, quantile) in evidence.iter_mut().zip(QUANTILES) {
+        for (evidence, (quantile, more)) in evidence.iter_mut().zip(QUANTILES) {
             // Fewer times do not tell where the quantile is.
             if known as f64 * (1.0 - quantile) < 1.0 {
                 continue;
@@ -115,7 +118,7 @@ impl Comparison {
                 bad: histogram.iter().skip(bucket + 1 + SLACK).sum(),
             };
             let (stable, candidate) = (longer(stable), longer(candidate));
-            evidence.look(stable, candidate, margin);
+            evidence.look(stable, candidate, Margin { absolute: margin.absolute + more, ..margin });
             if most.as_ref().is_none_or(|(ln, _)| evidence.ln() > *ln) {
                 let than = zdd_common::signals::counters::bound(bucket + SLACK);
                 let what = format!("{} above {:.1} ms", metric.name(), than as f64 / 1e6);
@@ -228,7 +231,7 @@ mod tests {
         let (s, c) = (reading(1800, 0, 4), reading(200, 0, 54));
         let told = comparison.look(&spec, s, c, 0).told();
         assert!(
-            told.contains("failure: worse than the stable version: first-byte-time above 5.2 ms"),
+            told.contains("failure: worse than the stable version: first-byte-time above 6.3 ms"),
             "{told}"
         );
         // With flows from before the rollout it is known at once.
