@@ -190,6 +190,7 @@ fn make() -> Rig {
         syn_memory: SYN_MEMORY,
         sample_events: 0,
         encap: Default::default(),
+        api: Default::default(),
         probe_budget: Default::default(),
     };
     let (mut plane, _) = Dataplane::open(&spec, SIGNAL_SECRET).unwrap_or_else(|error| panic!("{error}"));
