@@ -107,6 +107,8 @@ pub struct Limits {
     pub syn_filter: u32,
     /// Flows that talk to a `nat` backend's own address through this host. Default 65_536.
     pub direct: u32,
+    /// Flows that are followed for signals, rounded up to a power of two. Default 32_768 (2 MiB).
+    pub signals: u32,
 }
 
 /// How the XDP program is attached.
@@ -146,11 +148,32 @@ pub struct ServiceSpec {
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.
     pub health: Option<HealthSpec>,
+    /// Which flows are followed for signals; `None`: none are.
+    #[serde(default)]
+    pub signals: Option<SignalSpec>,
     /// How `zdd rollout start` brings a candidate in; `None`: it cannot.
     #[serde(default)]
     pub rollout: Option<crate::rollout::RolloutSpec>,
     /// Versions in the order of the file. The first is the stable one, where the share of an unhealthy version goes.
     pub versions: Vec<VersionSpec>,
+}
+
+/// Which of a service's TCP flows are followed, and when silence means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalSpec {
+    /// One flow in 2^shift is. Default: one in 4 for a service with a rollout, else none.
+    pub shift: u8,
+    /// A handshake that takes longer has failed. Default 3 s: a SYN was repeated once or twice.
+    pub handshake_timeout: Duration,
+    /// A connection without a byte of a reply after this is unanswered. Default 5 s.
+    pub answer_timeout: Duration,
+}
+
+impl Default for SignalSpec {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        SignalSpec { shift: 2, handshake_timeout: s(3), answer_timeout: s(5) }
+    }
 }
 
 /// Address, port and protocol that clients dial.

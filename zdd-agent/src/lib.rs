@@ -29,6 +29,7 @@ pub mod redact;
 pub mod report;
 pub mod rollout;
 pub mod shutdown;
+pub mod signals;
 pub mod state;
 pub mod store;
 pub mod text;

@@ -120,8 +120,48 @@ pub struct VersionStatus {
     pub packets: u64,
     /// Bytes, with Ethernet headers.
     pub bytes: u64,
+    /// What its sampled flows have told; `None`: none are followed.
+    pub signals: Option<SignalsStatus>,
     /// Backends in the order of the configuration; those that drain or were added by command follow.
     pub backends: Vec<BackendStatus>,
+}
+
+/// What the sampled flows of a version have told, since the maps were made. What its forwarding mode does not show is not there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SignalsStatus {
+    /// One flow in this many is followed.
+    pub one_in: u32,
+    /// Flows by what happened to them; see the README's table.
+    pub counts: BTreeMap<String, u64>,
+    /// From the SYN to the SYN-ACK; where replies go around this host, to the client's acknowledgement of it.
+    pub handshake: TimesStatus,
+    /// From the first byte of a question to the first byte of its reply; where replies go around this host, to the client's
+    /// acknowledgement of it.
+    pub first_byte: TimesStatus,
+}
+
+/// A histogram of times.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimesStatus {
+    /// Times.
+    pub count: u64,
+    /// Their sum in seconds.
+    pub sum_s: f64,
+    /// Half of them are below this, seconds, up to a quarter too much; `None` without times.
+    pub p50_s: Option<f64>,
+    /// 99 % of them are.
+    pub p99_s: Option<f64>,
+    /// By doubling bounds; those beyond the last bound are counted only in `count`.
+    pub buckets: Vec<TimeBucket>,
+}
+
+/// One bucket of a histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TimeBucket {
+    /// Times below this, seconds, and not below the bound before.
+    pub below_s: f64,
+    /// How many.
+    pub count: u64,
 }
 
 /// What the probes say of a backend.

@@ -12,6 +12,7 @@ use zdd_common::maps::Counters;
 use crate::control::SpentKey;
 use crate::desired::{ServiceSpec, Vip};
 use crate::rollout::saved::SavedRollouts;
+use crate::signals::Reading;
 
 /// Everything in `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +100,9 @@ pub struct SavedService {
     /// What backends that are forgotten had counted, by version, so that a version's counters never go back.
     #[serde(default)]
     pub retired: BTreeMap<String, Retired>,
+    /// What the flows of these backends had told, by version.
+    #[serde(default)]
+    pub retired_signals: BTreeMap<String, Reading>,
     /// Its rollouts. A file from before there were any has none.
     #[serde(default)]
     pub rollouts: SavedRollouts,

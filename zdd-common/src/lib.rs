@@ -29,6 +29,7 @@ pub mod odd;
 pub mod packet;
 pub mod process;
 pub mod reason;
+pub mod signals;
 pub mod steer;
 pub mod syn_filter;
 pub mod tables;

@@ -13,6 +13,7 @@ use crate::maps::Counters;
 use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
 use crate::reason::{REASONS, Reason};
+use crate::signals::{self, SignalBucket, SignalCounters, SignalTables};
 use crate::syn_filter::{self, Line};
 use crate::tables::{Found, Route, SteerTables, Tables};
 use crate::time::Tick;
@@ -62,6 +63,12 @@ pub struct Model {
     pub by_backend: HashMap<BackendId, Counters>,
     /// Packets by reason.
     pub reasons: HashMap<Reason, u64>,
+    /// Where flows are followed: buckets, a power of two; none: nothing is.
+    pub signal_flows: Vec<SignalBucket>,
+    /// What they tell, by backend.
+    pub signals: HashMap<BackendId, Box<SignalCounters>>,
+    /// Chooses them.
+    pub signal_secret: u64,
 }
 
 impl Model {
@@ -167,6 +174,31 @@ impl SteerTables for Model {
 
     fn give(&mut self, class: usize) {
         self.used[class] -= 1;
+    }
+}
+
+impl SignalTables for Model {
+    type Atomic = Host;
+
+    fn exact_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn coarse_ns(&mut self) -> u64 {
+        self.now_ns
+    }
+
+    fn signal_secret(&mut self) -> u64 {
+        self.signal_secret
+    }
+
+    fn signal_bucket(&mut self, hash: u64) -> Option<*mut SignalBucket> {
+        let at = signals::table::home(hash, self.signal_flows.len().max(1) as u32) as usize;
+        self.signal_flows.get_mut(at).map(|bucket| &raw mut *bucket)
+    }
+
+    fn signal_counters(&mut self, backend: BackendId) -> Option<*mut SignalCounters> {
+        Some(&raw mut **self.signals.entry(backend).or_default())
     }
 }
 

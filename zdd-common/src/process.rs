@@ -9,6 +9,7 @@ use crate::net::{DirectKey, End};
 use crate::odd;
 use crate::packet::{self, Packet};
 use crate::reason::Reason;
+use crate::signals::{self, Rate};
 use crate::steer::{self, Query, Steered};
 use crate::tables::{Route, Tables};
 
@@ -62,11 +63,17 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: 
         Next::Odd => return Verdict::Odd,
         Next::Done | Next::Classify | Next::Encapsulate => {}
         Next::Reply => {
+            if work.end.rate() != Rate::OFF {
+                follow_reply(frame, tables, work);
+            }
             find_route(tables, work);
             reply(frame, work);
         }
         Next::Steer => {
             work.steer(tables);
+            if work.end.rate() != Rate::OFF {
+                follow(frame, tables, work);
+            }
             deliver(frame, tables, work);
             // Not by deliver itself: the two together need more than a BPF stack.
             if matches!(work.next, Next::Encapsulate) {
@@ -197,7 +204,7 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
     let packet = &work.packet;
     let to = End::new(packet.dst, packet.dst_port, packet.proto);
     if let Some(end) = tables.end(&to) {
-        if end.kind == EndKind::Vip as u16 {
+        if end.is(EndKind::Vip) {
             work.end = end;
             work.next = Next::Steer;
         } else {
@@ -213,7 +220,7 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
         return;
     }
     work.fate = match tables.end(&from) {
-        Some(end) if end.kind == EndKind::NatBackend as u16 => {
+        Some(end) if end.is(EndKind::NatBackend) => {
             let (peer, peer_port) = (packet.dst, packet.dst_port);
             // The agent's probes and whatever else this host asks a backend: XDP never saw the question leave.
             if tables.is_local(&peer) {
@@ -239,6 +246,23 @@ pub(crate) fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
         work.route = route;
         work.routed = true;
     }
+}
+
+/// Notes what a steered packet tells of its flow. Before it is rewritten.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn follow<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> u64 {
+    signals::from_client(frame, tables, &work.packet, work.steered.backend, work.end.rate())
+}
+
+/// The same of a reply.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn follow_reply<F: Frame + ?Sized, T: Tables>(
+    frame: &mut F,
+    tables: &mut T,
+    work: &mut Work,
+) -> u64 {
+    let from = (work.end.id, work.end.vip_port);
+    signals::from_backend(frame, tables, &work.packet, from, work.end.rate())
 }
 
 /// Rewrites a `nat` backend's reply and sends it; the stack is asked only when there is no complete route.

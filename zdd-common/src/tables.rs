@@ -6,6 +6,7 @@ use crate::entries::{
 use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
 use crate::reason::Reason;
+use crate::signals::SignalTables;
 use crate::time::Tick;
 
 /// Answer of a flow lookup.
@@ -94,7 +95,7 @@ pub struct Route {
 }
 
 /// What [`crate::process`] needs beyond steering.
-pub trait Tables: SteerTables {
+pub trait Tables: SteerTables + SignalTables {
     /// What an end is to us.
     fn end(&mut self, end: &End) -> Option<EndEntry>;
     /// Whether an end may be a `nat` backend; false only if it surely is none.

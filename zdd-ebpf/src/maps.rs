@@ -12,11 +12,23 @@ use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::process::Work;
 use zdd_common::reason::REASONS;
+use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::syn_filter::Line;
 
 /// What the agent sets before it loads the program.
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8, sample: 0 };
+
+/// The same for signals.
+#[unsafe(no_mangle)]
+static SIGNAL_CONFIG: SignalConfig = SignalConfig { secret: 0, buckets: 1, reserved: 0 };
+
+/// The signals' configuration, as [`config`].
+#[inline(always)]
+pub(crate) fn signal_config() -> SignalConfig {
+    // SAFETY: a static is valid.
+    unsafe { (&raw const SIGNAL_CONFIG).read_volatile() }
+}
 
 /// The configuration. Read volatile: the compiler must not believe the initial value.
 #[inline(always)]
@@ -70,6 +82,12 @@ pub(crate) static FACTS: Array<Facts> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Entries per class, used and allowed.
 #[map]
 pub(crate) static QUOTAS: Array<Quotas> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Where sampled flows are followed.
+#[map]
+pub(crate) static SIGNAL_FLOWS: Array<SignalBucket> = Array::pinned(1, BPF_F_MMAPABLE);
+/// What they tell, by backend.
+#[map]
+pub(crate) static SIGNALS: Array<SignalCounters> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Slot of the program for frames that are not plain.
 pub(crate) const ODD: u32 = 0;
 /// Programs that the first one goes on in. Pinned like all maps, and for one reason more: the kernel empties such an array when

@@ -1,6 +1,6 @@
 //! `zdd_common::tables` over the maps.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::programs::XdpContext;
 use zdd_common::atomic::Atomics as _;
 use zdd_common::entries::{
@@ -11,14 +11,15 @@ use zdd_common::maps::Repliers;
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Trail};
 use zdd_common::reason::Reason;
+use zdd_common::signals::{SignalBucket, SignalCounters, SignalTables, table};
 use zdd_common::syn_filter;
 use zdd_common::tables::{Found, Route, SteerTables, Tables};
 use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES, SYNS,
-    TX, config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES,
+    SIGNAL_FLOWS, SIGNALS, SYNS, TX, config, signal_config,
 };
 use crate::{route, stats};
 
@@ -165,6 +166,36 @@ impl SteerTables for Maps<'_> {
                 Bpf::add(&raw mut (*quotas).used[class], u64::MAX);
             }
         }
+    }
+}
+
+impl SignalTables for Maps<'_> {
+    type Atomic = Bpf;
+
+    #[inline(always)]
+    fn exact_ns(&mut self) -> u64 {
+        // SAFETY: the helper has no conditions.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn coarse_ns(&mut self) -> u64 {
+        self.now_ns()
+    }
+
+    #[inline(always)]
+    fn signal_secret(&mut self) -> u64 {
+        signal_config().secret
+    }
+
+    #[inline(always)]
+    fn signal_bucket(&mut self, hash: u64) -> Option<*mut SignalBucket> {
+        SIGNAL_FLOWS.get_ptr_mut(table::home(hash, signal_config().buckets))
+    }
+
+    #[inline(always)]
+    fn signal_counters(&mut self, backend: BackendId) -> Option<*mut SignalCounters> {
+        SIGNALS.get_ptr_mut(backend.into())
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) fn limits() -> Limits {
         flows: FLOWS,
         syn_filter: 4 << 20,
         direct: 65_536,
+        signals: 64,
     }
 }
 
@@ -81,7 +82,7 @@ impl Plane {
             api: Default::default(),
             probe_budget: Default::default(),
         };
-        let (mut plane, _) = Dataplane::open(&spec)?;
+        let (mut plane, _) = Dataplane::open(&spec, 0)?;
         let program = plane.program().context("the object has no program")?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut plane = Self { plane, program, pins };

@@ -17,4 +17,4 @@ pub use client::{Load, LoadSpec, Target};
 pub use ledger::{Counts, Incident, Ledger, Share, ShortRecord, Slope, flipped_back};
 pub use probe::{Probed, Prober, first_new_ms};
 pub use protocol::{Fleet, Greeting, Member, Place};
-pub use server::{ServerSpec, Servers};
+pub use server::{Fault, ServerSpec, Servers};

@@ -27,9 +27,26 @@ pub struct ServerSpec {
     pub health: SocketAddr,
 }
 
+/// What is wrong with a backend's TCP server; its health page knows nothing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// One connection in this many is reset when it was accepted.
+    Resets(u64),
+    /// Its first byte comes this many milliseconds later.
+    Later(u64),
+    /// It accepts, and says nothing.
+    Mute,
+    /// It does not listen any more, for good.
+    Refuses,
+}
+
 #[derive(Debug)]
 struct Backend {
     spec: ServerSpec,
+    fault: tokio::sync::watch::Sender<Fault>,
     healthy: AtomicBool,
     accepted: AtomicU64,
     probes: AtomicU64,
@@ -57,6 +74,7 @@ impl Servers {
             )))?;
             let backend = Backend {
                 spec: spec.clone(),
+                fault: tokio::sync::watch::Sender::default(),
                 healthy: AtomicBool::new(true),
                 accepted: AtomicU64::new(0),
                 probes: AtomicU64::new(0),
@@ -97,6 +115,11 @@ impl Servers {
     /// From now on `/health` of backend `name` answers 200 (true) or 503 (false); everything else goes on.
     pub fn set_healthy(&self, name: &str, healthy: bool) {
         self.backend(name).healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// From now on backend `name` has this fault.
+    pub fn set_fault(&self, name: &str, fault: Fault) {
+        self.backend(name).fault.send_replace(fault);
     }
 
     /// TCP connections that backend `name` accepted.
@@ -151,19 +174,39 @@ fn serve(backend: Arc<Backend>, (tcp, udp, health): Sockets) -> std::io::Result<
 async fn accept_all(listener: TcpListener, backend: Arc<Backend>) {
     let Member { version, backend: name } = &backend.spec.member;
     let identity: Arc<str> = format!("{version} {name}").into();
+    let mut faults = backend.fault.subscribe();
     loop {
-        let Ok((stream, peer)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = faults.wait_for(|fault| *fault == Fault::Refuses) => return,
+        };
+        let Ok((stream, peer)) = accepted else {
             // Out of descriptors, or the peer gave up: neither is cured by spinning.
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             continue;
         };
         // One socket for both families shows IPv4 addresses as mapped ones (RFC 4291, 2.5.5.2).
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        backend.accepted.fetch_add(1, Ordering::Relaxed);
+        let nth = backend.accepted.fetch_add(1, Ordering::Relaxed);
+        let fault = *faults.borrow();
         backend.sources.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.ip());
         // A client that goes away is the client's to report.
         let identity = Arc::clone(&identity);
-        tokio::spawn(async move { drop(talk(stream, peer, &identity).await) });
+        tokio::spawn(async move {
+            match fault {
+                Fault::Resets(one_in) if nth % one_in == 0 => drop(stream.set_zero_linger()),
+                Fault::Mute => {
+                    // Until the client has given up.
+                    let mut stream = stream;
+                    while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
+                }
+                Fault::Later(ms) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+                    drop(talk(stream, peer, &identity).await);
+                }
+                _ => drop(talk(stream, peer, &identity).await),
+            }
+        });
     }
 }
 

@@ -20,6 +20,8 @@ use zdd_common::entries::{Backend, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::maps::Quotas;
 use zdd_common::reason::{REASONS, Reason};
+use zdd_common::signals::table::SIGNAL_WAYS;
+use zdd_common::signals::{SignalBucket, SignalCounters};
 use zdd_common::syn_filter::Line;
 
 use crate::bpf::{self, Mapped};
@@ -34,6 +36,10 @@ pub const CELLS: usize = 1 << 16;
 pub const BUCKETS: usize = 16;
 /// Lines of the SYN filter.
 pub const LINES: usize = 64;
+/// Flows that can be followed: nobody has to give way.
+pub const SIGNAL_FLOWS: usize = 1 << 16;
+/// What chooses them.
+pub const SIGNAL_SECRET: u64 = 0x5eed;
 /// How long a SYN is remembered at the least.
 pub const SYN_MEMORY: Duration = Duration::from_secs(2);
 /// Port slots that tests use.
@@ -117,6 +123,8 @@ pub struct Rig {
     pub filter: Mapped<Line>,
     pub facts: Mapped<Facts>,
     pub quotas: Mapped<Quotas>,
+    pub signal_flows: Mapped<SignalBucket>,
+    pub signals: Mapped<SignalCounters>,
     /// Index of the interface towards clients.
     pub a: u32,
     /// Index of the interface towards backends.
@@ -167,6 +175,7 @@ fn make() -> Rig {
         flows: (BUCKETS * zdd_common::limits::WAYS) as u32,
         syn_filter: (LINES * size_of::<Line>()) as u32,
         direct: 1024,
+        signals: SIGNAL_FLOWS as u32,
     };
     let spec = AgentSpec {
         interfaces: vec![],
@@ -184,7 +193,7 @@ fn make() -> Rig {
         api: Default::default(),
         probe_budget: Default::default(),
     };
-    let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));
+    let (mut plane, _) = Dataplane::open(&spec, SIGNAL_SECRET).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
     let known = |text: &str| text.parse().expect("a prefix");
     let spec = DecapSpec {
@@ -208,6 +217,8 @@ fn make() -> Rig {
         filter: mapped(map("SYNS"), LINES),
         facts: mapped(map("FACTS"), SERVICES),
         quotas: mapped(map("QUOTAS"), 1),
+        signal_flows: mapped(map("SIGNAL_FLOWS"), SIGNAL_FLOWS / SIGNAL_WAYS),
+        signals: mapped(map("SIGNALS"), BACKENDS),
         a: index_of(c"a0"),
         b: index_of(c"b0"),
         decap: (decap, decap_runner),
@@ -273,6 +284,8 @@ impl Rig {
         self.filter.clear();
         self.facts.clear();
         self.quotas.clear();
+        self.signal_flows.clear();
+        self.signals.clear();
         self.limit_quotas([16; 3]);
         for end in self.plane.ends() {
             self.plane.remove_end(end);

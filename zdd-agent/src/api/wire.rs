@@ -200,8 +200,11 @@ message!(report::ServiceStatus, ServiceStatus {
 message!(report::ServiceCounters, ServiceCounters { packets, bytes, new_flows, learned, insert_failed });
 message!(
     report::VersionStatus,
-    VersionStatus { name, role, asked, share, draining, flows, new_flows, packets, bytes, backends }
+    VersionStatus { name, role, asked, share, draining, flows, new_flows, packets, bytes, backends, signals }
 );
+message!(report::SignalsStatus, SignalsStatus { one_in, counts; handshake, first_byte });
+message!(report::TimesStatus, TimesStatus { count, sum_s, p50_s, p99_s, buckets });
+message!(report::TimeBucket, TimeBucket { below_s, count });
 message!(
     report::BackendStatus,
     BackendStatus {

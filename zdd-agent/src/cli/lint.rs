@@ -8,7 +8,7 @@ use super::Outcome;
 use super::output::Output;
 use crate::config::Config;
 use crate::desired::{Desired, ServiceSpec};
-use crate::rollout::spec::{OnFailure, Provider, RolloutSpec, Step, Strategy};
+use crate::rollout::spec::{Builtin, OnFailure, Provider, RolloutSpec, Step, Strategy};
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -90,7 +90,27 @@ fn of_rollout(
         find("no-analysis", what, fix);
     }
     for analysis in &rollout.analyses {
-        if matches!(analysis.provider, Provider::Builtin { .. }) && service.health.is_none() {
+        if signals_needed(&analysis.provider) && service.signals.is_none() {
+            let what = format!(
+                "analysis {} asks for signals, and none of the service's flows are followed: it is never conclusive",
+                analysis.name
+            );
+            find("blind-analysis", what, "signals = { sample = \"1/4\" } in the service");
+        }
+        if let Provider::Builtin { metric: Builtin::Rate(metric), .. } = &analysis.provider
+            && !metric.seen_under(service.forward)
+        {
+            let what = format!(
+                "analysis {} asks for {}, which nobody sees under {}: replies go around this host",
+                analysis.name,
+                metric.name(),
+                service.forward
+            );
+            find("blind-analysis", what, "builtin = { metric = \"unanswered-rate\", success = \"<= 0.01\" }");
+        }
+        if matches!(analysis.provider, Provider::Builtin { metric: Builtin::HealthyShare, .. })
+            && service.health.is_none()
+        {
             let what = format!(
                 "analysis {} asks for health, and there is no health check: it is never conclusive",
                 analysis.name
@@ -140,5 +160,14 @@ fn of_rollout(
                 .to_owned();
             find("silent-freeze", what, "[[service.rollout.hook]] with on = \"event\" and webhook or exec");
         }
+    }
+}
+
+/// Whether it knows nothing without flows that are followed.
+fn signals_needed(provider: &Provider) -> bool {
+    match provider {
+        Provider::Compare(_) => true,
+        Provider::Builtin { metric, .. } => *metric != Builtin::HealthyShare,
+        _ => false,
     }
 }

@@ -192,6 +192,11 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
     });
     let heads = ["VERSION", "ROLE", "ASKED", "SHARE", "FLOWS", "NEW", "PACKETS", "BYTES"];
     out.push_str(&grid(&heads, versions.collect(), "  ", colours));
+    for version in &service.versions {
+        if let Some(signals) = &version.signals {
+            let _ = writeln!(out, "  {} signals {}", version.name, signals.line());
+        }
+    }
     let backends = service.versions.iter().flat_map(|version| {
         version.backends.iter().map(|backend| [vec![word(&version.name)], backend_fields(backend)].concat())
     });

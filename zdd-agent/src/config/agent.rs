@@ -236,6 +236,7 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
         flows: 262_144,
         syn_filter: 4 << 20,
         direct: 65_536,
+        signals: 32_768,
     };
     let Some(mut table) = agent.table("limits", "[agent.limits]", sink) else { return limits };
     for (key, limit, range) in [
@@ -245,6 +246,7 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
         ("flows", &mut limits.flows, 64..=1 << 26),
         ("syn_filter", &mut limits.syn_filter, 4_096..=1 << 30),
         ("direct", &mut limits.direct, 64..=1 << 24),
+        ("signals", &mut limits.signals, 4..=1 << 24),
     ] {
         if let Some(at) = table.integer(key, range, sink) {
             *limit = at.value;

@@ -10,6 +10,7 @@ mod problems;
 mod reader;
 mod rollout;
 mod service;
+mod signals;
 
 use std::path::Path;
 

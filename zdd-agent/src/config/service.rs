@@ -11,8 +11,8 @@ use super::reader::{At, Span, Table, readable, wrong_type};
 use super::value;
 use crate::capacity::Capacity;
 use crate::desired::{
-    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Protocol, ServiceSpec, UdpPolicy,
-    VersionSpec, Vip,
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Protocol, ServiceSpec, SignalSpec,
+    UdpPolicy, VersionSpec, Vip,
 };
 use crate::text::{Unreadable, parse_socket};
 
@@ -31,6 +31,7 @@ pub(super) struct ServiceRead {
     capacity: Option<Capacity>,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
+    signals: Option<Option<SignalSpec>>,
     rollout: Option<crate::rollout::RolloutSpec>,
     pub versions: Vec<VersionRead>,
 }
@@ -90,6 +91,7 @@ impl ServiceRead {
         });
         let mut vips: Vec<Vip> = self.vips.into_iter().map(|vip| vip.value).collect();
         vips.sort();
+        let tcp = vips.first().is_some_and(|vip| vip.protocol == Protocol::Tcp);
         Some(ServiceSpec {
             name: self.name?.value,
             vips: (!vips.is_empty()).then_some(vips)?,
@@ -102,6 +104,9 @@ impl ServiceRead {
             capacity: self.capacity,
             cells: self.cells.value,
             health: self.health,
+            signals: self
+                .signals
+                .unwrap_or_else(|| (tcp && self.rollout.is_some()).then(SignalSpec::default)),
             rollout: self.rollout,
             versions: versions.collect::<Option<Vec<_>>>()?,
         })
@@ -155,6 +160,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     }
     let capacity = table.table("capacity", "capacity", sink).map(|capacity| read_capacity(capacity, sink));
     let health = table.table("health", "health", sink).and_then(|health| super::health::read(health, sink));
+    let udp_only = vips.first().is_some_and(|vip| vip.value.protocol == Protocol::Udp);
+    let signals = super::signals::read(&mut table, udp_only, sink);
     let rollout = table
         .table("rollout", "[service.rollout]", sink)
         .and_then(|rollout| super::rollout::read(rollout, sink));
@@ -181,6 +188,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         capacity,
         cells,
         health,
+        signals,
         rollout,
         versions: versions.unwrap_or_default(),
     }

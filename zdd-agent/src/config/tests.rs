@@ -6,6 +6,7 @@ mod health;
 mod ranges;
 mod rollout;
 mod shape;
+mod signals;
 mod valid;
 
 use super::*;

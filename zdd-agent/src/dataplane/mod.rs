@@ -13,6 +13,7 @@ mod per_cpu;
 mod pins;
 pub mod probe;
 mod rows;
+mod signals;
 mod tables;
 
 pub use attach::{Attached, detach};

@@ -12,6 +12,8 @@ use zdd_common::flows::Bucket;
 use zdd_common::limits::WAYS;
 use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
+use zdd_common::signals::table::SIGNAL_WAYS;
+use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::syn_filter::{self, Line};
 
 use super::DataplaneError;
@@ -46,6 +48,9 @@ pub struct Dataplane {
     pub(super) filter: Mapped<Line>,
     pub(super) facts: Mapped<Facts>,
     pub(super) quotas: Mapped<Quotas>,
+    pub(super) signal_flows: Mapped<SignalBucket>,
+    pub(super) signals: Mapped<SignalCounters>,
+    pub(super) signal_secret: u64,
     pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
     pub(super) repliers: Mapped<Repliers>,
     pub(super) ports: Array<MapData, Plain<Port>>,
@@ -89,8 +94,13 @@ fn config_of(agent: &AgentSpec) -> Config {
     }
 }
 
+/// Buckets of the table in which flows are followed.
+fn signal_buckets(agent: &AgentSpec) -> u32 {
+    (agent.limits.signals / SIGNAL_WAYS as u32).max(1).next_power_of_two()
+}
+
 /// The maps whose size follows from the limits alone, with that size.
-pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 6] {
+pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 7] {
     let (config, limits) = (config_of(agent), &agent.limits);
     [
         ("SERVICES", limits.services),
@@ -99,15 +109,20 @@ pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 6] {
         ("DIRECT", limits.direct),
         ("FLOWS", config.buckets),
         ("SYNS", config.lines),
+        ("SIGNAL_FLOWS", signal_buckets(agent)),
     ]
 }
 
 impl Dataplane {
     /// Loads the program and opens or makes the maps. Nothing is attached yet.
-    pub fn open(agent: &AgentSpec) -> Result<(Self, Opened), DataplaneError> {
+    ///
+    /// `signal_secret` chooses the flows that are followed. It must be the same for as long as the maps live: else those under way
+    /// are not found again.
+    pub fn open(agent: &AgentSpec, signal_secret: u64) -> Result<(Self, Opened), DataplaneError> {
         kernel_is_new_enough()?;
         let (pins, adopted) = Pins::open(&agent.pin_dir)?;
         let config = config_of(agent);
+        let signal_buckets = signal_buckets(agent);
         let limits = &agent.limits;
         // Each VIP, its address, and each backend.
         let limit_ends = 2 * limits.services + limits.backends;
@@ -125,10 +140,14 @@ impl Dataplane {
             .map_max_entries("FLOWS", config.buckets)
             .map_max_entries("SYNS", config.lines)
             .map_max_entries("FACTS", limits.services)
+            .map_max_entries("SIGNAL_FLOWS", signal_buckets)
+            .map_max_entries("SIGNALS", limits.backends + 1)
             .map_max_entries("SERVICE_COUNT", limits.services)
             .map_max_entries("BACKEND_COUNT", limits.backends + 1);
         let plain = Plain(config);
         loader.override_global("CONFIG", &plain, true);
+        let signals = Plain(SignalConfig { secret: signal_secret, buckets: signal_buckets, reserved: 0 });
+        loader.override_global("SIGNAL_CONFIG", &signals, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
         for name in [MAIN, ODD] {
             program(&mut ebpf, name)?.load().map_err(|error| {
@@ -144,6 +163,9 @@ impl Dataplane {
             filter: mapped(&mut ebpf, "SYNS", config.lines)?,
             facts: mapped(&mut ebpf, "FACTS", limits.services)?,
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
+            signal_flows: mapped(&mut ebpf, "SIGNAL_FLOWS", signal_buckets)?,
+            signals: mapped(&mut ebpf, "SIGNALS", limits.backends + 1)?,
+            signal_secret,
             ends: take(&mut ebpf, "ENDS")?,
             repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
             ports: take(&mut ebpf, "PORTS")?,

@@ -106,7 +106,7 @@ impl Dataplane {
     ///
     /// A VIP's address becomes known with it, and before it.
     pub fn set_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
-        if entry.kind == EndKind::Vip as u16 {
+        if entry.is(EndKind::Vip) {
             let entry = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
             self.write_end(address_of(end), entry, doing)?;
         }
@@ -127,7 +127,7 @@ impl Dataplane {
     /// Packets from a `nat` backend are looked up only if the sketch knows it, so it is told first. Nothing is taken out
     /// again: a bit too many costs a lookup.
     fn note_replier(&self, end: &End, entry: &EndEntry) {
-        if entry.kind == EndKind::NatBackend as u16 {
+        if entry.is(EndKind::NatBackend) {
             let (word, bit) = Repliers::place(end);
             // SAFETY: a mapped value; the index is below the words' number.
             unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };
@@ -151,7 +151,7 @@ impl Dataplane {
     /// Forgets an end. Unknown is fine. With the last VIP of an address goes the address, and before it: after a crash in
     /// between the VIP is still there to be removed.
     pub fn remove_end(&mut self, end: End) {
-        let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.kind == EndKind::Vip as u16);
+        let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.is(EndKind::Vip));
         let shares = |other: &End| *other != end && other.addr == end.addr && is_vip(*other);
         if is_vip(end) && !self.ends().iter().any(shares) {
             let _ = self.ends.remove(&Plain(address_of(end)));

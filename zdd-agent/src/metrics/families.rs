@@ -38,17 +38,17 @@ pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
 struct Families(Snapshot, Process);
 
 /// One sample's labels, in order.
-type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
+pub(super) type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 
 /// One family: its samples share name, help and type.
-struct Family {
+pub(super) struct Family {
     /// Without unit and suffix.
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) unit: Option<Unit>,
 }
 
-const fn family(name: &'static str, help: &'static str) -> Family {
+pub(super) const fn family(name: &'static str, help: &'static str) -> Family {
     Family { name, help, unit: None }
 }
 
@@ -81,6 +81,7 @@ impl Collector for Families {
         encode_build(&mut to, &status.build)?;
         encode_services(&mut to, &status.services)?;
         encode_versions(&mut to, &status.services)?;
+        super::signals::encode(&mut to, &status.services)?;
         encode_backends(&mut to, &status.services)?;
         encode_rollouts(&mut to, rollouts)?;
         encode_table(&mut to, status)?;
@@ -352,7 +353,7 @@ fn encode_process(to: &mut DescriptorEncoder, process: &Process) -> Result<(), f
 }
 
 /// Writes a counter family; `_total` is the encoder's. A family without samples is left out.
-fn counters<'a>(
+pub(super) fn counters<'a>(
     to: &mut DescriptorEncoder,
     family: Family,
     rows: impl IntoIterator<Item = (Labels<'a>, u64)>,
@@ -375,7 +376,7 @@ fn counters<'a>(
 }
 
 /// Writes a gauge family. A family without samples is left out.
-fn gauges<'a>(
+pub(super) fn gauges<'a>(
     to: &mut DescriptorEncoder,
     family: Family,
     rows: impl IntoIterator<Item = (Labels<'a>, f64)>,

@@ -7,6 +7,7 @@
 mod families;
 mod process;
 mod server;
+mod signals;
 
 pub use families::{CONTENT_TYPE, encode};
 pub use server::{MetricsServer, Source};

@@ -68,6 +68,7 @@ impl Reconciler {
             backends: Vec::new(),
             draining: Vec::new(),
             retired: Default::default(),
+            retired_signals: Default::default(),
             rollouts: Default::default(),
         };
         let shift = self.dataplane.epoch_shift();
@@ -171,6 +172,7 @@ impl Reconciler {
         };
         let internal = |error: crate::dataplane::DataplaneError| Refused::internal(error.to_string());
         self.dataplane.clear_backend_counters(id).map_err(internal)?;
+        self.dataplane.clear_signals(id);
         let service = &mut self.services[index];
         service.saved.backends.push(SavedBackend {
             id,
@@ -286,13 +288,15 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
         let done = service.refresh(dataplane, epochs, health, now).and_then(|()| {
             for face in &service.faces {
                 dataplane.set_udp_idle(face.at.id, service.view().udp_idle);
-                face.write_vip(dataplane, service.name())?;
+                face.write_vip(dataplane, service.name(), service.rate())?;
             }
-            Ok(())
+            service.write_rates(dataplane)
         });
         done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
     }
     reconciler.follow_backends();
+    // Flows that are not in the sample any more are not followed: what is left of them would look like silence.
+    reconciler.sweep_signals();
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::events::EventKind;
 use crate::report::{ChangeReport, DrainReport};
+use crate::signals::Reading;
 use crate::state::{Drain, SavedBackend, SavedService, VersionDrain};
 
 /// Somebody who waits for a drain.
@@ -311,6 +312,10 @@ impl Reconciler {
             let backend = service.saved.backends.remove(at);
             let counters = self.dataplane.backend_counters(*id);
             service.saved.retired.entry(backend.version.clone()).or_default().add(&counters);
+            let signals = Reading::of_backend(&self.dataplane.signals(*id));
+            if !signals.is_empty() {
+                service.saved.retired_signals.entry(backend.version.clone()).or_default().add(&signals);
+            }
             let proto = service::proto(&service.saved.spec);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
             let (name, generation) = (service.name().to_owned(), service.generation());
@@ -320,11 +325,14 @@ impl Reconciler {
         }
         if !gone.is_empty() {
             self.ids.forget();
-            let SavedService { retired, backends, spec, .. } = &mut self.services[index].saved;
-            retired.retain(|version, _| {
+            let SavedService { retired, retired_signals, backends, spec, .. } =
+                &mut self.services[index].saved;
+            let lives = |version: &String| {
                 spec.versions.iter().any(|v| v.name == *version)
                     || backends.iter().any(|b| b.version == *version)
-            });
+            };
+            retired.retain(|version, _| lives(version));
+            retired_signals.retain(|version, _| lives(version));
             self.follow_backends();
         }
         !gone.is_empty()

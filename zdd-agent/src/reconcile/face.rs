@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use zdd_common::entries::{BackendId, Cell, Commit, EndEntry, EndKind, Service as Fixed};
 use zdd_common::net::End;
 use zdd_common::rules;
+use zdd_common::signals::Rate;
 
 use super::grace::Epochs;
 use super::service::end;
@@ -180,13 +181,19 @@ impl Face {
     }
 
     /// Makes its VIP known: from now on its packets are steered.
-    pub(super) fn write_vip(&self, dataplane: &mut Dataplane, service: &str) -> Result<(), DataplaneError> {
+    pub(super) fn write_vip(
+        &self,
+        dataplane: &mut Dataplane,
+        service: &str,
+        rate: Rate,
+    ) -> Result<(), DataplaneError> {
         let entry = EndEntry {
             kind: EndKind::Vip as u16,
             service: self.at.id,
             id: self.at.vip_id,
             ..EndEntry::default()
         };
+        let entry = entry.with_rate(rate);
         dataplane.set_end(self.end(), entry, &format!("the VIP {} of {service}", self.at.vip))
     }
 }

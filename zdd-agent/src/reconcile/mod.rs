@@ -22,6 +22,7 @@ mod rollouts;
 mod rows;
 mod service;
 mod sick;
+mod signals;
 mod status;
 mod sweep;
 pub mod table;
@@ -96,6 +97,8 @@ pub struct Reconciler {
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
+    /// Whether flows were followed at the last look.
+    signals_swept: bool,
     events: EventLog,
     spent: change::Spent,
 }
@@ -168,6 +171,7 @@ impl Reconciler {
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);
+        self.sweep_signals();
         self.advance_drains(now);
         self.follow_wanted(now);
         self.look_at_load();

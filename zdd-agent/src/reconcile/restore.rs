@@ -54,7 +54,9 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
             store.path().display(),
         );
     }
-    let (mut dataplane, opened) = Dataplane::open(&desired.agent)?;
+    let fresh_key = given.unwrap_or_else(|| (random(), random()));
+    let key = given.or(saved.as_ref().map(|state| state.key)).unwrap_or(fresh_key);
+    let (mut dataplane, opened) = Dataplane::open(&desired.agent, zdd_common::hash::fold(key.0, !key.1))?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
             "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",
@@ -63,7 +65,6 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         );
     }
     let now = clock::now_ns();
-    let fresh_key = given.unwrap_or_else(|| (random(), random()));
     let mut state = saved.unwrap_or(State {
         key: fresh_key,
         file: Vec::new(),
@@ -75,7 +76,10 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
         // What they add to begins at 0 again.
-        state.services.iter_mut().for_each(|service| service.retired.clear());
+        for service in &mut state.services {
+            service.retired.clear();
+            service.retired_signals.clear();
+        }
     }
     let merged = plan::merge(&state.file, &in_force(&state), &desired.services);
     let mut epochs = Epochs::start(dataplane.grace(), dataplane.cell_capacity())?;
@@ -125,6 +129,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         loads: HashMap::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
+        signals_swept: true,
         events,
         spent: super::change::Spent::recall(std::mem::take(&mut state.keys)),
         desired,

@@ -7,12 +7,15 @@ use crate::health::Health;
 use crate::rollout::machine::Work;
 use crate::rollout::provider;
 use crate::rollout::runs::Outcome;
-use crate::rollout::spec::{Builtin, Provider};
+use crate::rollout::spec::{AnalysisSpec, Builtin, Provider};
+use crate::signals::{CompareSpec, metric};
 
 impl Reconciler {
     /// A metric that the agent knows; null when it does not know.
     pub(super) fn builtin(&self, index: usize, metric: Builtin) -> serde_json::Value {
-        let Builtin::HealthyShare = metric;
+        if metric != Builtin::HealthyShare {
+            return serde_json::Value::Null;
+        }
         let service = &self.services[index];
         let Some(rollout) = &service.saved.rollouts.current else { return serde_json::Value::Null };
         let members =
@@ -57,6 +60,71 @@ impl Reconciler {
         let (name, id, count) = (service.name(), rollout.plan.id, rollout.plan.spec.analyses.len());
         self.rollouts.samples.retain(|(of, _, _), _| of != name);
         self.rollouts.samples.extend((0..count).map(|at| ((name.to_owned(), id, at), flows)));
+        let reading = self.reading(service, &rollout.plan.candidate);
+        self.rollouts.readings.retain(|(of, _, _), _| of != name);
+        self.rollouts.readings.extend((0..count).map(|at| ((name.to_owned(), id, at), reading.clone())));
+    }
+
+    /// Comparisons begin an interval: flows under different weights are not held against each other.
+    pub(super) fn compare_from_now(&mut self, index: usize) {
+        self.sweep_signals();
+        let service = &self.services[index];
+        let Some(rollout) = &service.saved.rollouts.current else { return };
+        let (stable, candidate) =
+            (self.reading(service, &rollout.plan.stable), self.reading(service, &rollout.plan.candidate));
+        let compared = |analysis: &&AnalysisSpec| matches!(analysis.provider, Provider::Compare(_));
+        let names: Vec<String> = rollout
+            .plan
+            .spec
+            .analyses
+            .iter()
+            .filter(compared)
+            .map(|analysis| analysis.name.clone())
+            .collect();
+        let Some(rollout) = &mut self.services[index].saved.rollouts.current else { return };
+        for name in names {
+            rollout.comparisons.entry(name).or_default().begin(stable.clone(), candidate.clone());
+        }
+    }
+
+    /// The candidate held against the stable version. What the mode of either does not show is left out.
+    fn compared(&mut self, index: usize, analysis: &AnalysisSpec, spec: &CompareSpec) -> Outcome {
+        let service = &self.services[index];
+        let Some(rollout) = &service.saved.rollouts.current else {
+            return Outcome::Error("there is no rollout".to_owned());
+        };
+        let (stable, candidate) = (&rollout.plan.stable, &rollout.plan.candidate);
+        let modes = [Self::forward_of(service, stable), Self::forward_of(service, candidate)];
+        let mut spec = spec.clone();
+        spec.metrics.retain(|metric| modes.iter().all(|mode| metric.seen_under(*mode)));
+        let (stable, candidate) = (self.reading(service, stable), self.reading(service, candidate));
+        let Some(rollout) = &mut self.services[index].saved.rollouts.current else {
+            return Outcome::Error("there is no rollout".to_owned());
+        };
+        let comparison = rollout.comparisons.entry(analysis.name.clone()).or_default();
+        comparison.look(&spec, stable, candidate, analysis.min_samples)
+    }
+
+    /// A rate or time of the candidate's flows since the measurement before; null without any, or where the mode does not show it.
+    fn signal(&mut self, index: usize, key: (String, u64, usize), metric: Builtin) -> serde_json::Value {
+        let service = &self.services[index];
+        let Some(rollout) = &service.saved.rollouts.current else { return serde_json::Value::Null };
+        let now = self.reading(service, &rollout.plan.candidate);
+        let mode = Self::forward_of(service, &rollout.plan.candidate);
+        let before = self.rollouts.readings.insert(key, now.clone()).unwrap_or_else(|| now.clone());
+        let since = now.since(&before);
+        let value = match metric {
+            Builtin::Rate(metric) if metric.seen_under(mode) => {
+                metric.trials(&since).and_then(|trials| trials.rate())
+            }
+            Builtin::P99(metric) => {
+                metric.histogram(&since).and_then(|times| metric::quantile_seconds(times, 0.99))
+            }
+            _ => None,
+        };
+        value
+            .and_then(serde_json::Number::from_f64)
+            .map_or(serde_json::Value::Null, serde_json::Value::Number)
     }
 
     /// A success is one only when enough users have met the candidate since the measurement before.
@@ -69,15 +137,26 @@ impl Reconciler {
             Work::Measure(at) if *t == token => Some(*at),
             _ => None,
         });
-        let Some((at, spec)) = at.and_then(|at| Some((at, rollout.plan.spec.analyses.get(at)?))) else {
+        let Some((at, spec)) = at.and_then(|at| Some((at, rollout.plan.spec.analyses.get(at)?.clone())))
+        else {
             return outcome;
         };
+        let key = (service.name().to_owned(), rollout.plan.id, at);
         let outcome = match &spec.provider {
             // Judged as late as can be: a probe may have answered meanwhile.
-            Provider::Builtin { metric, success } => provider::judge(&self.builtin(index, *metric), success),
+            Provider::Builtin { metric: Builtin::HealthyShare, success } => {
+                provider::judge(&self.builtin(index, Builtin::HealthyShare), success)
+            }
+            Provider::Builtin { metric, success } => {
+                self.sweep_signals();
+                provider::judge(&self.signal(index, key.clone(), *metric), success)
+            }
+            Provider::Compare(compare) => {
+                self.sweep_signals();
+                self.compared(index, &spec, compare)
+            }
             _ => outcome,
         };
-        let key = (service.name().to_owned(), rollout.plan.id, at);
         let before = self.rollouts.samples.insert(key, flows).unwrap_or(flows);
         outcome.of_samples(flows.saturating_sub(before), spec.min_samples)
     }

@@ -7,7 +7,7 @@ use super::rollouts::Answer;
 use crate::rollout::machine::{Effect, Event, Work};
 use crate::rollout::provider::{self, About};
 use crate::rollout::runs::Outcome;
-use crate::rollout::spec::{HookKind, Provider};
+use crate::rollout::spec::{Builtin, HookKind, Provider};
 use crate::text::percent;
 
 impl Reconciler {
@@ -43,13 +43,21 @@ impl Reconciler {
                     let outcome = provider::judge(&self.builtin(index, *metric), success);
                     // An agent that has just started knows of nobody's health, and that is not the candidate's fault.
                     let patience = match outcome {
-                        Outcome::Inconclusive(_) => self.until_probed(index),
+                        Outcome::Inconclusive(_) if *metric == Builtin::HealthyShare => {
+                            self.until_probed(index)
+                        }
                         _ => Duration::ZERO,
                     };
                     tokio::spawn(async move {
                         tokio::time::sleep(patience).await;
                         drop(give.send(answer(Event::Measured(token, outcome))).await);
                     })
+                } else if matches!(analysis.provider, Provider::Compare(_)) {
+                    // What it says is asked when the answer is weighed: once for each measurement.
+                    let outcome = Outcome::Inconclusive("not compared yet".to_owned());
+                    tokio::spawn(
+                        async move { drop(give.send(answer(Event::Measured(token, outcome))).await) },
+                    )
                 } else {
                     let provider = analysis.provider.clone();
                     tokio::spawn(async move {

@@ -14,6 +14,7 @@ use crate::control::Refused;
 use crate::events::EventKind;
 use crate::rollout::machine::{self, Effect, Event, Phase};
 use crate::rollout::saved::{Past, SavedRollout};
+use crate::signals::Reading;
 
 /// How often time is looked at while a rollout is under way.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
@@ -43,6 +44,8 @@ pub(super) struct Tasks {
     clocks: HashMap<String, Instant>,
     /// New flows of the candidate when each analysis was last judged: by service, rollout and analysis.
     pub(super) samples: HashMap<(String, u64, usize), u64>,
+    /// Its signals then.
+    pub(super) readings: HashMap<(String, u64, usize), Reading>,
     /// Calls of `event` hooks.
     pub(super) events: std::sync::Arc<tokio::sync::Semaphore>,
 }
@@ -57,6 +60,7 @@ impl Tasks {
             answers,
             clocks: HashMap::new(),
             samples: HashMap::new(),
+            readings: HashMap::new(),
             events,
         }
     }
@@ -103,7 +107,14 @@ impl Reconciler {
         let rollouts = &mut self.services[index].saved.rollouts;
         rollouts.last_id = plan.id;
         let (clock_ms, started_unix_ms) = (0, unix_ms());
-        rollouts.current = Some(SavedRollout { plan, progress, clock_ms, started_unix_ms, log: Vec::new() });
+        rollouts.current = Some(SavedRollout {
+            plan,
+            progress,
+            clock_ms,
+            started_unix_ms,
+            log: Vec::new(),
+            comparisons: Default::default(),
+        });
         let name = self.services[index].name().to_owned();
         self.rollouts.clocks.insert(name, Instant::now());
         self.write_announcements(index, &effects);
@@ -160,6 +171,7 @@ impl Reconciler {
                 Effect::SetWeights(to) => {
                     let done = self.rollout_weights(index, to);
                     self.sample_from_now(index);
+                    self.compare_from_now(index);
                     let event = match done {
                         Ok(()) => Event::WeightsSet(to),
                         Err(refused) => Event::Refused(to, refused.message.replace('\n', "; ")),

@@ -9,6 +9,7 @@ use zdd_common::entries::{Affinity, Backend, BackendId, Cell, EndEntry, EndKind,
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::rules::Timeouts;
+use zdd_common::signals::Rate;
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::face::Face;
@@ -48,6 +49,8 @@ pub(super) struct Service {
     /// Those of them whose flows are let go.
     pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
+    /// What its backends' entries say of how many flows are followed, once they were written.
+    rate_written: Option<Rate>,
     /// What backends last told of the things that they need.
     pub(super) depends: HashMap<SocketAddr, Vec<DependencyState>>,
 }
@@ -153,6 +156,7 @@ impl Service {
             failing: HashMap::new(),
             given_up: Vec::new(),
             notes: Vec::new(),
+            rate_written: None,
             depends: HashMap::new(),
             saved,
         }
@@ -375,6 +379,7 @@ impl Service {
                 vip_port: face.at.vip.port.to_be(),
                 vip: face.at.vip.addr.into(),
             };
+            let entry = entry.with_rate(self.rate());
             let key = end(backend.address.ip(), backend.address.port(), proto(spec));
             dataplane.set_end(
                 key,
@@ -382,6 +387,37 @@ impl Service {
                 &format!("{}/{} {}", spec.name, backend.version, backend.address),
             )?;
         }
+        Ok(())
+    }
+
+    /// How many of its flows are followed.
+    pub(super) fn rate(&self) -> Rate {
+        match &self.saved.spec.signals {
+            Some(signals) if self.saved.spec.protocol() == Protocol::Tcp => Rate::one_in(signals.shift),
+            _ => Rate::OFF,
+        }
+    }
+
+    /// Tells the entries of its backends, under which their replies are known, how many flows are followed.
+    pub(super) fn write_rates(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
+        let rate = self.rate();
+        if self.rate_written == Some(rate) {
+            return Ok(());
+        }
+        let spec = &self.saved.spec;
+        for backend in &self.saved.backends {
+            let key = end(backend.address.ip(), backend.address.port(), proto(spec));
+            if let Some(entry) =
+                dataplane.end(key).filter(|entry| entry.id == backend.id && entry.rate() != rate)
+            {
+                dataplane.set_end(
+                    key,
+                    entry.with_rate(rate),
+                    &format!("{} {}", spec.name, backend.address),
+                )?;
+            }
+        }
+        self.rate_written = Some(rate);
         Ok(())
     }
 

@@ -184,6 +184,7 @@ impl Reconciler {
             new_flows: total.new_flows,
             packets: total.packets,
             bytes: total.bytes,
+            signals: self.signals_status(service, name),
             backends,
         }
     }

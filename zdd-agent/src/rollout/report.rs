@@ -206,6 +206,7 @@ pub fn report(service: &str, saved: &SavedRollout) -> RolloutReport {
             Provider::Prometheus { .. } => "prometheus",
             Provider::Exec { .. } => "exec",
             Provider::Builtin { .. } => "builtin",
+            Provider::Compare(_) => "compare",
         };
         AnalysisReport {
             name: spec.name.clone(),

@@ -1,8 +1,11 @@
 //! What of rollouts outlives the agent.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Plan, Progress};
+use crate::signals::Comparison;
 
 /// Lines of a rollout that are kept; the first ones go when there are more.
 pub const LINES_MAX: usize = 100;
@@ -23,6 +26,9 @@ pub struct SavedRollout {
     pub started_unix_ms: u64,
     /// What was announced.
     pub log: Vec<Line>,
+    /// How the comparisons of its versions stand, by analysis.
+    #[serde(default)]
+    pub comparisons: BTreeMap<String, Comparison>,
 }
 
 /// Something that happened.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::windows::Windows;
 use crate::desired::BasisPoints;
+use crate::signals::{CompareSpec, Metric};
 
 /// How a candidate takes over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,6 +172,8 @@ pub enum Provider {
         /// What it must be.
         success: Condition,
     },
+    /// The signals of the candidate's flows against the stable version's.
+    Compare(CompareSpec),
 }
 
 /// What the agent knows by itself of a candidate.
@@ -179,6 +182,10 @@ pub enum Provider {
 pub enum Builtin {
     /// Share of the candidate's backends that pass their health check, 0 to 1. Inconclusive while one was not asked yet.
     HealthyShare,
+    /// A rate of the sampled flows, 0 to 1.
+    Rate(Metric),
+    /// A time that 99 % of the sampled flows are below, in seconds.
+    P99(Metric),
 }
 
 /// A comparison with a number: `<= 0.01`, `== 1`, or with a text: `== "ok"`.

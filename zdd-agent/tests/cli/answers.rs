@@ -44,6 +44,7 @@ pub fn status() -> Status {
         new_flows: 7,
         packets: 100,
         bytes: 6_400,
+        signals: None,
         backends,
     };
     Status {

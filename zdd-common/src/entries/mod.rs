@@ -6,6 +6,7 @@ pub use flow::{CLASSES, Class, FlowKey, Positions, State, Word};
 
 use crate::hash::HashKey;
 use crate::net::Addr;
+use crate::signals::Rate;
 
 /// A backend's dense id; 0 is none and its slot is never filled.
 pub type BackendId = u16;
@@ -176,7 +177,7 @@ impl Cell {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct EndEntry {
-    /// [`EndKind`] as a number.
+    /// Bits 0-7 [`EndKind`] as a number, 8-15 [`Rate`] of the service's flows that are followed.
     pub kind: u16,
     /// The service.
     pub service: u16,
@@ -188,6 +189,25 @@ pub struct EndEntry {
     pub vip: Addr,
 }
 wire!(EndEntry, 24, { kind: u16, service: u16, id: u16, vip_port: u16, vip: Addr });
+
+impl EndEntry {
+    /// Whether it is of a kind.
+    #[inline(always)]
+    pub const fn is(&self, kind: EndKind) -> bool {
+        self.kind & 0xff == kind as u16
+    }
+
+    /// How many of its flows are followed.
+    #[inline(always)]
+    pub const fn rate(&self) -> Rate {
+        Rate((self.kind >> 8) as u8)
+    }
+
+    /// With another rate.
+    pub const fn with_rate(self, rate: Rate) -> Self {
+        Self { kind: self.kind & 0xff | (rate.0 as u16) << 8, ..self }
+    }
+}
 
 /// Kinds of known ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

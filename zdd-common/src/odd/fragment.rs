@@ -124,7 +124,7 @@ pub(super) fn follow<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
         next = Next::Steer;
     } else if trail.to == Trail::REPLY {
         if let Some(end) = tables.end(&End::new(packet.src, trail.port, trail.proto))
-            && end.kind == EndKind::NatBackend as u16
+            && end.is(EndKind::NatBackend)
         {
             odd.work.end = end;
             next = Next::Reply;

@@ -134,7 +134,7 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
     }
     let us = odd.work.packet.dst;
     if let Some(end) = tables.end(&End::new(us, quote.src_port, quote.proto))
-        && end.kind == EndKind::Vip as u16
+        && end.is(EndKind::Vip)
     {
         let key = FlowKey::new(quote.dst, quote.dst_port, quote.src_port, end.id);
         odd.work.steered = steer::peek(tables, end.service, &key);
@@ -144,7 +144,7 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
     }
     let backend = End::new(quote.dst, quote.dst_port, quote.proto);
     if let Some(end) = tables.end(&backend)
-        && end.kind == EndKind::NatBackend as u16
+        && end.is(EndKind::NatBackend)
     {
         let key = DirectKey { backend, peer: us, peer_port: quote.src_port, zero: [0; 6] };
         if tables.is_local(&us) {

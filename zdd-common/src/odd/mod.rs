@@ -17,6 +17,7 @@ use crate::frame::Frame;
 use crate::net::{Addr, End};
 use crate::process::{self, Action, Fate, Next, Verdict, Work};
 use crate::reason::Reason;
+use crate::signals::Rate;
 use crate::tables::Tables;
 
 pub use fragment::{DatagramKey, Trail};
@@ -115,6 +116,7 @@ pub fn process<F: Frame, T: Tables>(frame: F, tables: &mut T, odd: &mut Odd) -> 
     match odd.shape {
         Shape::Whole | Shape::First => {
             whole(tables, odd);
+            steps |= follow(&mut frame, tables, odd);
             if matches!(odd.shape, Shape::First) && !matches!(odd.work.fate.action, Action::Drop) {
                 steps |= fragment::lead(tables, odd);
             }
@@ -166,6 +168,19 @@ fn done() -> Done {
     core::hint::black_box(0)
 }
 
+/// Notes what a whole packet tells of its flow; see [`crate::signals`].
+#[inline(always)]
+fn follow<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, odd: &mut Odd) -> Done {
+    if odd.work.end.rate() == Rate::OFF || !matches!(odd.shape, Shape::Whole) {
+        return 0;
+    }
+    match odd.work.next {
+        Next::Steer => process::follow(frame, tables, &mut odd.work),
+        Next::Reply => process::follow_reply(frame, tables, &mut odd.work),
+        _ => 0,
+    }
+}
+
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn deliver<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, odd: &mut Odd) -> Done {
     process::send(frame, tables, &mut odd.work);
@@ -211,7 +226,7 @@ fn nameless<T: Tables>(tables: &mut T, odd: &mut Odd) {
 #[inline(always)]
 fn is_vip_address<T: Tables>(tables: &mut T, addr: Addr) -> bool {
     match tables.end(&End::new(addr, 0, 0)) {
-        Some(end) => end.kind == EndKind::Address as u16,
+        Some(end) => end.is(EndKind::Address),
         None => false,
     }
 }

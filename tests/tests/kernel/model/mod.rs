@@ -52,6 +52,9 @@ fn kernel_and_model_agree_on_random_frames() {
         for reason in REASONS {
             println!("{:>20} {}", reason.name(), told.reasons.get(reason).copied().unwrap_or_default());
         }
+        for (name, n) in twin.signals() {
+            println!("{name:>24} {n}");
+        }
         // Agreement about what never came is worth nothing. Test frames always have room in front, and the model has both parts
         // always: a row shows what becomes of a frame that has no room, and of one without the second part.
         let possible =

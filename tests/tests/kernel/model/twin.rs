@@ -15,13 +15,15 @@ use zdd_common::net::{Addr, End};
 use zdd_common::process::{Verdict, process};
 use zdd_common::reason::{REASONS, Reason};
 use zdd_common::rules::Sweep;
+use zdd_common::signals::table::SIGNAL_WAYS;
+use zdd_common::signals::{EVENTS, Event, SignalCounters};
 use zdd_common::tables::Route;
 use zdd_common::time::{Tick, ticks};
 
 use crate::frames::assert_sums_kept;
 use crate::rig::{
-    BACKENDS, BUCKETS, CELLS, FAR, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SYN_MEMORY,
-    neighbour_mac, neighbour4, neighbour6,
+    BACKENDS, BUCKETS, CELLS, FAR, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SIGNAL_FLOWS,
+    SIGNAL_SECRET, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
 };
 
 /// What the frames did, for whoever reads the output.
@@ -68,6 +70,8 @@ impl<'a> Twin<'a> {
         model.ports = (0..4096).map(|index| (index, Port::default())).collect();
         model.routes = routes(rig);
         model.redirects = [rig.a, rig.b].into();
+        model.signal_flows = vec![Default::default(); SIGNAL_FLOWS / SIGNAL_WAYS];
+        model.signal_secret = SIGNAL_SECRET;
         let mut twin = Self { rig, model, told: Told::default(), first: Default::default() };
         twin.first = twin.counters();
         twin
@@ -86,7 +90,7 @@ impl<'a> Twin<'a> {
 
     pub fn set_end(&mut self, end: End, entry: EndEntry) {
         self.rig.plane.set_end(end, entry, "an end").expect("room");
-        if entry.kind == EndKind::Vip as u16 {
+        if entry.is(EndKind::Vip) {
             let address = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
             self.model.ends.insert(End::new(end.addr, 0, 0), address);
         }
@@ -97,7 +101,7 @@ impl<'a> Twin<'a> {
         self.rig.plane.remove_end(end);
         let removed = self.model.ends.remove(&end);
         // Every VIP of this world has an address of its own.
-        if removed.is_some_and(|entry| entry.kind == EndKind::Vip as u16) {
+        if removed.is_some_and(|entry| entry.is(EndKind::Vip)) {
             self.model.ends.remove(&End::new(end.addr, 0, 0));
         }
     }
@@ -333,6 +337,7 @@ impl<'a> Twin<'a> {
             let model = self.model.by_backend.get(&(id as u16)).copied().unwrap_or_default();
             assert_eq!(plus(*first, model), *now, "counters of backend {id}");
         }
+        self.compare_signals();
         let cells: Vec<u64> = self.model.cells.iter().map(|cell| cell.0).collect();
         assert!(self.rig.cells.is(&cells), "cells");
         for (id, service) in (0u16..).zip(self.rig.services.all()) {
@@ -353,6 +358,27 @@ impl<'a> Twin<'a> {
         self.compare_trails();
         assert!(self.state_same(), "{}", self.difference());
         self.assert_quotas_add_up();
+    }
+
+    /// What was counted of flows that are followed, but for how long anything took: the model's clock stands still.
+    fn compare_signals(&self) {
+        let timed = [Event::HandshakeNs as usize, Event::FirstByteNs as usize];
+        for (id, kernel) in (0u16..).zip(self.rig.signals.all()) {
+            let model = self.model.signals.get(&id).map(|counters| **counters).unwrap_or_default();
+            let events = |of: &SignalCounters| {
+                let mut events = of.events;
+                timed.iter().for_each(|at| events[*at] = 0);
+                let times = |times: &[u64]| times.iter().sum::<u64>();
+                (events, times(&of.handshake), times(&of.first_byte))
+            };
+            assert_eq!(events(&kernel), events(&model), "signals of backend {id}");
+        }
+    }
+
+    /// How many things happened to flows that are followed.
+    pub fn signals(&self) -> Vec<(&'static str, u64)> {
+        let of = |event: &Event| self.model.signals.values().map(|counters| counters.of(*event)).sum();
+        EVENTS.iter().map(|event| (event.name(), of(event))).collect()
     }
 
     /// The ways of fragmented datagrams, but for when they were taken: a clock's tick may lie between the two.

@@ -8,6 +8,7 @@ use zdd_common::entries::{
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::rules::{self, Facts, Sweep, Timeouts};
+use zdd_common::signals::Rate;
 use zdd_common::steer::place;
 
 use super::random::Random;
@@ -179,7 +180,9 @@ impl World {
     fn add(&mut self, twin: &mut Twin<'_>, id: u16) {
         self.publish(twin, id);
         let entry = EndEntry { kind: EndKind::Vip as u16, service: id, id: 100 + id, ..EndEntry::default() };
-        twin.set_end(end(vip(id), id), entry);
+        // Some follow none of their flows, some all, some every other one.
+        let rate = Rate((id % 3) as u8);
+        twin.set_end(end(vip(id), id), entry.with_rate(rate));
         for number in backends(id).filter(|number| is_nat(id, *number)) {
             let (addr, port) = vip(id);
             let entry = EndEntry {
@@ -189,7 +192,7 @@ impl World {
                 vip_port: port.to_be(),
                 vip: Addr::from(addr),
             };
-            twin.set_end(end(backend(id, number), id), entry);
+            twin.set_end(end(backend(id, number), id), entry.with_rate(rate));
         }
         self.known[usize::from(id) - 1].alive = true;
     }

@@ -43,6 +43,7 @@ fn status(seconds: u64) -> Status {
         new_flows,
         packets: new_flows * 10,
         bytes: 0,
+        signals: None,
         backends,
     };
     let well = vec![backend("10.1.0.1:8080", None), backend("10.1.0.2:8080", None)];

@@ -7,7 +7,7 @@ use super::{DAY, SECOND, provider};
 use crate::config::problems::Sink;
 use crate::config::reader::{At, Table};
 use crate::config::value;
-use crate::rollout::spec::{AnalysisSpec, When};
+use crate::rollout::spec::{AnalysisSpec, Provider, When};
 use crate::text::Unreadable;
 
 pub(super) fn names(analyses: &[At<AnalysisSpec>], sink: &mut Sink<'_>) {
@@ -44,6 +44,15 @@ pub(super) fn read(mut table: Table<'_, '_>, canary: bool, sink: &mut Sink<'_>) 
     let min_samples = table.integer("min_samples", 0..=1_000_000_000, sink);
     let dry_run = table.boolean("dry_run", sink);
     let provider = provider::read(&mut table, sink);
+    if let Some(Provider::Compare(_)) = &provider
+        && !canary
+    {
+        let help =
+            "measure the new version alone, as builtin = { metric = \"reset-rate\", success = \"<= 0.01\" }";
+        let message =
+            "`compare` needs both versions to get new flows at the same time, which only a canary does";
+        sink.error(Some(table.span.clone()), message.to_owned(), help);
+    }
     table.finish(sink);
     Some(AnalysisSpec {
         name: name?.value,

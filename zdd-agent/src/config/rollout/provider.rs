@@ -1,12 +1,17 @@
 //! Where an analysis gets its value from, and what the value must be.
 
 use serde_json_path::JsonPath;
+use toml::de::DeValue;
 
 use super::{argv, http, timeout};
 use crate::config::problems::Sink;
 use crate::config::reader::Table;
 use crate::config::value;
+use crate::desired::FULL;
 use crate::rollout::spec::{Builtin, Comparison, Condition, Operand, Provider};
+use crate::signals::compare::{ALPHA, CompareSpec, MARGIN};
+use crate::signals::metric::Metric;
+use crate::signals::sequential::Margin;
 use crate::text::Unreadable;
 
 pub(super) fn read(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Provider> {
@@ -14,10 +19,13 @@ pub(super) fn read(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Pro
     let prometheus = table.table("prometheus", "prometheus", sink);
     let exec = table.table("exec", "exec", sink);
     let builtin = table.table("builtin", "builtin", sink);
-    let given = [web.is_some(), prometheus.is_some(), exec.is_some(), builtin.is_some()];
+    let compare = table.table("compare", "compare", sink);
+    let given = [web.is_some(), prometheus.is_some(), exec.is_some(), builtin.is_some(), compare.is_some()];
     if given.iter().filter(|given| **given).count() != 1 {
-        let message =
-            format!("{} needs exactly one of `web`, `prometheus`, `exec` and `builtin`", table.name);
+        let message = format!(
+            "{} needs exactly one of `web`, `prometheus`, `exec`, `builtin` and `compare`",
+            table.name
+        );
         let help = "say where its value comes from, as web = { url = \"http://10.0.0.9/stats\", json = \"$.errors\", success = \"<= 0.01\" }";
         sink.error(Some(table.span.clone()), message, help);
     }
@@ -34,7 +42,8 @@ pub(super) fn read(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Pro
         table.finish(sink);
         Some(Provider::Exec { argv: argv?, timeout })
     }));
-    read.or(builtin.map(|table| from_agent(table, sink))).flatten()
+    read = read.or(builtin.map(|table| from_agent(table, sink)));
+    read.or(compare.map(|table| Some(Provider::Compare(comparison(table, sink)?)))).flatten()
 }
 
 fn from_web(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Provider> {
@@ -71,16 +80,67 @@ fn from_prometheus(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Prov
 fn from_agent(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Provider> {
     let metric = table.parsed("metric", sink, |text| match text {
         "healthy-share" => Ok(Builtin::HealthyShare),
-        _ => Err(Unreadable(format!("`{text}` is no builtin metric; write \"healthy-share\""))),
+        "handshake-time-p99" => Ok(Builtin::P99(Metric::HandshakeTime)),
+        "first-byte-time-p99" => Ok(Builtin::P99(Metric::FirstByteTime)),
+        _ => match Metric::named(text) {
+            Some(metric) if metric.is_rate() => Ok(Builtin::Rate(metric)),
+            _ => Err(Unreadable(format!(
+                "`{text}` is no builtin metric; write one of healthy-share, {}, handshake-time-p99 and first-byte-time-p99",
+                Metric::names(Metric::is_rate)
+            ))),
+        },
     });
     table.missing(
         "metric",
-        "write \"healthy-share\": the share of the candidate's backends that are healthy",
+        "write \"healthy-share\" (the share of the candidate's backends that are healthy), \"reset-rate\" or another signal",
         sink,
     );
     let success = condition(&mut table, sink);
     table.finish(sink);
     Some(Provider::Builtin { metric: metric?.value, success: success? })
+}
+
+fn comparison(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<CompareSpec> {
+    let given = table.has("metrics").then(|| {
+        table.parsed_all("metrics", sink, |text| {
+            Metric::named(text).ok_or_else(|| {
+                Unreadable(format!("`{text}` is no signal; write some of {}", Metric::names(|_| true)))
+            })
+        })
+    });
+    let margin = table.percent("margin", sink);
+    let ratio = number(&mut table, "ratio", 1.0..=100.0, sink);
+    let alpha = number(&mut table, "alpha", 1e-9..=0.1, sink);
+    table.finish(sink);
+    let mut metrics: Vec<Metric> = match given {
+        Some(given) => given.into_iter().map(|at| at.value).collect(),
+        None => Metric::ALL.to_vec(),
+    };
+    metrics.sort();
+    metrics.dedup();
+    let absolute = margin.map_or(MARGIN.absolute, |at| f64::from(at.value) / f64::from(FULL));
+    let margin = Margin { absolute, ratio: ratio.unwrap_or(MARGIN.ratio) };
+    (!metrics.is_empty()).then_some(CompareSpec { metrics, margin, alpha: alpha.unwrap_or(ALPHA) })
+}
+
+fn number(
+    table: &mut Table<'_, '_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<f64>,
+    sink: &mut Sink<'_>,
+) -> Option<f64> {
+    let given = table.take(key)?;
+    let read = match given.get_ref() {
+        DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+        DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
+        _ => None,
+    };
+    let fits = read.filter(|number| range.contains(number));
+    if fits.is_none() {
+        let help = format!("write a number from {} to {}", range.start(), range.end());
+        sink.error(Some(given.span()), format!("`{key}` is no number that makes sense here"), help);
+    }
+    fits
 }
 
 fn condition(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Condition> {

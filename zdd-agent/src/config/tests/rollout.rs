@@ -7,7 +7,7 @@ use crate::desired::FULL;
 use crate::rollout::spec::{HookKind, OnFailure, Step, Strategy};
 use crate::rollout::stages::{Stage, stages};
 
-const ROLLOUT: &str = r#"[service.rollout]
+pub(super) const ROLLOUT: &str = r#"[service.rollout]
 strategy = "canary"
 steps = [{ weight = 1 }, { pause = "2m" }, { weight = "10%" }, { pause = "until-promoted" }]
 [[service.rollout.analysis]]
@@ -15,7 +15,7 @@ name = "errors"
 web = { url = "http://10.0.0.9/stats", json = "$.errors", success = "<= 0.01" }
 "#;
 
-fn rollout(text: &str) -> String {
+pub(super) fn rollout(text: &str) -> String {
     mistakes(&format!("{BASE}{text}"))
 }
 
@@ -24,7 +24,7 @@ fn replaced(from: &str, to: &str) -> String {
     rollout(&ROLLOUT.replacen(from, to, 1))
 }
 
-fn analysis(line: &str) -> String {
+pub(super) fn analysis(line: &str) -> String {
     rollout(&format!("{ROLLOUT}{line}\n"))
 }
 
@@ -374,7 +374,7 @@ fn steps() {
 #[test]
 fn analyses() {
     insta::assert_snapshot!(analysis("exec = { argv = [\"/bin/true\"] }"), @r#"
-    zdd.toml:16:1: analysis `errors` needs exactly one of `web`, `prometheus`, `exec` and `builtin`
+    zdd.toml:16:1: analysis `errors` needs exactly one of `web`, `prometheus`, `exec`, `builtin` and `compare`
     help: say where its value comes from, as web = { url = "http://10.0.0.9/stats", json = "$.errors", success = "<= 0.01" }
     "#);
     insta::assert_snapshot!(analysis("on = \"pre-promotion\"\ninterval = \"1ms\"\ncount = 0\ndry_run = 1"), @"
@@ -388,7 +388,7 @@ fn analyses() {
     help: write true or false
     ");
     insta::assert_snapshot!(replaced("web = {", "# {"), @r#"
-    zdd.toml:16:1: analysis `errors` needs exactly one of `web`, `prometheus`, `exec` and `builtin`
+    zdd.toml:16:1: analysis `errors` needs exactly one of `web`, `prometheus`, `exec`, `builtin` and `compare`
     help: say where its value comes from, as web = { url = "http://10.0.0.9/stats", json = "$.errors", success = "<= 0.01" }
     "#);
     insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "https://10.0.0.9/stats"), @r#"
@@ -421,7 +421,7 @@ fn analyses() {
     ");
     insta::assert_snapshot!(analysis("[[service.rollout.analysis]]\nname = \"errors\"\nbuiltin = { metric = \"luck\", success = \"== 1\" }"), @r#"
     zdd.toml:21:22: `metric`: `luck` is no builtin metric
-    help: write "healthy-share"
+    help: write one of healthy-share, handshake-failure-rate, syn-retransmission-rate, reset-rate, early-close-rate, unanswered-rate, handshake-time-p99 and first-byte-time-p99
     "#);
     insta::assert_snapshot!(analysis("[[service.rollout.analysis]]\nname = \"errors\"\nbuiltin = { metric = \"healthy-share\", success = \"== 1\" }"), @"
     zdd.toml:19:1: analysis `errors` is there already

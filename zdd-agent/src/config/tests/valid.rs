@@ -29,6 +29,7 @@ fn what_is_not_said_has_its_documented_default() {
             flows: 262144,
             syn_filter: 4194304,
             direct: 65536,
+            signals: 32768,
         },
         syn_memory: 64s,
         sample_events: 0,
@@ -67,6 +68,7 @@ fn what_is_not_said_has_its_documented_default() {
             capacity: None,
             cells: 16384,
             health: None,
+            signals: None,
             rollout: None,
             versions: [
                 VersionSpec {
@@ -178,6 +180,7 @@ fn everything_can_be_said() {
                 flows: 1024,
                 syn_filter: 65536,
                 direct: 128,
+                signals: 32768,
             },
             syn_memory: 2s,
             sample_events: 100,
@@ -247,6 +250,7 @@ fn everything_can_be_said() {
                         panic_threshold: None,
                     },
                 ),
+                signals: None,
                 rollout: None,
                 versions: [
                     VersionSpec {

@@ -50,7 +50,7 @@ impl About {
     }
 }
 
-/// One measurement. A builtin is the agent's own to answer and is an error here.
+/// One measurement. A builtin or a comparison is the agent's own to answer and is an error here.
 pub async fn measure(provider: &Provider, about: &About) -> Outcome {
     match provider {
         Provider::Web { url, json, success, timeout } => match http::get(url, *timeout).await {
@@ -77,7 +77,9 @@ pub async fn measure(provider: &Provider, about: &About) -> Outcome {
                 Err(why) => Outcome::Error(why),
             }
         }
-        Provider::Builtin { .. } => Outcome::Error("a builtin metric is answered by the agent".to_owned()),
+        Provider::Builtin { .. } | Provider::Compare(_) => {
+            Outcome::Error("a builtin metric is answered by the agent".to_owned())
+        }
     }
 }
 
