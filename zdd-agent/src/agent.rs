@@ -13,6 +13,7 @@ use crate::desired::Desired;
 use crate::doctor;
 use crate::metrics::MetricsServer;
 use crate::notify::Notify;
+use crate::otlp::{self, Tracer};
 use crate::page::PageServer;
 use crate::reconcile::{self, Ended};
 use crate::shutdown::Shutdown;
@@ -42,7 +43,14 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         let fix = finding.fix.unwrap_or_default();
         tracing::warn!(check = finding.check, fix, "{}", finding.what);
     }
-    let reconciler = reconcile::start(desired).await?;
+    let (tracer, exporter) = match &desired.agent.otlp {
+        Some(url) => {
+            let (tracer, exporter) = otlp::start(url, otlp::host(), shutdown.clone());
+            (tracer, Some(exporter))
+        }
+        None => (Tracer::off(), None),
+    };
+    let reconciler = reconcile::start(desired, tracer).await?;
     let (handle, requests) = control::channel(64);
     if let Some(address) = metrics_at {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
@@ -69,6 +77,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     // Lets answers that are under way reach their callers.
     stop.start();
     api.await.context("the API ended in a panic")??;
+    if let Some(exporter) = exporter {
+        // Sends what is left, for a second at the most.
+        drop(exporter.await);
+    }
     match ended {
         Ended::Stopped => tracing::info!("stopped: traffic goes on with the last committed generation"),
         Ended::Detached => tracing::info!("detached: nothing of zdd is left in the kernel"),

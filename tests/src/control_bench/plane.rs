@@ -74,6 +74,8 @@ impl Plane {
             socket: pins.clone(),
             metrics: None,
             page: None,
+            otlp: None,
+            log_json: false,
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             sample_events: 0,

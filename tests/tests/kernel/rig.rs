@@ -177,6 +177,8 @@ fn make() -> Rig {
         socket: dir.into(),
         metrics: None,
         page: None,
+        otlp: None,
+        log_json: false,
         limits,
         syn_memory: SYN_MEMORY,
         sample_events: 0,

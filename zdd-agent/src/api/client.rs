@@ -124,6 +124,12 @@ impl Client {
         reports(self.inner.watch_status(pb::WatchStatusRequest { interval_ms }).await)
     }
 
+    /// Changes what the agent logs; what it was before.
+    pub async fn set_log_level(&mut self, level: &str) -> Result<String, ClientError> {
+        let request = pb::SetLogLevelRequest { level: level.to_owned() };
+        Ok(self.inner.set_log_level(request).await.map_err(failed)?.into_inner().before)
+    }
+
     /// See [`Handle::shift`](crate::control::Handle::shift).
     pub async fn shift(
         &mut self,

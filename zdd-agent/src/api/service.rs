@@ -278,4 +278,14 @@ impl pb::control_server::Control for Control {
         let clients = clients.iter().map(|client| address(client)).collect::<Result<_, _>>()?;
         answer(self.handle.who_moves(service, weights, clients).await)
     }
+
+    async fn set_log_level(
+        &self,
+        request: Request<pb::SetLogLevelRequest>,
+    ) -> Result<Response<pb::SetLogLevelReport>, Status> {
+        let level = request.into_inner().level;
+        let before = crate::logging::change(&level).map_err(|error| Status::invalid_argument(error.0))?;
+        tracing::info!(level, before, "the log's level is changed");
+        Ok(Response::new(pb::SetLogLevelReport { before }))
+    }
 }

@@ -159,6 +159,11 @@ pub enum Command {
         #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
         from: Vec<SocketAddr>,
     },
+    /// Change what the agent logs, until it ends.
+    Log {
+        /// off, error, warn, info, debug or trace, or with modules: info,zdd_agent::health=debug.
+        level: String,
+    },
     /// Show everything on a whole screen, with keys for shift, drain and rollback.
     Top,
 }

@@ -21,6 +21,8 @@ pub(super) struct AgentRead {
     socket: PathBuf,
     metrics: Option<SocketAddr>,
     page: Option<PageSpec>,
+    otlp: Option<String>,
+    log_json: bool,
     pub limits: Limits,
     pub syn_memory: Duration,
     sample_events: u32,
@@ -38,6 +40,8 @@ impl AgentRead {
             socket: self.socket,
             metrics: self.metrics,
             page: self.page,
+            otlp: self.otlp,
+            log_json: self.log_json,
             limits: self.limits,
             syn_memory: self.syn_memory,
             sample_events: self.sample_events,
@@ -75,6 +79,12 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     let metrics = table.parsed("metrics", sink, |text| listen("metrics", text));
     let metrics = value(metrics).unwrap_or_else(|| Some(SocketAddr::from(([127, 0, 0, 1], 9177))));
     let page = page(&mut table, sink);
+    let otlp = table.parsed("otlp", sink, collector);
+    let log_json = table.parsed("log", sink, |text| match text {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err(Unreadable(format!("`{text}` is no form of log; write \"text\" or \"json\""))),
+    });
     let syn_memory = table.duration("syn_memory", Duration::from_secs(1)..=Duration::from_secs(600), sink);
     if let Some(At { value, span }) = &syn_memory
         && *value < SYN_MEMORY
@@ -100,6 +110,8 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         socket,
         metrics,
         page,
+        otlp: value(otlp).flatten(),
+        log_json: value(log_json).unwrap_or(false),
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         sample_events: value(sample_events).unwrap_or(0),
@@ -200,6 +212,23 @@ fn listen(key: &str, text: &str) -> Result<Option<SocketAddr>, Unreadable> {
         )));
     }
     Ok(Some(address))
+}
+
+/// A collector's address, or none. In clear only: the one to talk to is on this host, and passes on as it likes.
+fn collector(text: &str) -> Result<Option<String>, Unreadable> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let uri = text
+        .parse::<hyper::Uri>()
+        .ok()
+        .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+    match uri {
+        Some(_) => Ok(Some(text.to_owned())),
+        None => {
+            Err(Unreadable(format!("`{text}` is no collector; write \"http://127.0.0.1:4318\" or \"off\"")))
+        }
+    }
 }
 
 /// Off unless it is asked for: what nobody uses shall not listen.

@@ -13,6 +13,7 @@ mod publish;
 mod restore;
 mod rollout_commands;
 mod rollout_signals;
+mod rollout_traces;
 mod rollout_weights;
 mod rollout_work;
 mod rollouts;
@@ -84,6 +85,7 @@ pub struct Reconciler {
     ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
+    rollout_traces: rollout_traces::RolloutTraces,
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],

@@ -17,6 +17,7 @@ use crate::desired::Desired;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
 use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
+use crate::otlp::Tracer;
 use crate::plan;
 use crate::state::State;
 use crate::store::Store;
@@ -25,7 +26,7 @@ use crate::store::Store;
 ///
 /// # Errors
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
-pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
+pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconciler> {
     let store = Store::open(&desired.agent.state_dir)?;
     let saved: Option<State> = store.load()?;
     // Refusals that the state alone can tell come before the kernel is touched.
@@ -106,6 +107,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         ports: Vec::new(),
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
+        rollout_traces: super::rollout_traces::RolloutTraces::new(tracer),
         totals: FlowTotals::default(),
         drift: [0; 3],
         desired,
