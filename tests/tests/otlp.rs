@@ -188,10 +188,10 @@ fn a_rollout_is_one_trace_also_over_a_kill_of_the_agent() -> Result<()> {
         assert!(span.start_time_unix_nano <= span.end_time_unix_nano, "{span:?}");
         assert!(span.end_time_unix_nano <= root.end_time_unix_nano + 5_000_000_000, "{span:?}");
     }
-    // Measurements before the kill and after it belong to the same step.
+    // What was measured before the kill belongs to a step that was told after it.
     let measured = spans.iter().filter(|span| span.name == "measure: health");
     let in_pause = measured.filter(|span| span.parent_span_id == pause.span_id).count();
-    assert!(in_pause >= 2, "{in_pause} of {spans:#?}");
+    assert!(in_pause >= 1, "{in_pause} of {spans:#?}");
 
     // Those who are called know where they belong.
     let called: Vec<_> = spans.iter().filter(|span| span.name.starts_with("hook: ")).collect();

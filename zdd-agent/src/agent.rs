@@ -88,23 +88,6 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints sampled events of the XDP program to the log as they come.
-pub(crate) fn log_events(logger: crate::dataplane::EventLogger) {
-    // SAFETY: the logger owns its descriptor, keeps it for life and is moved into the registration.
-    let registered =
-        unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
-    let Ok(mut readable) = registered else {
-        tracing::warn!("sampled events are not readable");
-        return;
-    };
-    tokio::spawn(async move {
-        while let Ok(mut guard) = readable.readable_mut().await {
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
-        }
-    });
-}
-
 async fn serve_metrics(address: SocketAddr, handle: Handle, shutdown: Shutdown) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Handle::current();
     let source = move || runtime.block_on(handle.snapshot()).map_err(|refused| refused.to_string());

@@ -52,8 +52,6 @@ pub struct AgentSpec {
     pub limits: Limits,
     /// How long a SYN is remembered at the least. Default 64 s, as long as a handshake lives.
     pub syn_memory: Duration,
-    /// One packet in this many is logged by the XDP program; 0 (the default) logs none.
-    pub sample_events: u32,
     /// Where outer headers of `ipip` come from.
     pub encap: EncapSources,
 }

@@ -27,6 +27,7 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod text;
+pub mod trace;
 pub mod weights;
 
 #[cfg(test)]

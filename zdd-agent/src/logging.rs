@@ -44,7 +44,7 @@ pub fn start(json: bool) -> anyhow::Result<()> {
 pub fn change(directives: &str) -> Result<String, Unreadable> {
     let wrong = |why: String| {
         Unreadable(format!(
-            "`{directives}` is no log level: {why}; write info, debug, or info,zdd_agent::health=debug"
+            "`{directives}` is no log level: {why}\nhelp: write info, debug, or info,zdd_agent::health=debug"
         ))
     };
     // Else it would be taken for the name of a module, and everything would fall silent.

@@ -70,7 +70,6 @@ impl Ours {
             buckets: BUCKETS,
             lines: LINES,
             epoch_shift: syn_filter::epoch_shift(zdd_common::time::ticks(64_000_000_000)),
-            sample: 0,
         });
         let (services, cells) = (services(), services() * CELLS_DEFAULT);
         let backends = FORWARDS.len() as u32 * BACKENDS + 1;

@@ -78,7 +78,6 @@ impl Plane {
             log_json: false,
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
-            sample_events: 0,
             encap: EncapSources::default(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;

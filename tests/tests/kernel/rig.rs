@@ -181,7 +181,6 @@ fn make() -> Rig {
         log_json: false,
         limits,
         syn_memory: SYN_MEMORY,
-        sample_events: 0,
         encap: Default::default(),
     };
     let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));

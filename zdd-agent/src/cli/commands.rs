@@ -156,6 +156,7 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                 format!("the agent logs {}, before: {}\n", log.level, log.before)
             })?;
         }
+        Command::Trace(args) => return super::trace::run(args, client, out).await,
         Command::WhoMoves { service, weights, from } => {
             out.print(&client.who_moves(&service, &weights, &from).await?, who_moves::text)?;
         }

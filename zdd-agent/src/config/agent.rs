@@ -25,7 +25,6 @@ pub(super) struct AgentRead {
     log_json: bool,
     pub limits: Limits,
     pub syn_memory: Duration,
-    sample_events: u32,
     pub encap: EncapSources,
 }
 
@@ -44,7 +43,6 @@ impl AgentRead {
             log_json: self.log_json,
             limits: self.limits,
             syn_memory: self.syn_memory,
-            sample_events: self.sample_events,
             encap: self.encap,
         })
     }
@@ -92,7 +90,6 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         let message = "`syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it";
         sink.warning(Some(span.clone()), message.to_owned());
     }
-    let sample_events = table.integer("sample_events", 0..=u32::MAX, sink);
     let encap = EncapSources {
         v4: encap_source(&mut table, "encap_source", true, sink)
             .unwrap_or_else(|| EncapSources::default().v4),
@@ -114,7 +111,6 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         log_json: value(log_json).unwrap_or(false),
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
-        sample_events: value(sample_events).unwrap_or(0),
         encap,
     }
 }

@@ -23,6 +23,7 @@ mod sick;
 mod status;
 mod sweep;
 pub mod table;
+mod traces;
 mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -85,6 +86,7 @@ pub struct Reconciler {
     ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
+    traces: traces::Traces,
     rollout_traces: rollout_traces::RolloutTraces,
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
@@ -141,6 +143,7 @@ impl Reconciler {
                 Ok(()) = self.gateways.changed() => self.follow_addresses(),
                 _ = recheck.tick() => self.recheck_ports(),
                 _ = tick.tick() => self.on_tick(),
+                Some(packet) = self.traces.packets.recv() => self.on_traced(packet),
             }
         }
     }
@@ -157,6 +160,9 @@ impl Reconciler {
 
     fn on_tick(&mut self) {
         let now = clock::now_ns();
+        if self.traces.any() {
+            self.prolong_traces();
+        }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);

@@ -46,7 +46,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
             store.path().display(),
         );
     }
-    let (mut dataplane, opened) = Dataplane::open(&desired.agent)?;
+    let (dataplane, opened) = Dataplane::open(&desired.agent)?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
             "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",
@@ -81,9 +81,6 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     let (transitions_in, transitions) = mpsc::channel(256);
     let options = CheckerOptions { seed: random(), ..CheckerOptions::default() };
     let checker = Checker::new(NetworkProber, options, transitions_in);
-    if let Some(logger) = dataplane.take_logger() {
-        crate::agent::log_events(logger);
-    }
     let mut reconciler = Reconciler {
         key: state.key,
         file: state.file.clone(),
@@ -107,6 +104,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         ports: Vec::new(),
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
+        traces: super::traces::Traces::new(),
         rollout_traces: super::rollout_traces::RolloutTraces::new(tracer),
         totals: FlowTotals::default(),
         drift: [0; 3],

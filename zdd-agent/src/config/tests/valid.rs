@@ -33,7 +33,6 @@ fn what_is_not_said_has_its_documented_default() {
             direct: 65536,
         },
         syn_memory: 64s,
-        sample_events: 0,
         encap: EncapSources {
             v4: 10.255.0.0/16,
             v6: fd7a:6464::/64,
@@ -106,7 +105,6 @@ fn everything_can_be_said() {
         otlp = "http://127.0.0.1:4318"
         log = "json"
         syn_memory = "2s"
-        sample_events = 100
         [agent.limits]
         services = 2
         backends = 10
@@ -178,7 +176,6 @@ fn everything_can_be_said() {
                 direct: 128,
             },
             syn_memory: 2s,
-            sample_events: 100,
             encap: EncapSources {
                 v4: 10.255.0.0/16,
                 v6: fd7a:6464::/64,
