@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod config;

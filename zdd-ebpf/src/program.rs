@@ -15,9 +15,9 @@ fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
     let mut found: *const Work = core::ptr::null();
     let verdict = match maps::WORK.get_ptr_mut(0) {
-        // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
         Some(work) => {
             found = work;
+            // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
             plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work })
         }
         None => Verdict::Odd,

@@ -1,6 +1,5 @@
 //! Traces: packets told to the agent while somebody looks. What is wanted, and how much of it, is decided by `zdd_common::trace`.
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::process::{Verdict, Work};

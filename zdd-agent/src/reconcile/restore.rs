@@ -56,7 +56,8 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     }
     let now = clock::now_ns();
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
-    let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let mut state =
+        saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new(), line_stopped: None });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
@@ -106,6 +107,8 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         rollouts: super::rollouts::Tasks::new(),
         traces: super::traces::Traces::new(),
         rollout_traces: super::rollout_traces::RolloutTraces::new(tracer),
+        line_stopped: state.line_stopped.clone(),
+        loads: HashMap::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
         desired,

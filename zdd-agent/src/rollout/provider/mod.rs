@@ -25,6 +25,8 @@ pub struct About {
     pub weight: String,
     /// Where the rollout stands.
     pub phase: String,
+    /// Number of the rollout in its service: the same for every attempt at a step, so that it can be made once.
+    pub rollout: String,
     /// Why the call is made: the hook's time, or what happened.
     pub what: String,
     /// The trace that the call belongs to (W3C Trace Context), for its header and its environment.
@@ -46,6 +48,7 @@ impl About {
             ("ZDD_STABLE", &self.stable),
             ("ZDD_CANDIDATE", &self.candidate),
             ("ZDD_WEIGHT", &self.weight),
+            ("ZDD_ROLLOUT", &self.rollout),
         ];
         all.extend(self.traceparent.as_deref().map(|value| ("TRACEPARENT", value)));
         all
