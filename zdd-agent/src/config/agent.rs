@@ -8,6 +8,7 @@ use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
 use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
+use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
 
@@ -26,6 +27,7 @@ pub(super) struct AgentRead {
     pub limits: Limits,
     pub syn_memory: Duration,
     pub encap: EncapSources,
+    probe_budget: ProbeBudget,
 }
 
 impl AgentRead {
@@ -44,6 +46,7 @@ impl AgentRead {
             limits: self.limits,
             syn_memory: self.syn_memory,
             encap: self.encap,
+            probe_budget: self.probe_budget,
         })
     }
 }
@@ -97,6 +100,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
             .unwrap_or_else(|| EncapSources::default().v6),
     };
     let limits = limits(&mut table, sink);
+    let probe_budget = probe_budget(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -112,6 +116,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         encap,
+        probe_budget,
     }
 }
 
@@ -268,4 +273,19 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
     }
     table.finish(sink);
     limits
+}
+
+fn probe_budget(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> ProbeBudget {
+    let mut budget = ProbeBudget::default();
+    let Some(mut table) = agent.table("probe_budget", "[agent.probe_budget]", sink) else { return budget };
+    for (key, limit, range) in [
+        ("concurrent", &mut budget.concurrent, 1..=65_535),
+        ("per_second", &mut budget.per_second, 0..=1_000_000),
+    ] {
+        if let Some(at) = table.integer(key, range, sink) {
+            *limit = at.value;
+        }
+    }
+    table.finish(sink);
+    budget
 }
