@@ -15,7 +15,7 @@ use zdd_common::limits::WAYS;
 use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::syn_filter::{self, Line};
-use zdd_common::trace::TraceAsk;
+use zdd_common::trace::{TraceAsk, TraceBudget};
 
 use super::DataplaneError;
 use super::attach::{Attached, Links};
@@ -66,6 +66,7 @@ pub struct Dataplane {
     pub(super) limit_ends: u32,
     programs: ProgramArray<MapData>,
     pub(super) trace: Array<MapData, Plain<TraceAsk>>,
+    pub(super) trace_budget: PerCpuArray<MapData, Plain<TraceBudget>>,
     pub(super) trace_out: PerfEventArray<MapData>,
     grace: GraceWaiter,
 }
@@ -160,6 +161,7 @@ impl Dataplane {
                 .map_err(|error| DataplaneError::kernel("cannot make the grace map", error))?,
             programs: take(&mut ebpf, "PROGRAMS")?,
             trace: take(&mut ebpf, "TRACE")?,
+            trace_budget: take(&mut ebpf, "TRACE_BUDGET")?,
             trace_out: take(&mut ebpf, "TRACE_OUT")?,
             config,
             limit_ends,

@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use aya::maps::PerCpuValues;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
-use zdd_common::trace::{TraceAsk, TraceMark};
+use zdd_common::trace::{TraceAsk, TraceBudget, TraceMark};
 
 use super::object::Plain;
 use super::{Dataplane, DataplaneError};
@@ -60,6 +61,10 @@ impl Dataplane {
             reason: error.to_string(),
         };
         let cpus = aya::util::online_cpus().map_err(|(_, error)| failed("count the CPUs", &error))?;
+        // What an earlier trace missed is no news to this one.
+        let none = (0..self.cpus).map(|_| Plain(TraceBudget::default())).collect::<Vec<_>>();
+        let none = PerCpuValues::try_from(none).map_err(|error| failed("clear the budgets", &error))?;
+        self.trace_budget.set(0, none, 0).map_err(|error| failed("clear the budgets", &error))?;
         let mut rings = Vec::with_capacity(cpus.len());
         for cpu in cpus {
             let ring =
