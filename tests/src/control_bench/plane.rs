@@ -79,6 +79,7 @@ impl Plane {
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             encap: EncapSources::default(),
+            api: Default::default(),
             probe_budget: Default::default(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
-use super::value;
-use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
+use super::{api, value};
+use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
@@ -28,6 +28,7 @@ pub(super) struct AgentRead {
     pub syn_memory: Duration,
     pub encap: EncapSources,
     probe_budget: ProbeBudget,
+    api: ApiSpec,
 }
 
 impl AgentRead {
@@ -47,6 +48,7 @@ impl AgentRead {
             syn_memory: self.syn_memory,
             encap: self.encap,
             probe_budget: self.probe_budget,
+            api: self.api,
         })
     }
 }
@@ -101,6 +103,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     };
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
+    let api = api::read(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -117,6 +120,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         encap,
         probe_budget,
+        api,
     }
 }
 
@@ -154,7 +158,7 @@ fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut 
     value(read).unwrap_or_else(|| PathBuf::from(default))
 }
 
-fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
+pub(super) fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
     match text {
         _ if !text.starts_with('/') => {
             Err(Unreadable(format!("`{text}` is not absolute; write the path from / on")))
