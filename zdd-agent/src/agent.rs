@@ -17,6 +17,7 @@ use crate::doctor;
 use crate::events::EventKind;
 use crate::metrics::MetricsServer;
 use crate::notify::Notify;
+use crate::otlp::{self, Tracer};
 use crate::page::PageServer;
 use crate::privileges;
 use crate::reconcile::{self, Ended};
@@ -55,7 +56,14 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         let fix = finding.fix.unwrap_or_default();
         tracing::warn!(check = finding.check, fix, "{}", finding.what);
     }
-    let reconciler = reconcile::start(desired).await?;
+    let (tracer, exporter) = match &desired.agent.otlp {
+        Some(url) => {
+            let (tracer, exporter) = otlp::start(url, otlp::host(), shutdown.clone());
+            (tracer, Some(exporter))
+        }
+        None => (Tracer::off(), None),
+    };
+    let reconciler = reconcile::start(desired, tracer).await?;
     let events = reconciler.events();
     let ledger = Ledger::open(Some(&state_dir), reconciler.spent_keys());
     let ledger = ledger.with_context(|| {
@@ -93,28 +101,15 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     // Lets answers that are under way reach their callers.
     stop.start();
     api.await.context("the API ended in a panic")??;
+    if let Some(exporter) = exporter {
+        // Sends what is left, for a second at the most.
+        drop(exporter.await);
+    }
     match ended {
         Ended::Stopped => tracing::info!("stopped: traffic goes on with the last committed generation"),
         Ended::Detached => tracing::info!("detached: nothing of zdd is left in the kernel"),
     }
     Ok(())
-}
-
-/// Prints sampled events of the XDP program to the log as they come.
-pub(crate) fn log_events(logger: crate::dataplane::EventLogger) {
-    // SAFETY: the logger owns its descriptor, keeps it for life and is moved into the registration.
-    let registered =
-        unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
-    let Ok(mut readable) = registered else {
-        tracing::warn!("sampled events are not readable");
-        return;
-    };
-    tokio::spawn(async move {
-        while let Ok(mut guard) = readable.readable_mut().await {
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
-        }
-    });
 }
 
 async fn serve_metrics(address: SocketAddr, handle: Handle, shutdown: Shutdown) -> anyhow::Result<()> {

@@ -21,6 +21,7 @@ use crate::report::{
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::text::{Unreadable, parse_socket};
+use crate::trace::{TraceFilter, TracedPacket};
 
 /// Where the answer to one request goes.
 pub type Reply<T> = oneshot::Sender<Result<T, Refused>>;
@@ -151,6 +152,10 @@ pub enum Request {
     },
     Snapshot {
         reply: Reply<Snapshot>,
+    },
+    Trace {
+        filter: TraceFilter,
+        reply: Reply<mpsc::Receiver<TracedPacket>>,
     },
     Shift {
         service: String,
@@ -289,6 +294,7 @@ impl Request {
         match self {
             Request::Status { reply } => drop(reply.send(Err(refused))),
             Request::Snapshot { reply } => drop(reply.send(Err(refused))),
+            Request::Trace { reply, .. } => drop(reply.send(Err(refused))),
             Request::Shift { reply, .. } | Request::Rollback { reply, .. } => drop(reply.send(Err(refused))),
             Request::BackendAdd { reply, .. }
             | Request::BackendRemove { reply, .. }
@@ -347,6 +353,11 @@ impl Handle {
     /// The same, and the rollouts.
     pub async fn snapshot(&self) -> Result<Snapshot, Refused> {
         self.ask(|reply| Request::Snapshot { reply }).await
+    }
+
+    /// Packets as they come, with what becomes of each, until the receiver is dropped.
+    pub async fn trace(&self, filter: TraceFilter) -> Result<mpsc::Receiver<TracedPacket>, Refused> {
+        self.ask(|reply| Request::Trace { filter, reply }).await
     }
 
     /// Gives the named versions these weights and the remainder to the others ([`crate::weights::complete`]). Answered when new

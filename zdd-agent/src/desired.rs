@@ -50,12 +50,14 @@ pub struct AgentSpec {
     pub metrics: Option<SocketAddr>,
     /// The page in a browser. Default off.
     pub page: Option<PageSpec>,
+    /// The OpenTelemetry collector that traces of rollouts go to, as `http://127.0.0.1:4318`. Default none.
+    pub otlp: Option<String>,
+    /// The log is lines of JSON. Default: text.
+    pub log_json: bool,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
     /// How long a SYN is remembered at the least. Default 64 s, as long as a handshake lives.
     pub syn_memory: Duration,
-    /// One packet in this many is logged by the XDP program; 0 (the default) logs none.
-    pub sample_events: u32,
     /// Where outer headers of `ipip` come from.
     pub encap: EncapSources,
     /// What all health checks may cost together.

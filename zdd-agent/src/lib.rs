@@ -16,9 +16,11 @@ pub mod health;
 pub mod http;
 pub mod journal;
 pub mod links;
+pub mod logging;
 pub mod metrics;
 pub mod neighbour;
 pub mod notify;
+pub mod otlp;
 pub mod page;
 pub mod plan;
 pub mod prefix;
@@ -34,6 +36,7 @@ pub mod state;
 pub mod store;
 pub mod text;
 pub mod tls;
+pub mod trace;
 pub mod weights;
 
 #[cfg(test)]

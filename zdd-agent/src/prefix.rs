@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use zdd_common::net::Addr;
 
 use crate::text::Unreadable;
 
@@ -42,6 +43,13 @@ impl Prefix {
             (IpAddr::V6(own), IpAddr::V6(addr)) => u128::from(own) == u128::from(addr) & self.mask(),
             _ => false,
         }
+    }
+
+    /// As traces compare it: its first address and its mask, an IPv4 one behind the 96 bits that it has in maps.
+    pub fn as_map_words(&self) -> (Addr, Addr) {
+        let length = u32::from(128 - self.width() + self.length);
+        let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+        (self.addr.into(), Addr::v6(mask.to_be_bytes()))
     }
 
     fn mask(&self) -> u128 {

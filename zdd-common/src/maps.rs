@@ -13,10 +13,8 @@ pub struct Config {
     pub lines: u32,
     /// Ticks per epoch of the SYN filter, as a power of two.
     pub epoch_shift: u32,
-    /// One packet in this many is logged; 0: none.
-    pub sample: u32,
 }
-wire!(Config, 16, { buckets: u32, lines: u32, epoch_shift: u32, sample: u32 });
+wire!(Config, 12, { buckets: u32, lines: u32, epoch_shift: u32 });
 
 /// Entries of the flow table by [`crate::entries::Class`]. Packets add and take back; the sweep takes what it frees.
 #[repr(C, align(64))]

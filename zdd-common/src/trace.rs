@@ -2,6 +2,7 @@
 //! looks but reading one word.
 
 use crate::net::Addr;
+use crate::process::{Next, Verdict, Work};
 use crate::reason::Reason;
 
 /// What a trace wants: one value, written by the agent. All zero: nothing.
@@ -95,6 +96,71 @@ impl TraceMark {
     pub const TRANSMIT: u8 = 2;
     /// Left by another interface.
     pub const REDIRECT: u8 = 3;
+
+    /// What became of a packet, as its number.
+    #[inline(always)]
+    pub const fn action(verdict: Verdict) -> u32 {
+        let action = match verdict {
+            Verdict::Pass(_) | Verdict::Odd => Self::PASS,
+            Verdict::Drop(_) => Self::DROP,
+            Verdict::Transmit(_) => Self::TRANSMIT,
+            Verdict::Redirect(..) => Self::REDIRECT,
+        };
+        action as u32
+    }
+
+    /// What the steps found out about a packet. `fate`: the number of its reason, and [`TraceMark::action`] eight bits further up.
+    /// What is in `work` may be left from an earlier packet: how far this one came says what of it is its own.
+    #[inline(always)]
+    pub fn of(work: Option<&Work>, fate: u32) -> Self {
+        let mut mark = Self {
+            at_ns: 0,
+            src: Addr { hi: 0, lo: 0 },
+            dst: Addr { hi: 0, lo: 0 },
+            ifindex: 0,
+            length: 0,
+            captured: 0,
+            missed: 0,
+            src_port: 0,
+            dst_port: 0,
+            service: 0,
+            backend: 0,
+            proto: 0,
+            reason: fate as u8,
+            action: (fate >> 8) as u8,
+            known: 0,
+            zero: 0,
+        };
+        let unread = [Reason::PassNotIp as u8, Reason::PassOdd as u8];
+        let Some(work) = work else { return mark };
+        if mark.reason == unread[0]
+            || mark.reason == unread[1]
+            || work.packet.src.hi | work.packet.src.lo == 0
+        {
+            return mark;
+        }
+        let packet = &work.packet;
+        mark.known = Self::PARSED;
+        mark.src = packet.src;
+        mark.dst = packet.dst;
+        mark.src_port = packet.src_port;
+        mark.dst_port = packet.dst_port;
+        mark.proto = packet.proto;
+        match work.next {
+            Next::Steer | Next::Encapsulate => {
+                mark.known |= Self::SERVED;
+                mark.service = work.end.service;
+                mark.backend = work.steered.backend;
+            }
+            Next::Reply => {
+                mark.known |= Self::SERVED;
+                mark.service = work.end.service;
+                mark.backend = work.end.id;
+            }
+            Next::Done | Next::Odd | Next::Classify => {}
+        }
+        mark
+    }
 }
 
 impl TraceAsk {

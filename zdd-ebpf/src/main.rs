@@ -12,8 +12,6 @@ mod atomics;
 #[cfg(target_arch = "bpf")]
 mod bytes;
 #[cfg(target_arch = "bpf")]
-mod events;
-#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod program;
@@ -23,6 +21,8 @@ mod route;
 mod stats;
 #[cfg(target_arch = "bpf")]
 mod tables;
+#[cfg(target_arch = "bpf")]
+mod trace;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::limits::FRAGMENTED_MAX;
@@ -14,10 +14,11 @@ use zdd_common::process::Work;
 use zdd_common::reason::REASONS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::syn_filter::Line;
+use zdd_common::trace::{TraceAsk, TraceBudget, TraceMark};
 
 /// What the agent sets before it loads the program.
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8, sample: 0 };
+static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8 };
 
 /// The same for signals.
 #[unsafe(no_mangle)]
@@ -100,6 +101,15 @@ pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 /// The same of the second one.
 #[map]
 pub(crate) static ODD_WORK: PerCpuArray<Odd> = PerCpuArray::with_max_entries(1, 0);
+/// What traces want. This and what belongs to it is not pinned: a trace ends with the agent that asked for it.
+#[map]
+pub(crate) static TRACE: Array<TraceAsk> = Array::with_max_entries(1, 0);
+/// How much of it each CPU may tell.
+#[map]
+pub(crate) static TRACE_BUDGET: PerCpuArray<TraceBudget> = PerCpuArray::with_max_entries(1, 0);
+/// Where it goes: a ring for each CPU, with the first bytes of the frame behind each mark.
+#[map]
+pub(crate) static TRACE_OUT: PerfEventArray<TraceMark> = PerfEventArray::new(0);
 /// Packets by reason.
 #[map]
 pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.len() as u32, 0);

@@ -4,42 +4,51 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::odd;
-use zdd_common::process::{Verdict, plain};
+use zdd_common::process::{Verdict, Work, plain};
 
 use crate::bytes::Bytes;
 use crate::tables::Maps;
-use crate::{events, maps, stats};
+use crate::{maps, stats, trace};
 
 #[xdp]
 fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
+    let mut found: *const Work = core::ptr::null();
     let verdict = match maps::WORK.get_ptr_mut(0) {
-        // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
-        Some(work) => plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work }),
+        Some(work) => {
+            found = work;
+            // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
+            plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work })
+        }
         None => Verdict::Odd,
     };
     if let Verdict::Odd = verdict {
         // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
         unsafe { maps::PROGRAMS.tail_call(&ctx, maps::ODD) };
     }
-    leave(&ctx, verdict)
+    leave(&ctx, verdict, found)
 }
 
 /// Frames that are not plain; see `maps::PROGRAMS`.
 #[xdp]
 fn zdd_odd(ctx: XdpContext) -> u32 {
+    let mut found: *const Work = core::ptr::null();
     let verdict = match maps::ODD_WORK.get_ptr_mut(0) {
-        // SAFETY: this CPU's own, and XDP is not preempted by itself; the first thing is to overwrite it, by plain values.
-        Some(work) => odd::process(Bytes::of(&ctx), &mut Maps::of(&ctx), unsafe { &mut *work }),
+        Some(odd) => {
+            // SAFETY: this CPU's own, and XDP is not preempted by itself; the first thing is to overwrite it, by plain values.
+            let odd = unsafe { &mut *odd };
+            found = odd.work();
+            odd::process(Bytes::of(&ctx), &mut Maps::of(&ctx), odd)
+        }
         None => Verdict::Odd,
     };
-    leave(&ctx, verdict)
+    leave(&ctx, verdict, found)
 }
 
 #[inline(always)]
-fn leave(ctx: &XdpContext, verdict: Verdict) -> u32 {
+fn leave(ctx: &XdpContext, verdict: Verdict, found: *const Work) -> u32 {
     stats::count_reason(verdict.reason());
-    events::sample(ctx, verdict.reason());
+    trace::look(ctx, verdict, found);
     match verdict {
         Verdict::Pass(_) | Verdict::Odd => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,

@@ -71,7 +71,6 @@ impl Ours {
             buckets: BUCKETS,
             lines: LINES,
             epoch_shift: syn_filter::epoch_shift(zdd_common::time::ticks(64_000_000_000)),
-            sample: 0,
         });
         let (services, cells) = (SERVICES, SERVICES * CELLS_DEFAULT);
         let backends = 2 * PER_FAMILY + 1;

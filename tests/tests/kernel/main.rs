@@ -9,5 +9,6 @@ mod model;
 mod odd_frames;
 mod rig;
 mod rows;
+mod trace;
 
 use zdd_tests::bpf;

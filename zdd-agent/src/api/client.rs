@@ -10,6 +10,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use zdd_common::reason::{REASONS, Reason};
+use zdd_common::trace::reason_bit;
 
 use super::pb;
 use super::pb::control_client::ControlClient;
@@ -22,6 +24,7 @@ use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
+use crate::trace::{TraceFilter, TracedPacket};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +224,30 @@ impl Client {
     ) -> Result<impl Stream<Item = Result<Status, ClientError>> + Unpin + use<>, ClientError> {
         let interval_ms = u32::try_from(millis(interval)).unwrap_or(u32::MAX);
         reports(self.inner.watch_status(pb::WatchStatusRequest { interval_ms }).await)
+    }
+
+    /// Changes what the agent logs; what it was before.
+    pub async fn set_log_level(&mut self, level: &str) -> Result<String, ClientError> {
+        let request = pb::SetLogLevelRequest { level: level.to_owned() };
+        Ok(self.inner.set_log_level(request).await.map_err(failed)?.into_inner().before)
+    }
+
+    /// See [`Handle::trace`](crate::control::Handle::trace).
+    pub async fn trace(
+        &mut self,
+        filter: &TraceFilter,
+    ) -> Result<impl Stream<Item = Result<TracedPacket, ClientError>> + Unpin + use<>, ClientError> {
+        let named = |reason: &&Reason| filter.reasons & reason_bit(**reason) != 0;
+        let any = filter.reasons == u64::MAX;
+        let reasons = REASONS.iter().filter(named).filter(|_| !any).map(|reason| reason.name().to_owned());
+        let request = pb::TraceRequest {
+            service: filter.service.clone(),
+            reasons: reasons.collect(),
+            from: filter.from.map(|prefix| prefix.to_string()),
+            rate: filter.rate,
+            snap_bytes: filter.snap,
+        };
+        reports(self.inner.trace(request).await)
     }
 
     /// See [`Handle::shift`](crate::control::Handle::shift).

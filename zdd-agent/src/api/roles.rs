@@ -27,6 +27,9 @@ const NEEDED: &[(&str, &str, Access)] = &[
     (CONTROL, "MoveRollout", Access::Operator),
     (CONTROL, "SetGate", Access::Operator),
     (CONTROL, "SetLine", Access::Operator),
+    // Packets have what people say to each other in them.
+    (CONTROL, "Trace", Access::Operator),
+    (CONTROL, "SetLogLevel", Access::Operator),
     (CONTROL, "Apply", Access::Admin),
     (CONTROL, "Detach", Access::Admin),
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", Access::Viewer),

@@ -14,6 +14,8 @@ use super::pb;
 use super::wire::Wire;
 use crate::control::{Handle, Refused, RefusedCode, Target};
 use crate::events::{Event, EventLog};
+use crate::text::Unreadable;
+use crate::trace::{self, TraceFilter};
 
 /// Without an interval from the caller.
 const WATCH_DEFAULT: Duration = Duration::from_secs(1);
@@ -70,6 +72,26 @@ pub(super) fn target(text: &str) -> Result<Target, Status> {
 
 pub(super) fn address(text: &str) -> Result<std::net::SocketAddr, Status> {
     crate::text::parse_socket(text).map_err(|error| Status::invalid_argument(error.0))
+}
+
+fn trace_filter(asked: pb::TraceRequest) -> Result<TraceFilter, Unreadable> {
+    let pb::TraceRequest { service, reasons, from, rate, snap_bytes } = asked;
+    let mut bits = 0;
+    for word in &reasons {
+        bits |= trace::reasons(word)?;
+    }
+    let within = |what: &str, asked: u32, usual: u32, most: u32| match asked {
+        0 => Ok(usual),
+        asked if asked <= most => Ok(asked),
+        asked => Err(Unreadable(format!("{what} {asked} is above {most}; choose less"))),
+    };
+    Ok(TraceFilter {
+        service,
+        reasons: if bits == 0 { u64::MAX } else { bits },
+        from: from.map(|text| text.parse()).transpose()?,
+        rate: within("rate", rate, trace::RATE, trace::RATE_MAX)?,
+        snap: within("snap_bytes", snap_bytes, trace::SNAP, trace::SNAP_MAX)?,
+    })
 }
 
 #[tonic::async_trait]
@@ -287,5 +309,27 @@ impl pb::control_server::Control for Control {
         let weights = weights.into_iter().map(|weight| (weight.version, weight.points)).collect();
         let clients = clients.iter().map(|client| address(client)).collect::<Result<_, _>>()?;
         answer(self.handle.who_moves(service, weights, clients).await)
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<pb::SetLogLevelRequest>,
+    ) -> Result<Response<pb::SetLogLevelReport>, Status> {
+        let level = request.into_inner().level;
+        let before = crate::logging::change(&level).map_err(|error| Status::invalid_argument(error.0))?;
+        tracing::info!(level, before, "the log's level is changed");
+        Ok(Response::new(pb::SetLogLevelReport { before }))
+    }
+
+    type TraceStream = Streamed<pb::TracedPacket>;
+
+    async fn trace(&self, request: Request<pb::TraceRequest>) -> Result<Response<Self::TraceStream>, Status> {
+        let filter = trace_filter(request.into_inner()).map_err(|error| Status::invalid_argument(error.0))?;
+        let packets = self.handle.trace(filter).await.map_err(status)?;
+        let packets = stream::unfold(packets, |mut packets| async move {
+            let packet = packets.recv().await?;
+            Some((Ok(packet.into_pb()), packets))
+        });
+        Ok(Response::new(self.until_closing(packets)))
     }
 }

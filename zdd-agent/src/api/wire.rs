@@ -70,6 +70,16 @@ impl Wire for BTreeMap<String, u64> {
     }
 }
 
+impl Wire for crate::trace::Frame {
+    type Pb = Vec<u8>;
+    fn into_pb(self) -> Vec<u8> {
+        self.0
+    }
+    fn from_pb(pb: Vec<u8>, _: &str) -> Result<Self, Malformed> {
+        Ok(Self(pb))
+    }
+}
+
 impl Wire for SocketAddr {
     type Pb = String;
     fn into_pb(self) -> String {
@@ -132,6 +142,24 @@ choice!(
 );
 choice!(report::Op, Op { Add = Add, Remove = Remove, Change = Change });
 
+message!(
+    crate::trace::TracedPacket,
+    TracedPacket {
+        unix_ns,
+        interface,
+        verdict,
+        reason,
+        protocol,
+        from,
+        to,
+        service,
+        version,
+        backend,
+        bytes,
+        missed,
+        frame
+    }
+);
 message!(
     rollout::RolloutReport,
     RolloutReport {

@@ -13,6 +13,7 @@ use crate::control::Target;
 use crate::desired::BasisPoints;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
+use crate::trace::{RATE, RATE_MAX, SNAP, SNAP_MAX};
 
 /// Shifts live traffic between versions in the kernel, and breaks no connection.
 #[derive(Debug, Parser)]
@@ -228,6 +229,13 @@ pub enum Command {
         #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
         from: Vec<SocketAddr>,
     },
+    /// Change what the agent logs, until it ends.
+    Log {
+        /// off, error, warn, info, debug or trace, or with modules: info,zdd_agent::health=debug.
+        level: String,
+    },
+    /// Look at packets live: a sample of them, each with what became of it and why.
+    Trace(TraceArgs),
     /// Show what has happened: changes and who made them, health, rollouts, drains, interfaces.
     Events {
         /// Only after this number, the last that was seen.
@@ -242,6 +250,31 @@ pub enum Command {
     },
     /// Show everything on a whole screen, with keys for shift, drain and rollback.
     Top,
+}
+
+/// `zdd trace`.
+#[derive(Debug, clap::Args)]
+pub struct TraceArgs {
+    /// Only packets of this service.
+    pub service: Option<String>,
+    /// Only from or to this address or network.
+    #[arg(long, value_name = "PREFIX")]
+    pub from: Option<Prefix>,
+    /// Only with this reason; `pass` and `drop` stand for all that begin so; may be given again.
+    #[arg(long, value_name = "REASON")]
+    pub reason: Vec<String>,
+    /// Packets per second at the most.
+    #[arg(long, value_name = "N", default_value_t = RATE, value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
+    pub rate: u32,
+    /// Bytes of each frame at the most.
+    #[arg(long, value_name = "BYTES", default_value_t = SNAP, value_parser = clap::value_parser!(u32).range(14..=i64::from(SNAP_MAX)))]
+    pub snap: u32,
+    /// End after so many packets.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Write pcapng to a file, or with - to standard output, as for `tshark -r -`.
+    #[arg(long, value_name = "FILE|-")]
+    pub write: Option<PathBuf>,
 }
 
 /// `zdd decap`.

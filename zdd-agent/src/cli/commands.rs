@@ -1,9 +1,7 @@
 //! The commands: one question to the agent each, and its answer printed.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
-use anyhow::Context;
 use clap::CommandFactory;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
@@ -16,26 +14,15 @@ use super::who_moves;
 use crate::api::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, Warning};
 use crate::control::Refused;
+use crate::logging;
 use crate::report::{BackendStatus, DrainReport, ServiceStatus};
 
 /// Runs the agent in the foreground.
 pub fn agent(config: &Path) -> anyhow::Result<Outcome> {
     let (desired, warnings) = Config::load(config)?;
-    log_to_stderr()?;
+    logging::start(desired.agent.log_json)?;
     crate::agent::run(desired, warnings)?;
     Ok(Outcome::Done)
-}
-
-/// Starts the log; `ZDD_LOG` chooses what goes into it (default `info`).
-pub fn log_to_stderr() -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("ZDD_LOG")
-        .from_env()
-        .context("ZDD_LOG cannot be read\nhelp: write a level as info, or info,zdd_agent=debug")?;
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
-    Ok(())
 }
 
 /// Prints a completion script.
@@ -180,6 +167,13 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::Explain { service, from } => {
             out.print(&client.explain(&service, from).await?, table::explain)?;
         }
+        Command::Log { level } => {
+            let before = client.set_log_level(&level).await?;
+            out.print(&LogLevel { level, before }, |log| {
+                format!("the agent logs {}, before: {}\n", log.level, log.before)
+            })?;
+        }
+        Command::Trace(args) => return super::trace::run(args, client, out).await,
         Command::WhoMoves { service, weights, from } => {
             out.print(&client.who_moves(&service, &weights, &from).await?, who_moves::text)?;
         }
@@ -204,6 +198,13 @@ async fn wait_drained(
     anyhow::bail!(
         "the drain of {target} was undone, or the agent stops\nhelp: look at `zdd status`, then drain again"
     )
+}
+
+/// `zdd log --json`.
+#[derive(Debug, Serialize)]
+struct LogLevel {
+    level: String,
+    before: String,
 }
 
 /// One backend with where it belongs: `zdd backend list --json`.

@@ -54,7 +54,7 @@ pub fn run(args: DecapArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         )?;
         return Ok(Outcome::Done);
     }
-    super::commands::log_to_stderr()?;
+    crate::logging::start(false)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (running, report) = runtime.block_on(serve(&args))?;
     out.print(&report, text)?;

@@ -13,6 +13,7 @@ mod rollout;
 mod rollout_args;
 mod table;
 mod top;
+mod trace;
 mod who_moves;
 
 use std::io::Write;

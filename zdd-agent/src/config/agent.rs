@@ -22,9 +22,10 @@ pub(super) struct AgentRead {
     socket: PathBuf,
     metrics: Option<SocketAddr>,
     page: Option<PageSpec>,
+    otlp: Option<String>,
+    log_json: bool,
     pub limits: Limits,
     pub syn_memory: Duration,
-    sample_events: u32,
     pub encap: EncapSources,
     probe_budget: ProbeBudget,
     api: ApiSpec,
@@ -41,9 +42,10 @@ impl AgentRead {
             socket: self.socket,
             metrics: self.metrics,
             page: self.page,
+            otlp: self.otlp,
+            log_json: self.log_json,
             limits: self.limits,
             syn_memory: self.syn_memory,
-            sample_events: self.sample_events,
             encap: self.encap,
             probe_budget: self.probe_budget,
             api: self.api,
@@ -80,6 +82,12 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     let metrics = table.parsed("metrics", sink, |text| listen("metrics", text));
     let metrics = value(metrics).unwrap_or_else(|| Some(SocketAddr::from(([127, 0, 0, 1], 9177))));
     let page = page(&mut table, sink);
+    let otlp = table.parsed("otlp", sink, collector);
+    let log_json = table.parsed("log", sink, |text| match text {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err(Unreadable(format!("`{text}` is no form of log; write \"text\" or \"json\""))),
+    });
     let syn_memory = table.duration("syn_memory", Duration::from_secs(1)..=Duration::from_secs(600), sink);
     if let Some(At { value, span }) = &syn_memory
         && *value < SYN_MEMORY
@@ -87,7 +95,6 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         let message = "`syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it";
         sink.warning(Some(span.clone()), message.to_owned());
     }
-    let sample_events = table.integer("sample_events", 0..=u32::MAX, sink);
     let encap = EncapSources {
         v4: encap_source(&mut table, "encap_source", true, sink)
             .unwrap_or_else(|| EncapSources::default().v4),
@@ -107,9 +114,10 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         socket,
         metrics,
         page,
+        otlp: value(otlp).flatten(),
+        log_json: value(log_json).unwrap_or(false),
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
-        sample_events: value(sample_events).unwrap_or(0),
         encap,
         probe_budget,
         api,
@@ -209,6 +217,23 @@ fn listen(key: &str, text: &str) -> Result<Option<SocketAddr>, Unreadable> {
         )));
     }
     Ok(Some(address))
+}
+
+/// A collector's address, or none. In clear only: the one to talk to is on this host, and passes on as it likes.
+fn collector(text: &str) -> Result<Option<String>, Unreadable> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let uri = text
+        .parse::<hyper::Uri>()
+        .ok()
+        .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+    match uri {
+        Some(_) => Ok(Some(text.to_owned())),
+        None => {
+            Err(Unreadable(format!("`{text}` is no collector; write \"http://127.0.0.1:4318\" or \"off\"")))
+        }
+    }
 }
 
 /// Off unless it is asked for: what nobody uses shall not listen.

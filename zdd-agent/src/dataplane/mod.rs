@@ -15,14 +15,16 @@ pub mod probe;
 mod rows;
 mod signals;
 mod tables;
+mod trace;
 
 pub use attach::{Attached, detach};
 pub use decap::{Decap, DecapCounts, DecapSpec, decap_counts, decap_detach, decap_runs};
 pub use error::DataplaneError;
 pub use grace::GraceWaiter;
-pub use object::{Dataplane, EventLogger, Opened};
+pub use object::{Dataplane, Opened};
 pub use rows::Row;
 pub use tables::{FlowScan, FlowTotals};
+pub use trace::TraceRing;
 
 #[doc(hidden)]
 pub mod raw {

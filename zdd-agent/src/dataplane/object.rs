@@ -4,7 +4,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, xdp::DevMapHash};
+use aya::maps::{
+    Array, HashMap, Map, MapData, MapError, PerCpuArray, PerfEventArray, ProgramArray, xdp::DevMapHash,
+};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
@@ -15,6 +17,7 @@ use zdd_common::net::{Addr, End};
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::syn_filter::{self, Line};
+use zdd_common::trace::{TraceAsk, TraceBudget};
 
 use super::DataplaneError;
 use super::attach::{Attached, Links};
@@ -67,11 +70,11 @@ pub struct Dataplane {
     pub(super) config: Config,
     pub(super) limit_ends: u32,
     programs: ProgramArray<MapData>,
+    pub(super) trace: Array<MapData, Plain<TraceAsk>>,
+    pub(super) trace_budget: PerCpuArray<MapData, Plain<TraceBudget>>,
+    pub(super) trace_out: PerfEventArray<MapData>,
     grace: GraceWaiter,
 }
-
-/// Reads sampled events and gives them to the log.
-pub type EventLogger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// What opening found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +93,6 @@ fn config_of(agent: &AgentSpec) -> Config {
         buckets: (limits.flows / WAYS as u32).max(1).next_power_of_two(),
         lines: (limits.syn_filter / size_of::<Line>() as u32).max(1).next_power_of_two(),
         epoch_shift: syn_filter::epoch_shift(memory),
-        sample: agent.sample_events,
     }
 }
 
@@ -180,6 +182,9 @@ impl Dataplane {
             grace: GraceWaiter::new()
                 .map_err(|error| DataplaneError::kernel("cannot make the grace map", error))?,
             programs: take(&mut ebpf, "PROGRAMS")?,
+            trace: take(&mut ebpf, "TRACE")?,
+            trace_budget: take(&mut ebpf, "TRACE_BUDGET")?,
+            trace_out: take(&mut ebpf, "TRACE_OUT")?,
             config,
             limit_ends,
             pins,
@@ -221,16 +226,6 @@ impl Dataplane {
     /// Ticks per epoch of the SYN filter, as a power of two.
     pub fn epoch_shift(&self) -> u32 {
         self.config.epoch_shift
-    }
-
-    /// The logger of sampled events; `None` when sampling is off.
-    pub fn take_logger(&mut self) -> Option<EventLogger> {
-        if self.config.sample == 0 {
-            return None;
-        }
-        aya_log::EbpfLogger::init(&mut self.ebpf)
-            .inspect_err(|error| tracing::warn!(%error, "sampled events are not readable"))
-            .ok()
     }
 
     /// The program, for tests that run it on frames.

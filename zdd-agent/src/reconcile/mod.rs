@@ -16,6 +16,7 @@ mod publish;
 mod restore;
 mod rollout_commands;
 mod rollout_signals;
+mod rollout_traces;
 mod rollout_weights;
 mod rollout_work;
 mod rollouts;
@@ -26,6 +27,7 @@ mod signals;
 mod status;
 mod sweep;
 pub mod table;
+mod traces;
 mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -90,6 +92,8 @@ pub struct Reconciler {
     ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
+    traces: traces::Traces,
+    rollout_traces: rollout_traces::RolloutTraces,
     /// `zdd rollout stop-the-line`, and why.
     line_stopped: Option<String>,
     /// New flows of the services whose backends bear only so many.
@@ -152,6 +156,7 @@ impl Reconciler {
                 Ok(()) = self.gateways.changed() => self.follow_addresses(),
                 _ = recheck.tick() => self.recheck_ports(),
                 _ = tick.tick() => self.on_tick(),
+                Some(packet) = self.traces.packets.recv() => self.on_traced(packet),
             }
         }
     }
@@ -168,6 +173,9 @@ impl Reconciler {
 
     fn on_tick(&mut self) {
         let now = clock::now_ns();
+        if self.traces.any() {
+            self.prolong_traces();
+        }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);

@@ -20,6 +20,7 @@ use crate::events::EventLog;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
 use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
+use crate::otlp::Tracer;
 use crate::plan;
 use crate::state::State;
 use crate::store::Store;
@@ -28,7 +29,7 @@ use crate::store::Store;
 ///
 /// # Errors
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
-pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
+pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconciler> {
     let store = Store::open(&desired.agent.state_dir)?;
     let events = EventLog::open(&desired.agent.state_dir).with_context(|| {
         format!(
@@ -56,7 +57,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     }
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
     let key = given.or(saved.as_ref().map(|state| state.key)).unwrap_or(fresh_key);
-    let (mut dataplane, opened) = Dataplane::open(&desired.agent, zdd_common::hash::fold(key.0, !key.1))?;
+    let (dataplane, opened) = Dataplane::open(&desired.agent, zdd_common::hash::fold(key.0, !key.1))?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
             "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",
@@ -99,9 +100,6 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let (transitions_in, transitions) = mpsc::channel(256);
     let options = CheckerOptions { seed: random(), budget: desired.agent.probe_budget };
     let checker = Checker::new(NetworkProber, options, transitions_in);
-    if let Some(logger) = dataplane.take_logger() {
-        crate::agent::log_events(logger);
-    }
     let mut reconciler = Reconciler {
         key: state.key,
         file: state.file.clone(),
@@ -125,6 +123,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         ports: Vec::new(),
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
+        traces: super::traces::Traces::new(),
+        rollout_traces: super::rollout_traces::RolloutTraces::new(tracer),
         line_stopped: state.line_stopped.clone(),
         loads: HashMap::new(),
         totals: FlowTotals::default(),

@@ -22,6 +22,7 @@ impl Reconciler {
             phase: rollout.progress.phase.name().to_owned(),
             rollout: rollout.plan.id.to_string(),
             what: what.to_owned(),
+            traceparent: None,
         })
     }
 
@@ -33,6 +34,7 @@ impl Reconciler {
         let spec = &rollout.plan.spec;
         let give = self.rollouts.give.clone();
         let answer = move |event| Answer { service: name, id, event };
+        let traced = self.traced_work(index, token);
         let task = match work {
             Work::Measure(at) => {
                 let (Some(analysis), Some(about)) = (spec.analyses.get(at), self.about(index, "analysis"))
@@ -48,8 +50,10 @@ impl Reconciler {
                         }
                         _ => Duration::ZERO,
                     };
+                    let name = format!("measure: {}", analysis.name);
                     tokio::spawn(async move {
                         tokio::time::sleep(patience).await;
+                        traced.ended(name, &outcome.told(), matches!(outcome, Outcome::Success(_)));
                         drop(give.send(answer(Event::Measured(token, outcome))).await);
                     })
                 } else if matches!(analysis.provider, Provider::Compare(_)) {
@@ -60,8 +64,11 @@ impl Reconciler {
                     )
                 } else {
                     let provider = analysis.provider.clone();
+                    let name = format!("measure: {}", analysis.name);
+                    let about = About { traceparent: traced.traceparent(), ..about };
                     tokio::spawn(async move {
                         let outcome = provider::measure(&provider, &about).await;
+                        traced.ended(name, &outcome.told(), matches!(outcome, Outcome::Success(_)));
                         drop(give.send(answer(Event::Measured(token, outcome))).await);
                     })
                 }
@@ -69,8 +76,11 @@ impl Reconciler {
             Work::Call(at) => {
                 let Some(hook) = spec.hooks.get(at).cloned() else { return };
                 let Some(about) = self.about(index, hook.on.name()) else { return };
+                let about = About { traceparent: traced.traceparent(), ..about };
                 tokio::spawn(async move {
                     let answered = provider::call(&hook, &about).await;
+                    let said = answered.as_ref().err().map_or("agreed", String::as_str);
+                    traced.ended(format!("hook: {}", hook.on.name()), said, answered.is_ok());
                     drop(give.send(answer(Event::HookDone(token, answered))).await);
                 })
             }
@@ -96,6 +106,7 @@ impl Reconciler {
             rollout.plan.spec.hooks.iter().filter(|hook| hook.on == HookKind::Event).cloned().collect();
         for hook in hooks {
             let Some(about) = self.about(index, text) else { return };
+            let about = About { traceparent: self.traceparent(index), ..about };
             let Ok(permit) = self.rollouts.events.clone().try_acquire_owned() else {
                 tracing::warn!(service = about.service, "an event hook is left out: too many are under way");
                 continue;

@@ -122,6 +122,7 @@ impl Reconciler {
             self.services[index].saved.rollouts = before;
             return Err(refused);
         }
+        self.trace_rollout(index, &before);
         self.carry_out(index, effects);
         Ok(())
     }
@@ -154,6 +155,7 @@ impl Reconciler {
             self.services[index].saved.rollouts = before;
             return Err(refused);
         }
+        self.trace_rollout(index, &before);
         self.carry_out(index, effects);
         Ok(())
     }
@@ -190,12 +192,14 @@ impl Reconciler {
     }
 
     fn write_announcements(&mut self, index: usize, effects: &[Effect]) {
+        let trace_id = self.rollout_trace_id(index);
         let service = &mut self.services[index];
-        let name = service.name().to_owned();
+        let (name, generation) = (service.name().to_owned(), service.generation());
         let Some(rollout) = &mut service.saved.rollouts.current else { return };
         for effect in effects {
             if let Effect::Announce(text) = effect {
-                tracing::info!(service = name, rollout = rollout.plan.id, "{text}");
+                let (id, version) = (rollout.plan.id, &rollout.plan.candidate);
+                tracing::info!(service = name, version, generation, rollout = id, trace_id, "{text}");
                 rollout.note(unix_ms(), text.clone());
             }
         }

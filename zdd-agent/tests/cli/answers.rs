@@ -155,6 +155,9 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
         match request {
             Request::Change { .. } => unreachable!("the rig takes what goes with it off"),
             Request::Status { reply } => drop(reply.send(Ok(status()))),
+            Request::Trace { reply, .. } => {
+                drop(reply.send(Err(Refused::refused("there are no packets here"))))
+            }
             Request::Snapshot { reply } => {
                 drop(reply.send(Ok(Snapshot { status: status(), ..Snapshot::default() })));
             }

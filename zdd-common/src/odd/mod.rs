@@ -63,6 +63,12 @@ pub struct Odd {
 const SOUND: Reason = Reason::Settled;
 
 impl Odd {
+    /// What was found out about the packet.
+    #[inline(always)]
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
     #[inline(always)]
     fn flawed(&mut self, flaw: Reason) {
         self.flaw = flaw;

@@ -10,7 +10,7 @@ mod mtu;
 mod nat;
 mod parse;
 mod reply;
-mod scene;
+pub mod scene;
 mod steer;
 mod vlan;
 

@@ -128,6 +128,14 @@ fn agents() {
     zdd.toml:3:8: `page`: `192.0.2.1:80` is not a loopback address
     help: the page has no password: write 127.0.0.1:80 and forward the port by ssh -L, or "off"
     "#);
+    insta::assert_snapshot!(with_agent("otlp = \"https://collector:4318\""), @r#"
+    zdd.toml:3:8: `otlp`: `https://collector:4318` is no collector
+    help: write "http://127.0.0.1:4318" or "off"
+    "#);
+    insta::assert_snapshot!(with_agent("log = \"xml\""), @r#"
+    zdd.toml:3:7: `log`: `xml` is no form of log
+    help: write "text" or "json"
+    "#);
     insta::assert_snapshot!(with_agent("page_actions = 1"), @r#"
     zdd.toml:3:16: `page_actions` is of type integer
     help: write true or false

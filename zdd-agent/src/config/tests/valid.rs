@@ -22,6 +22,8 @@ fn what_is_not_said_has_its_documented_default() {
             127.0.0.1:9177,
         ),
         page: None,
+        otlp: None,
+        log_json: false,
         limits: Limits {
             services: 256,
             backends: 4096,
@@ -32,7 +34,6 @@ fn what_is_not_said_has_its_documented_default() {
             signals: 32768,
         },
         syn_memory: 64s,
-        sample_events: 0,
         encap: EncapSources {
             v4: 10.255.0.0/16,
             v6: fd7a:6464::/64,
@@ -113,8 +114,9 @@ fn everything_can_be_said() {
         metrics = "off"
         page = "[::1]:9178"
         page_actions = true
+        otlp = "http://127.0.0.1:4318"
+        log = "json"
         syn_memory = "2s"
-        sample_events = 100
         [agent.limits]
         services = 2
         backends = 10
@@ -173,6 +175,10 @@ fn everything_can_be_said() {
                     actions: true,
                 },
             ),
+            otlp: Some(
+                "http://127.0.0.1:4318",
+            ),
+            log_json: true,
             limits: Limits {
                 services: 2,
                 backends: 10,
@@ -183,7 +189,6 @@ fn everything_can_be_said() {
                 signals: 32768,
             },
             syn_memory: 2s,
-            sample_events: 100,
             encap: EncapSources {
                 v4: 10.255.0.0/16,
                 v6: fd7a:6464::/64,
@@ -278,9 +283,9 @@ fn everything_can_be_said() {
     }
     "#);
     insta::assert_snapshot!(warnings.join("\n"), @"
-    zdd.toml:12:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
-    zdd.toml:30:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
-    zdd.toml:45:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
+    zdd.toml:14:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
+    zdd.toml:31:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
+    zdd.toml:46:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
     ");
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -16,18 +16,26 @@ use super::timed_out;
 const BODY_LIMIT: usize = 1 << 20;
 
 /// The body of an answer with a status of 200 to 299.
-pub(super) async fn get(url: &str, timeout: Duration) -> Result<Vec<u8>, String> {
-    let exchange = exchange(Method::GET, url, String::new());
+pub(super) async fn get(url: &str, headers: Headers<'_>, timeout: Duration) -> Result<Vec<u8>, String> {
+    let exchange = exchange(Method::GET, url, headers, Vec::new());
     tokio::time::timeout(timeout, exchange).await.map_err(|_| timed_out(timeout))?
 }
 
-/// Sends JSON; a status of 200 to 299 is success.
-pub(super) async fn post(url: &str, body: String, timeout: Duration) -> Result<(), String> {
-    let exchange = exchange(Method::POST, url, body);
+/// Sends a body; a status of 200 to 299 is success.
+pub(crate) async fn post(
+    url: &str,
+    headers: Headers<'_>,
+    body: Vec<u8>,
+    timeout: Duration,
+) -> Result<(), String> {
+    let exchange = exchange(Method::POST, url, headers, body);
     tokio::time::timeout(timeout, exchange).await.map_err(|_| timed_out(timeout))?.map(drop)
 }
 
-async fn exchange(method: Method, url: &str, body: String) -> Result<Vec<u8>, String> {
+/// Names and values beside the usual ones.
+type Headers<'a> = &'a [(&'static str, &'a str)];
+
+async fn exchange(method: Method, url: &str, headers: Headers<'_>, body: Vec<u8>) -> Result<Vec<u8>, String> {
     let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no address: {error}"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(80);
@@ -36,12 +44,15 @@ async fn exchange(method: Method, url: &str, body: String) -> Result<Vec<u8>, St
         .map_err(|error| format!("cannot connect to {host} port {port}: {error}"))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
-    let request = Request::builder()
+    let mut request = Request::builder();
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
         .method(method)
         .uri(path)
         .header(HOST, authority)
         .header(USER_AGENT, "zdd")
-        .header(CONTENT_TYPE, "application/json")
         .header(CONNECTION, "close")
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| format!("cannot make a request for {url}: {error}"))?;

@@ -1,6 +1,6 @@
 //! Asking the world: one measurement or one call, with its time limit. What the answer means for a rollout is not known here.
 
-mod http;
+pub(crate) mod http;
 mod judge;
 
 use std::time::Duration;
@@ -29,6 +29,9 @@ pub struct About {
     pub rollout: String,
     /// Why the call is made: the hook's time, or what happened.
     pub what: String,
+    /// The trace that the call belongs to (W3C Trace Context), for its header and its environment.
+    #[serde(skip)]
+    pub traceparent: Option<String>,
 }
 
 impl About {
@@ -39,28 +42,38 @@ impl About {
             .replace("{{candidate}}", &self.candidate)
     }
 
-    fn variables(&self) -> [(&'static str, &str); 5] {
-        [
+    fn variables(&self) -> Vec<(&'static str, &str)> {
+        let mut all: Vec<(_, &str)> = vec![
             ("ZDD_SERVICE", &self.service),
             ("ZDD_STABLE", &self.stable),
             ("ZDD_CANDIDATE", &self.candidate),
             ("ZDD_WEIGHT", &self.weight),
             ("ZDD_ROLLOUT", &self.rollout),
-        ]
+        ];
+        all.extend(self.traceparent.as_deref().map(|value| ("TRACEPARENT", value)));
+        all
+    }
+
+    fn headers(&self) -> Vec<(&'static str, &str)> {
+        let mut all = vec![("content-type", "application/json")];
+        all.extend(self.traceparent.as_deref().map(|value| ("traceparent", value)));
+        all
     }
 }
 
 /// One measurement. A builtin or a comparison is the agent's own to answer and is an error here.
 pub async fn measure(provider: &Provider, about: &About) -> Outcome {
     match provider {
-        Provider::Web { url, json, success, timeout } => match http::get(url, *timeout).await {
-            Ok(body) => judge::from_json(&body, json, success),
-            Err(why) => Outcome::Error(why),
-        },
+        Provider::Web { url, json, success, timeout } => {
+            match http::get(url, &about.headers(), *timeout).await {
+                Ok(body) => judge::from_json(&body, json, success),
+                Err(why) => Outcome::Error(why),
+            }
+        }
         Provider::Prometheus { address, query, success, timeout } => {
             let query = encoded(&about.fill(query));
             let url = format!("{}/api/v1/query?query={query}", address.trim_end_matches('/'));
-            match http::get(&url, *timeout).await {
+            match http::get(&url, &about.headers(), *timeout).await {
                 Ok(body) => judge::from_prometheus(&body, success),
                 Err(why) => Outcome::Error(why),
             }
@@ -90,7 +103,7 @@ pub async fn measure(provider: &Provider, about: &About) -> Outcome {
 pub async fn call(hook: &HookSpec, about: &About) -> Result<(), String> {
     let body = serde_json::to_string(about).unwrap_or_default();
     match &hook.call {
-        HookCall::Webhook { url } => http::post(url, body, hook.timeout).await,
+        HookCall::Webhook { url } => http::post(url, &about.headers(), body.into_bytes(), hook.timeout).await,
         HookCall::Exec { argv } => match program::run(argv, &about.variables(), &body, hook.timeout).await? {
             (Some(0), _) => Ok(()),
             (Some(code), said) => Err(format!("exit {code} {said}").trim_end().to_owned()),

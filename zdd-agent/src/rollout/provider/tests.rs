@@ -18,6 +18,7 @@ fn about() -> About {
         weight: text("10%"),
         phase: text("running"),
         what: text("test"),
+        traceparent: Some(text("00-ab-cd-01")),
     }
 }
 

@@ -1,0 +1,80 @@
+//! The log on standard error, as text or JSON, and its level, which can change while the agent runs.
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use anyhow::Context;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use crate::text::Unreadable;
+
+/// What the running log's level is changed by; empty until [`start`].
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Starts the log; `ZDD_LOG` chooses what goes into it (default `info`). `json`: a line of JSON for each event, with its fields
+/// beside its message.
+///
+/// # Errors
+/// `ZDD_LOG` cannot be read.
+pub fn start(json: bool) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("ZDD_LOG")
+        .from_env()
+        .context("ZDD_LOG cannot be read\nhelp: write a level as info, or info,zdd_agent=debug")?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = if json {
+        lines.json().flatten_event(true).with_span_list(false).boxed()
+    } else {
+        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    // A second start would have failed above.
+    drop(LEVEL.set(handle));
+    Ok(())
+}
+
+/// Changes what goes into the log, until the agent ends: a level, or directives as in `ZDD_LOG`. Returns what it was before.
+///
+/// # Errors
+/// It makes no sense, or there is no log.
+pub fn change(directives: &str) -> Result<String, Unreadable> {
+    let wrong = |why: String| {
+        Unreadable(format!(
+            "`{directives}` is no log level: {why}\nhelp: write info, debug, or info,zdd_agent::health=debug"
+        ))
+    };
+    // Else it would be taken for the name of a module, and everything would fall silent.
+    let word = directives.trim();
+    let plain = !word.contains(['=', ',', '[']);
+    if word.is_empty() || (plain && word.parse::<tracing::level_filters::LevelFilter>().is_err()) {
+        return Err(wrong("there are off, error, warn, info, debug and trace".to_owned()));
+    }
+    let filter = EnvFilter::try_new(word).map_err(|error| wrong(error.to_string()))?;
+    let handle = LEVEL.get().ok_or_else(|| Unreadable("this process keeps no log".to_owned()))?;
+    let mut before = String::new();
+    handle
+        .modify(|now| {
+            before = now.to_string();
+            *now = filter;
+        })
+        .map_err(|error| wrong(error.to_string()))?;
+    Ok(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_level_is_refused_before_the_log_is_looked_for() {
+        for text in ["", "loud", "zdd_agent", "info,zdd_agent=loud"] {
+            let why = change(text).unwrap_err().0;
+            assert!(why.contains("is no log level"), "{text}: {why}");
+        }
+        assert!(change("info,zdd_agent::health=debug").unwrap_err().0.contains("keeps no log"));
+    }
+}
