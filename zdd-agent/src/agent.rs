@@ -36,6 +36,7 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
     let (page_spec, state_dir) = (desired.agent.page, desired.agent.state_dir.clone());
+    let alerts = desired.agent.alerts.clone();
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let socket = Socket::bind(&socket_path)?;
     for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
@@ -51,6 +52,7 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
         tokio::spawn(page.serve(shutdown.clone()));
     }
+    tokio::spawn(crate::alert::run(alerts, handle.clone(), state_dir, shutdown.clone()));
     let notify = Arc::new(Notify::from_environment());
     let (alive, by) = (notify.clone(), handle.clone());
     let (stop, stopping) = Shutdown::new();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::alert::Trouble;
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Snapshot, Status, WhoMoves,
@@ -145,6 +146,9 @@ pub enum Request {
     Snapshot {
         reply: Reply<Snapshot>,
     },
+    Troubles {
+        reply: Reply<Vec<Trouble>>,
+    },
     Shift {
         service: String,
         weights: Vec<(String, BasisPoints)>,
@@ -270,6 +274,7 @@ impl Request {
         match self {
             Request::Status { reply } => drop(reply.send(Err(refused))),
             Request::Snapshot { reply } => drop(reply.send(Err(refused))),
+            Request::Troubles { reply } => drop(reply.send(Err(refused))),
             Request::Shift { reply, .. } | Request::Rollback { reply, .. } => drop(reply.send(Err(refused))),
             Request::BackendAdd { reply, .. }
             | Request::BackendRemove { reply, .. }
@@ -324,6 +329,11 @@ impl Handle {
     /// The same, and the rollouts.
     pub async fn snapshot(&self) -> Result<Snapshot, Refused> {
         self.ask(|reply| Request::Snapshot { reply }).await
+    }
+
+    /// Everything that is wrong at this moment.
+    pub async fn troubles(&self) -> Result<Vec<Trouble>, Refused> {
+        self.ask(|reply| Request::Troubles { reply }).await
     }
 
     /// Gives the named versions these weights and the remainder to the others ([`crate::weights::complete`]). Answered when new

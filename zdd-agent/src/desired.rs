@@ -58,6 +58,9 @@ pub struct AgentSpec {
     /// What all health checks may cost together.
     #[serde(default)]
     pub probe_budget: crate::health::ProbeBudget,
+    /// Who is told when something is wrong.
+    #[serde(default)]
+    pub alerts: Vec<crate::alert::AlertSpec>,
 }
 
 /// The page in a browser.

@@ -1,6 +1,7 @@
 //! The agent and command line of zdd.
 
 pub mod agent;
+pub mod alert;
 pub mod api;
 pub mod chance;
 pub mod cli;
@@ -12,6 +13,7 @@ pub mod desired;
 pub mod doctor;
 pub mod health;
 pub mod http;
+pub mod http_client;
 pub mod links;
 pub mod metrics;
 pub mod neighbour;

@@ -79,6 +79,7 @@ impl Plane {
             sample_events: 0,
             encap: EncapSources::default(),
             probe_budget: Default::default(),
+            alerts: Vec::new(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;
         let program = plane.program().context("the object has no program")?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
+use crate::alert::AlertSpec;
 use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
@@ -27,6 +28,7 @@ pub(super) struct AgentRead {
     sample_events: u32,
     pub encap: EncapSources,
     probe_budget: ProbeBudget,
+    alerts: Option<Vec<AlertSpec>>,
 }
 
 impl AgentRead {
@@ -45,6 +47,7 @@ impl AgentRead {
             sample_events: self.sample_events,
             encap: self.encap,
             probe_budget: self.probe_budget,
+            alerts: self.alerts?,
         })
     }
 }
@@ -92,6 +95,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         v6: encap_source(&mut table, "encap_source6", false, sink)
             .unwrap_or_else(|| EncapSources::default().v6),
     };
+    let alerts = super::alert::read(top, sink);
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
     table.finish(sink);
@@ -109,6 +113,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         sample_events: value(sample_events).unwrap_or(0),
         encap,
         probe_budget,
+        alerts,
     }
 }
 

@@ -364,7 +364,12 @@ fn counters<'a>(
     let mut metric =
         to.encode_descriptor(family.name, family.help, family.unit.as_ref(), MetricType::Counter)?;
     for (labels, value) in rows {
-        metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        // A sample without labels is written without braces.
+        if labels.is_empty() {
+            metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        } else {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        }
     }
     Ok(())
 }

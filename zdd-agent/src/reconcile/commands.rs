@@ -22,6 +22,7 @@ impl Reconciler {
         match request {
             Request::Status { reply } => drop(reply.send(Ok(self.status()))),
             Request::Snapshot { reply } => drop(reply.send(Ok(self.snapshot()))),
+            Request::Troubles { reply } => drop(reply.send(Ok(self.troubles()))),
             Request::Shift { service, weights, force, reply } => {
                 drop(reply.send(self.shift(&service, &weights, force)));
             }

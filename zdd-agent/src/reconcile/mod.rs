@@ -21,6 +21,7 @@ mod service;
 mod sick;
 mod status;
 mod sweep;
+mod troubles;
 pub mod table;
 mod who_moves;
 
@@ -155,6 +156,9 @@ impl Reconciler {
 
     fn on_tick(&mut self) {
         let now = clock::now_ns();
+        if self.store.failing().is_some() && self.save().is_ok() {
+            tracing::info!("the state can be written again");
+        }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);

@@ -40,6 +40,7 @@ fn what_is_not_said_has_its_documented_default() {
             concurrent: 256,
             per_second: 0,
         },
+        alerts: [],
     }
     "#);
     insta::assert_debug_snapshot!(desired.services, @r#"
@@ -183,6 +184,7 @@ fn everything_can_be_said() {
                 concurrent: 256,
                 per_second: 0,
             },
+            alerts: [],
         },
         services: [
             ServiceSpec {
