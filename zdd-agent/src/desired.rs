@@ -136,6 +136,9 @@ pub struct ServiceSpec {
     pub udp: UdpPolicy,
     /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
     pub drain_timeout: Option<Duration>,
+    /// What a version's healthy backends must bear before it gets more; `None`: one healthy backend is enough.
+    #[serde(default)]
+    pub capacity: Option<crate::capacity::Capacity>,
     /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod alert;
 pub mod api;
+pub mod capacity;
 pub mod chance;
 pub mod cli;
 pub mod clock;

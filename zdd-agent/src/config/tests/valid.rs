@@ -60,6 +60,7 @@ fn what_is_not_said_has_its_documented_default() {
             udp_idle_timeout: 60s,
             udp: Stick,
             drain_timeout: None,
+            capacity: None,
             cells: 16384,
             health: None,
             rollout: None,
@@ -204,6 +205,7 @@ fn everything_can_be_said() {
                 drain_timeout: Some(
                     5400s,
                 ),
+                capacity: None,
                 cells: 4096,
                 health: Some(
                     HealthSpec {
