@@ -22,7 +22,9 @@ fn world(alerts: &str) -> Result<World> {
 }
 
 fn webhook() -> String {
-    format!("\n[[alert]]\nname = \"ops\"\nwebhook = \"http://{ADDRESS}/{SECRET}\"\nlabels = {{ cluster = \"a\" }}\n")
+    format!(
+        "\n[[alert]]\nname = \"ops\"\nwebhook = \"http://{ADDRESS}/{SECRET}\"\nlabels = {{ cluster = \"a\" }}\n"
+    )
 }
 
 /// Waits until as many lines begin with `start`, and returns them all.
@@ -55,7 +57,8 @@ fn what_is_wrong_is_told_once_over_kills_and_its_end_too() -> Result<()> {
     world.kill_agent();
     world.start_agent()?;
     world.wait_health(&[3, 4])?;
-    world.set_health(&[1], false)?;
+    world.servers().set_healthy("b1", false);
+    world.wait_health(&[1, 3, 4])?;
     let lines = told(&receiver, "firing backend-down backend=10.81.1.2:8080", 1)?;
     assert_eq!((count(&lines, down), count(&lines, whole)), (1, 1), "{lines:#?}");
     world.kill_agent();
@@ -141,8 +144,10 @@ fn a_rollout_that_goes_back_and_an_interface_that_vanishes_are_told() -> Result<
 #[test]
 fn a_real_alertmanager_takes_alerts_and_their_end() -> Result<()> {
     const SERVER: &str = "http://127.0.0.1:9093";
-    let mut world = world(&format!("\n[[alert]]\nname = \"am\"\nalertmanager = \"{SERVER}\"\nrepeat = \"2s\"\n"))?;
-    let config = world.write("alertmanager.yml", "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n")?;
+    let mut world =
+        world(&format!("\n[[alert]]\nname = \"am\"\nalertmanager = \"{SERVER}\"\nrepeat = \"2s\"\n"))?;
+    let config =
+        world.write("alertmanager.yml", "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n")?;
     let mut command = Command::new("prometheus-alertmanager");
     command.arg(format!("--config.file={}", config.display()));
     command.arg(format!("--storage.path={}", world.rig.scratch().path("alertmanager").display()));

@@ -56,7 +56,9 @@ impl Receiver {
             let labels = alert["labels"].as_object().into_iter().flatten();
             labels.map(|(name, value)| format!(" {name}={}", word(value))).collect::<String>()
         };
-        alerts.map(|alert| format!("{} {}{}", word(&alert["status"]), word(&alert["kind"]), labels(alert))).collect()
+        alerts
+            .map(|alert| format!("{} {}{}", word(&alert["status"]), word(&alert["kind"]), labels(alert)))
+            .collect()
     }
 }
 

@@ -18,7 +18,9 @@ pub const PORT: u16 = 8082;
 pub fn redis(world: &World) -> Result<(Proc, PathBuf)> {
     let socket = world.rig.scratch().path("redis.sock");
     let mut command = Command::new("redis-server");
-    command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"]).arg(&socket);
+    command
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"])
+        .arg(&socket);
     command.arg("--dir").arg(world.rig.scratch().dir());
     let mut proc = Proc::start_logged(command, &world.rig.scratch().path("redis.log"))?;
     wait_for("Redis to listen", LONG, LOOK_EVERY, || {
@@ -105,7 +107,11 @@ pub fn flask(world: &World, i: u8, cache: &Path, database: Option<&Path>) -> Res
     assert!(python.exists(), "Flask is not installed: run scripts/setup.sh --tests");
     let mut command = Command::new(python);
     command.arg(tests.join("tests/faults/app.py")).arg(PORT.to_string()).arg(cache);
-    command.arg(database.unwrap_or(Path::new("-"))).arg(if i > 2 { broken(world) } else { PathBuf::from("/nonexistent") });
+    command.arg(database.unwrap_or(Path::new("-"))).arg(if i > 2 {
+        broken(world)
+    } else {
+        PathBuf::from("/nonexistent")
+    });
     let log = world.rig.scratch().path(&format!("app-{i}.log"));
     world.rig.ns(&format!("b{i}")).spawn_logged(command, &log)
 }

@@ -60,7 +60,8 @@ impl Scene {
             "{{ http = \"/health\", port = {PORT}, json = ['$.db == \"ok\"', '$.redis == \"ok\"'], depends = [{{ name = \"db\", path = \"$.db\" }}], \
              interval = \"300ms\", fast_interval = \"100ms\", timeout = \"300ms\", rise = 2, fall = 2 }}"
         );
-        let setup = Setup { health: Some(health), echo_health: None, rollout: Some(rollout), ..Setup::default() };
+        let setup =
+            Setup { health: Some(health), echo_health: None, rollout: Some(rollout), ..Setup::default() };
         let mut world = World::without_servers(setup)?;
         let (v1, v2) = (servers(&world, "v1", &[1, 2])?, servers(&world, "v2", &[3, 4])?);
         let postgres = Postgres::start()?;
@@ -120,7 +121,8 @@ impl Scene {
         let asked = number(version(&self.world.status()?, "web", "v2"), "asked");
         assert_eq!(asked, if phase == "frozen" { SHARE } else { 0.0 });
         let accounts = self.load.finish();
-        let on_stable: Vec<_> = accounts.incidents.iter().filter(|i| i.what.starts_with("long-lived")).collect();
+        let on_stable: Vec<_> =
+            accounts.incidents.iter().filter(|i| i.what.starts_with("long-lived")).collect();
         assert_eq!((accounts.counts.broken(), on_stable.len()), (0, 0), "{:#?}", accounts.incidents);
         for incident in &accounts.incidents {
             let of_canary = canary.iter().any(|client| incident.what.contains(&format!("from {client} ")));
@@ -135,7 +137,10 @@ impl Scene {
 /// Measurements that its analysis has made.
 fn measured(report: &Value) -> u64 {
     let analysis = &report["analyses"][0];
-    ["successes", "failures", "inconclusive", "errors"].iter().map(|key| analysis[*key].as_u64().unwrap_or(0)).sum()
+    ["successes", "failures", "inconclusive", "errors"]
+        .iter()
+        .map(|key| analysis[*key].as_u64().unwrap_or(0))
+        .sum()
 }
 
 #[test]
@@ -221,7 +226,10 @@ fn a_candidate_that_refuses_connections_never_gets_any() -> Result<()> {
     world.start_agent()?;
     world.wait_status("v2 to be refused", |status| {
         let backends = version(status, "web", "v2")["backends"].as_array()?.clone();
-        backends.iter().all(|b| b["reason"] == "connection refused" && b["health"] == "unhealthy").then_some(())
+        backends
+            .iter()
+            .all(|b| b["reason"] == "connection refused" && b["health"] == "unhealthy")
+            .then_some(())
     })?;
     let load = world.idle_load()?;
     load.open_long(20);

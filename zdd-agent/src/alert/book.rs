@@ -61,7 +61,11 @@ impl Book {
                 news = true;
                 Entry {
                     kind: trouble.kind,
-                    labels: trouble.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+                    labels: trouble
+                        .labels
+                        .iter()
+                        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                        .collect(),
                     summary: String::new(),
                     since_ms: now_ms,
                     seen_ms: now_ms,

@@ -64,7 +64,12 @@ fn alertmanager(receiver: &AlertSpec, entry: &Entry, now_ms: u64) -> Value {
 }
 
 fn labels(receiver: &AlertSpec, entry: &Entry) -> BTreeMap<String, String> {
-    receiver.labels.iter().chain(entry.labels.iter().map(|(name, value)| (name, value))).map(|(name, value)| (name.clone(), value.clone())).collect()
+    receiver
+        .labels
+        .iter()
+        .chain(entry.labels.iter().map(|(name, value)| (name, value)))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn rfc3339(unix_ms: u64) -> String {
@@ -114,7 +119,10 @@ mod tests {
         );
         assert_eq!(alert["startsAt"], "2023-11-14T22:13:20.000Z");
         assert_eq!(alert["endsAt"], "2023-11-14T22:17:30.000Z", "four repeats from now");
-        assert_eq!(said(Channel::Alertmanager, Some(1_700_000_005_000))[0]["endsAt"], "2023-11-14T22:13:25.000Z");
+        assert_eq!(
+            said(Channel::Alertmanager, Some(1_700_000_005_000))[0]["endsAt"],
+            "2023-11-14T22:13:25.000Z"
+        );
     }
 
     #[test]

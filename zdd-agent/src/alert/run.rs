@@ -32,10 +32,13 @@ pub async fn run(receivers: Vec<AlertSpec>, handle: Handle, dir: PathBuf, shutdo
         Ok(store) => store,
         Err(error) => return tracing::error!("nobody is alerted: {error}"),
     };
-    let mut book: Book = store.load().unwrap_or_else(|error| {
-        tracing::error!("what was told is not known any more, and may be told again: {error}");
-        None
-    }).unwrap_or_default();
+    let mut book: Book = store
+        .load()
+        .unwrap_or_else(|error| {
+            tracing::error!("what was told is not known any more, and may be told again: {error}");
+            None
+        })
+        .unwrap_or_default();
     let receivers: Vec<Arc<AlertSpec>> = receivers.into_iter().map(Arc::new).collect();
     let specs: Vec<AlertSpec> = receivers.iter().map(|receiver| AlertSpec::clone(receiver)).collect();
     let mut under_way: JoinSet<Sent> = JoinSet::new();

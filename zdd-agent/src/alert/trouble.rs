@@ -67,9 +67,9 @@ impl Kind {
     pub fn alert_name(self) -> String {
         let words = self.name().split('-').map(|word| {
             let mut letters = word.chars();
-            letters.next().map_or_else(String::new, |first| {
-                first.to_ascii_uppercase().to_string() + letters.as_str()
-            })
+            letters
+                .next()
+                .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
         });
         format!("Zdd{}", words.collect::<String>())
     }
@@ -77,7 +77,9 @@ impl Kind {
     /// `critical`: users are, or are about to be, affected; `warning`: somebody should look.
     pub fn severity(self) -> &'static str {
         match self {
-            Kind::ServiceAlarm | Kind::VersionUnhealthy | Kind::Detached | Kind::StateNotWritten => "critical",
+            Kind::ServiceAlarm | Kind::VersionUnhealthy | Kind::Detached | Kind::StateNotWritten => {
+                "critical"
+            }
             _ => "warning",
         }
     }

@@ -21,7 +21,11 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<A
             Some(alert) => {
                 if !names.insert(alert.name.clone()) {
                     let message = format!("alert `{}` is there already", alert.name);
-                    sink.error(Some(span), message, "give each alert a name of its own: what was told is remembered by it");
+                    sink.error(
+                        Some(span),
+                        message,
+                        "give each alert a name of its own: what was told is remembered by it",
+                    );
                 }
                 all.push(alert);
             }
@@ -58,7 +62,9 @@ fn one(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<AlertSpec> {
     let only = table.parsed_all("only", sink, |text| {
         let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         let known = Kind::ALL.into_iter().find(|kind| kind.name() == text);
-        known.ok_or_else(|| Unreadable(format!("`{text}` is no kind of alert; write one of {}", names.join(", "))))
+        known.ok_or_else(|| {
+            Unreadable(format!("`{text}` is no kind of alert; write one of {}", names.join(", ")))
+        })
     });
     let labels = labels(&mut table, sink);
     let https = [&webhook, &alertmanager].into_iter().flatten().any(|at| at.value.0.starts_with("https:"));
@@ -90,11 +96,14 @@ fn one(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<AlertSpec> {
 fn url(text: &str) -> Result<Url, Unreadable> {
     let uri = text.parse::<hyper::Uri>().ok();
     let uri = uri.filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
-    match uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority().is_some_and(|a| a.as_str().contains('@')))) {
+    match uri
+        .as_ref()
+        .map(|uri| (uri.scheme_str(), uri.authority().is_some_and(|a| a.as_str().contains('@'))))
+    {
         Some((Some("http" | "https"), false)) => Ok(Url(text.to_owned())),
-        Some((Some("http" | "https"), true)) => {
-            Err(Unreadable("names and passwords are not sent; put a secret into the path, as webhooks do".to_owned()))
-        }
+        Some((Some("http" | "https"), true)) => Err(Unreadable(
+            "names and passwords are not sent; put a secret into the path, as webhooks do".to_owned(),
+        )),
         _ => Err(Unreadable("it is no address; write \"https://host:port/path\"".to_owned())),
     }
 }
@@ -108,10 +117,14 @@ fn labels(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> BTreeMap<String, St
     };
     for (name, text) in pairs.iter() {
         // What Prometheus takes as the name of a label.
-        let fits = |(at, letter): (usize, char)| letter.is_ascii_alphabetic() || letter == '_' || (at > 0 && letter.is_ascii_digit());
+        let fits = |(at, letter): (usize, char)| {
+            letter.is_ascii_alphabetic() || letter == '_' || (at > 0 && letter.is_ascii_digit())
+        };
         let key = name.get_ref().as_ref();
         match text.get_ref().as_str() {
-            Some(value) if key.chars().enumerate().all(fits) => drop(labels.insert(key.to_owned(), value.to_owned())),
+            Some(value) if key.chars().enumerate().all(fits) => {
+                drop(labels.insert(key.to_owned(), value.to_owned()))
+            }
             Some(_) => {
                 let help = "begin with a letter or _, go on with those and digits";
                 sink.error(Some(name.span()), format!("`{key}` is no name of a label"), help);

@@ -23,8 +23,8 @@ mod service;
 mod sick;
 mod status;
 mod sweep;
-mod troubles;
 pub mod table;
+mod troubles;
 mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};

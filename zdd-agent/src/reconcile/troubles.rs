@@ -37,21 +37,35 @@ impl Reconciler {
             all.push(Trouble::new(Kind::ServiceAlarm, [name()], alarm));
         }
         for version in &service.saved.spec.versions {
-            let members = service.saved.backends.iter().filter(|b| b.version == version.name && !service.backend_drains(b));
+            let members = service
+                .saved
+                .backends
+                .iter()
+                .filter(|b| b.version == version.name && !service.backend_drains(b));
             let (mut count, mut failing) = (0, 0);
             for backend in members {
                 count += 1;
-                let Some((Health::Unhealthy, reason)) = self.health.get(&(service.name().to_owned(), backend.address)) else {
+                let Some((Health::Unhealthy, reason)) =
+                    self.health.get(&(service.name().to_owned(), backend.address))
+                else {
                     continue;
                 };
                 failing += 1;
-                let labels = [name(), ("version", version.name.clone()), ("backend", backend.address.to_string())];
+                let labels =
+                    [name(), ("version", version.name.clone()), ("backend", backend.address.to_string())];
                 let why = reason.clone().unwrap_or_default();
-                all.push(Trouble::new(Kind::BackendDown, labels, format!("it fails its health check: {why}")));
+                all.push(Trouble::new(
+                    Kind::BackendDown,
+                    labels,
+                    format!("it fails its health check: {why}"),
+                ));
             }
             if count > 0 && count == failing {
                 let labels = [name(), ("version", version.name.clone())];
-                let text = format!("all {count} of its backends fail their health checks; it has {} of new flows", percent(version.weight));
+                let text = format!(
+                    "all {count} of its backends fail their health checks; it has {} of new flows",
+                    percent(version.weight)
+                );
                 all.push(Trouble::new(Kind::VersionUnhealthy, labels, text));
             }
         }
@@ -62,7 +76,11 @@ impl Reconciler {
         let Some(rollout) = &service.saved.rollouts.current else { return };
         let (plan, progress) = (&rollout.plan, &rollout.progress);
         let labels = || {
-            [("service", service.name().to_owned()), ("version", plan.candidate.clone()), ("rollout", plan.id.to_string())]
+            [
+                ("service", service.name().to_owned()),
+                ("version", plan.candidate.clone()),
+                ("rollout", plan.id.to_string()),
+            ]
         };
         let last = rollout.log.last().map_or(rollout.started_unix_ms, |line| line.unix_ms);
         match &progress.phase {
@@ -91,7 +109,9 @@ impl Reconciler {
         let service = &self.services[index];
         let mut passed = |target: String, left: u64| {
             let labels = [("service", service.name().to_owned()), ("target", target)];
-            let text = format!("its drain's deadline passed before its last flow had ended; {left} entries are left");
+            let text = format!(
+                "its drain's deadline passed before its last flow had ended; {left} entries are left"
+            );
             all.push(Trouble::new(Kind::DrainDeadlinePassed, labels, text));
         };
         let flows = |id| service.flows.get(&id).copied().unwrap_or(0);
@@ -110,23 +130,35 @@ impl Reconciler {
         for (class, name) in ["half-open", "learned", "confirmed"].into_iter().enumerate() {
             let (used, limit) = (quotas.used[class], quotas.limit[class]);
             if limit > 0 && used as f64 >= NEARLY * limit as f64 {
-                let text = format!("{used} of {limit} {name} entries are used: a flood, or raise agent.limits.flows");
+                let text = format!(
+                    "{used} of {limit} {name} entries are used: a flood, or raise agent.limits.flows"
+                );
                 all.push(Trouble::new(Kind::FlowTableFull, [("class", name.to_owned())], text));
             }
         }
         let now = crate::clock::now_ns();
         for service in &self.services {
-            let last = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).last_fail).max().unwrap_or(0);
+            let last = service
+                .faces
+                .iter()
+                .map(|face| self.dataplane.facts(face.at.id).last_fail)
+                .max()
+                .unwrap_or(0);
             if last != 0 && now.saturating_sub(last) < FORGOTTEN_NS {
                 let text = "new flows could not be remembered within the last minute: they stay at their base, and the change waits";
-                all.push(Trouble::new(Kind::FlowsNotRemembered, [("service", service.name().to_owned())], text));
+                all.push(Trouble::new(
+                    Kind::FlowsNotRemembered,
+                    [("service", service.name().to_owned())],
+                    text,
+                ));
             }
         }
     }
 
     fn host_troubles(&self, all: &mut Vec<Trouble>) {
         let there = |name: &str| self.interfaces.values().any(|interface| interface.name == *name);
-        let named = self.desired.agent.interfaces.iter().filter(|name| !name.contains(['*', '?']) && !there(name));
+        let named =
+            self.desired.agent.interfaces.iter().filter(|name| !name.contains(['*', '?']) && !there(name));
         for name in named {
             let labels = [("interface", name.clone())];
             all.push(Trouble::new(Kind::Detached, labels, "the interface is not there"));
@@ -136,7 +168,11 @@ impl Reconciler {
             all.push(Trouble::new(Kind::Detached, [("interface", interface.name.clone())], why));
         }
         if let Some(error) = self.store.failing() {
-            all.push(Trouble::new(Kind::StateNotWritten, [("path", self.store.path().display().to_string())], error));
+            all.push(Trouble::new(
+                Kind::StateNotWritten,
+                [("path", self.store.path().display().to_string())],
+                error,
+            ));
         }
     }
 }

@@ -15,10 +15,14 @@ fn refused(alert: &str) -> String {
 
 #[test]
 fn every_kind_of_receiver_can_be_said() {
-    let slack = read("name = 'ops'\nwebhook = 'https://hooks.example/T0/secret'\nformat = 'slack'\nonly = ['detached']");
-    assert!(matches!(&slack.channel, Channel::Slack(url) if url.0.ends_with("/T0/secret")));
+    let slack = read(
+        "name = 'ops'\nwebhook = 'https://hooks.example/T0/hush'\nformat = 'slack'\nonly = ['detached']",
+    );
+    assert!(matches!(&slack.channel, Channel::Slack(url) if url.0.ends_with("/T0/hush")));
     assert_eq!((slack.repeat, slack.only), (Duration::from_secs(4 * 3600), vec![Kind::Detached]));
-    let manager = read("name = 'am'\nalertmanager = 'http://10.0.0.9:9093'\nlabels = { cluster = 'a' }\nrepeat = '30s'");
+    let manager = read(
+        "name = 'am'\nalertmanager = 'http://10.0.0.9:9093'\nlabels = { cluster = 'a' }\nrepeat = '30s'",
+    );
     assert!(matches!(manager.channel, Channel::Alertmanager(_)));
     assert_eq!((manager.repeat, manager.labels["cluster"].as_str()), (Duration::from_secs(30), "a"));
     assert!(matches!(read("name = 'x'\nwebhook = 'http://10.0.0.9/'").channel, Channel::Webhook(_)));
@@ -30,18 +34,18 @@ fn every_kind_of_receiver_can_be_said() {
 fn what_makes_no_sense_is_told_and_no_address_with_it() {
     for (alert, said) in [
         ("name = 'x'", "names either a `webhook` or an `alertmanager`"),
-        ("name = 'x'\nwebhook = 'http://a/secret'\nalertmanager = 'http://b/secret'", "names either"),
-        ("name = 'x'\nwebhook = 'hooks.example/secret'", "it is no address"),
-        ("name = 'x'\nwebhook = 'https://me:secret@hooks.example/'", "names and passwords are not sent"),
-        ("name = 'x'\nalertmanager = 'http://b/secret'\nformat = 'slack'", "`format` means nothing"),
-        ("name = 'x'\nwebhook = 'http://a/secret'\nonly = ['everything']", "`everything` is no kind of alert"),
-        ("name = 'x'\nwebhook = 'http://a/secret'\nca = '/ca.pem'", "`ca` means nothing without TLS"),
-        ("name = 'x'\nwebhook = 'http://a/secret'\nlabels = { 'a-b' = 'c' }", "`a-b` is no name of a label"),
-        ("webhook = 'http://a/secret'", "`name` is missing"),
+        ("name = 'x'\nwebhook = 'http://a/hush'\nalertmanager = 'http://b/hush'", "names either"),
+        ("name = 'x'\nwebhook = 'hooks.example/hush'", "it is no address"),
+        ("name = 'x'\nwebhook = 'https://me:hush@hooks.example/'", "names and passwords are not sent"),
+        ("name = 'x'\nalertmanager = 'http://b/hush'\nformat = 'slack'", "`format` means nothing"),
+        ("name = 'x'\nwebhook = 'http://a/hush'\nonly = ['everything']", "`everything` is no kind of alert"),
+        ("name = 'x'\nwebhook = 'http://a/hush'\nca = '/ca.pem'", "`ca` means nothing without TLS"),
+        ("name = 'x'\nwebhook = 'http://a/hush'\nlabels = { 'a-b' = 'c' }", "`a-b` is no name of a label"),
+        ("webhook = 'http://a/hush'", "`name` is missing"),
     ] {
         let told = refused(alert);
         assert!(told.contains(said), "{alert}:\n{told}");
-        assert!(!told.contains("secret"), "{told}");
+        assert!(!told.contains("hush"), "{told}");
     }
     let twice = "name = 'x'\nwebhook = 'http://a/'\n[[alert]]\nname = 'x'\nwebhook = 'http://b/'";
     assert!(refused(twice).contains("alert `x` is there already"));

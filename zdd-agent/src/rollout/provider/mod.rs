@@ -51,10 +51,12 @@ impl About {
 /// One measurement. A builtin is the agent's own to answer and is an error here.
 pub async fn measure(provider: &Provider, about: &About) -> Outcome {
     match provider {
-        Provider::Web { url, json, success, timeout } => match http_client::get(url, &TlsSpec::default(), *timeout).await {
-            Ok(body) => judge::from_json(&body, json, success),
-            Err(why) => Outcome::Error(why),
-        },
+        Provider::Web { url, json, success, timeout } => {
+            match http_client::get(url, &TlsSpec::default(), *timeout).await {
+                Ok(body) => judge::from_json(&body, json, success),
+                Err(why) => Outcome::Error(why),
+            }
+        }
         Provider::Prometheus { address, query, success, timeout } => {
             let query = encoded(&about.fill(query));
             let url = format!("{}/api/v1/query?query={query}", address.trim_end_matches('/'));
