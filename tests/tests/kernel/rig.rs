@@ -181,6 +181,7 @@ fn make() -> Rig {
         syn_memory: SYN_MEMORY,
         sample_events: 0,
         encap: Default::default(),
+        api: Default::default(),
         probe_budget: Default::default(),
         alerts: Vec::new(),
     };

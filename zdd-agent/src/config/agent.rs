@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
-use super::value;
+use super::{api, value};
 use crate::alert::AlertSpec;
-use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
+use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
@@ -29,6 +29,7 @@ pub(super) struct AgentRead {
     pub encap: EncapSources,
     probe_budget: ProbeBudget,
     alerts: Option<Vec<AlertSpec>>,
+    api: ApiSpec,
 }
 
 impl AgentRead {
@@ -48,6 +49,7 @@ impl AgentRead {
             encap: self.encap,
             probe_budget: self.probe_budget,
             alerts: self.alerts?,
+            api: self.api,
         })
     }
 }
@@ -98,6 +100,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     let alerts = super::alert::read(top, sink);
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
+    let api = api::read(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -114,6 +117,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         encap,
         probe_budget,
         alerts,
+        api,
     }
 }
 
@@ -151,7 +155,7 @@ fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut 
     value(read).unwrap_or_else(|| PathBuf::from(default))
 }
 
-fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
+pub(super) fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
     match text {
         _ if !text.starts_with('/') => {
             Err(Unreadable(format!("`{text}` is not absolute; write the path from / on")))

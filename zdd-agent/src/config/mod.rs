@@ -4,6 +4,7 @@
 
 mod agent;
 mod alert;
+mod api;
 mod check;
 mod health;
 mod problems;
