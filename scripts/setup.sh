@@ -25,7 +25,7 @@ packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsen
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
 test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver
-    prometheus-alertmanager:prometheus-alertmanager virtualenv:virtualenv)
+    prometheus-alertmanager:prometheus-alertmanager)
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
 # ensure TITLE HAVE GET HINT...: unless HAVE says that it is there, runs GET and looks again. One line per step.
@@ -187,13 +187,6 @@ build_cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=0 cargo_tool cargo-deny "$cargo_deny" --debug --no-default-features
 }
 
-# An application in Python, for the tests, with everything that it needs pinned.
-requirements=$root/tests/tests/faults/requirements.txt
-have_flask() { diff <(grep -v "^#" "$requirements" | sort) <("$tools/python/bin/python" -m pip freeze | sort); }
-install_flask() {
-    virtualenv --clear --python /usr/bin/python3 "$tools/python" && "$tools/python/bin/pip" install --no-deps --requirement "$requirements"
-}
-
 # ---- crates
 
 # Both worlds: the workspace, and what `core` itself needs when it is built for the BPF target.
@@ -235,6 +228,4 @@ ensure 'crates' have_crates fetch_crates "$net_hint" "$crates_hint" \
     'if the log says that the lock file needs an update: cargo update --workspace, and commit Cargo.lock.'
 ensure "bpf-linker $bpf_linker" have_bpf_linker build_bpf_linker "$net_hint" "$crates_hint"
 [ "$tests" = no ] || ensure "cargo-deny $cargo_deny" have_cargo_deny build_cargo_deny "$net_hint" "$crates_hint"
-[ "$tests" = no ] || ensure 'Flask' have_flask install_flask "$net_hint" \
-    'packages come from https://pypi.org and https://files.pythonhosted.org; a mirror goes into ~/.config/pip/pip.conf.'
 printf '%sset-up complete%s (%s)\n' "$green" "$plain" "$(since "$start")"
