@@ -42,6 +42,7 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
     let (page_spec, state_dir) = (desired.agent.page, desired.agent.state_dir.clone());
+    let alerts = desired.agent.alerts.clone();
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let api = desired.agent.api.clone();
     let policy = Policy::new(&api)?;
@@ -80,6 +81,7 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
         tokio::spawn(page.serve(shutdown.clone()));
     }
+    tokio::spawn(crate::alert::run(alerts, handle.clone(), state_dir, shutdown.clone()));
     let serving = Serving { handle: handle.clone(), policy, ledger, events: events.clone() };
     let notify = Arc::new(Notify::from_environment());
     let (alive, by) = (notify.clone(), handle.clone());

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::alert::Trouble;
 use change::Pending;
 pub use change::{Change, Generations, Made, SpentKey};
 
@@ -157,6 +158,9 @@ pub enum Request {
         filter: TraceFilter,
         reply: Reply<mpsc::Receiver<TracedPacket>>,
     },
+    Troubles {
+        reply: Reply<Vec<Trouble>>,
+    },
     Shift {
         service: String,
         weights: Vec<(String, BasisPoints)>,
@@ -295,6 +299,7 @@ impl Request {
             Request::Status { reply } => drop(reply.send(Err(refused))),
             Request::Snapshot { reply } => drop(reply.send(Err(refused))),
             Request::Trace { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Troubles { reply } => drop(reply.send(Err(refused))),
             Request::Shift { reply, .. } | Request::Rollback { reply, .. } => drop(reply.send(Err(refused))),
             Request::BackendAdd { reply, .. }
             | Request::BackendRemove { reply, .. }
@@ -358,6 +363,11 @@ impl Handle {
     /// Packets as they come, with what becomes of each, until the receiver is dropped.
     pub async fn trace(&self, filter: TraceFilter) -> Result<mpsc::Receiver<TracedPacket>, Refused> {
         self.ask(|reply| Request::Trace { filter, reply }).await
+    }
+
+    /// Everything that is wrong at this moment.
+    pub async fn troubles(&self) -> Result<Vec<Trouble>, Refused> {
+        self.ask(|reply| Request::Troubles { reply }).await
     }
 
     /// Gives the named versions these weights and the remainder to the others ([`crate::weights::complete`]). Answered when new

@@ -63,6 +63,9 @@ pub struct AgentSpec {
     /// What all health checks may cost together.
     #[serde(default)]
     pub probe_budget: crate::health::ProbeBudget,
+    /// Who is told when something is wrong.
+    #[serde(default)]
+    pub alerts: Vec<crate::alert::AlertSpec>,
     /// Who may talk to the agent.
     #[serde(default)]
     pub api: ApiSpec,

@@ -1,6 +1,7 @@
 //! The agent and command line of zdd.
 
 pub mod agent;
+pub mod alert;
 pub mod api;
 pub mod capacity;
 pub mod chance;
@@ -14,6 +15,7 @@ pub mod doctor;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod http_client;
 pub mod journal;
 pub mod links;
 pub mod logging;

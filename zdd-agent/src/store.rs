@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const VERSION: u32 = 2;
 
 const FORMAT: &str = "zdd-state";
-const FILE: &str = "state.json";
+const STATE: &str = "state.json";
 
 /// First line of the file; everything after its newline is the body.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,7 +86,10 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    file: &'static str,
     path: PathBuf,
+    /// Why the last save failed, if it did.
+    failing: Mutex<Option<String>>,
 }
 
 impl Store {
@@ -94,6 +98,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] when the directory cannot be made or read.
     pub fn open(dir: &Path) -> Result<Store, StoreError> {
+        Self::open_as(dir, STATE)
+    }
+
+    /// The same for something else than the agent's state, in a file of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the directory cannot be made or read.
+    pub fn open_as(dir: &Path, file: &'static str) -> Result<Store, StoreError> {
         use std::os::unix::fs::DirBuilderExt;
         let way_out = "check the path in agent.state_dir and that the agent may write there";
         let failed = |what| move |source| StoreError::Io { what, path: dir.to_owned(), way_out, source };
@@ -103,7 +115,7 @@ impl Store {
             .create(dir)
             .map_err(failed("create the directory"))?;
         fs::read_dir(dir).map_err(failed("read the directory"))?;
-        Ok(Store { dir: dir.to_owned(), path: dir.join(FILE) })
+        Ok(Store { dir: dir.to_owned(), file, path: dir.join(file), failing: Mutex::new(None) })
     }
 
     /// The state file's path, for messages.
@@ -162,6 +174,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`]; the old state is still there then.
     pub fn save<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
+        let saved = self.replace(state);
+        let why = saved.as_ref().err().map(ToString::to_string);
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        saved
+    }
+
+    /// Why the last [`Store::save`] failed; `None`: it did not, or there was none.
+    pub fn failing(&self) -> Option<String> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
         let body = serde_json::to_vec(state).map_err(StoreError::Encode)?;
         let header = Header {
             format: FORMAT.to_owned(),
@@ -205,7 +229,7 @@ impl Store {
     }
 
     fn beside(&self, suffix: &str) -> PathBuf {
-        self.dir.join(format!("{FILE}{suffix}"))
+        self.dir.join(format!("{}{suffix}", self.file))
     }
 
     fn io(&self, what: &'static str, path: PathBuf, source: io::Error) -> StoreError {

@@ -82,6 +82,7 @@ impl Plane {
             encap: EncapSources::default(),
             api: Default::default(),
             probe_budget: Default::default(),
+            alerts: Vec::new(),
         };
         let (mut plane, _) = Dataplane::open(&spec, 0)?;
         let program = plane.program().context("the object has no program")?;

@@ -211,6 +211,11 @@ impl World {
         Ok(())
     }
 
+    /// What the agents of this world log.
+    pub fn agent_log(&self) -> PathBuf {
+        self.rig.scratch().path("agent.log")
+    }
+
     /// SIGKILL.
     pub fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {

@@ -193,6 +193,7 @@ fn make() -> Rig {
         encap: Default::default(),
         api: Default::default(),
         probe_budget: Default::default(),
+        alerts: Vec::new(),
     };
     let (mut plane, _) = Dataplane::open(&spec, SIGNAL_SECRET).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");

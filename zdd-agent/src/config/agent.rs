@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::{api, value};
+use crate::alert::AlertSpec;
 use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
@@ -28,6 +29,7 @@ pub(super) struct AgentRead {
     pub syn_memory: Duration,
     pub encap: EncapSources,
     probe_budget: ProbeBudget,
+    alerts: Option<Vec<AlertSpec>>,
     api: ApiSpec,
 }
 
@@ -48,6 +50,7 @@ impl AgentRead {
             syn_memory: self.syn_memory,
             encap: self.encap,
             probe_budget: self.probe_budget,
+            alerts: self.alerts?,
             api: self.api,
         })
     }
@@ -101,6 +104,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         v6: encap_source(&mut table, "encap_source6", false, sink)
             .unwrap_or_else(|| EncapSources::default().v6),
     };
+    let alerts = super::alert::read(top, sink);
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
     let api = api::read(&mut table, sink);
@@ -120,6 +124,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         encap,
         probe_budget,
+        alerts,
         api,
     }
 }

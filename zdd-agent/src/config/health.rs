@@ -31,7 +31,7 @@ const KINDS: [(&str, &[&str]); 8] = [
     ("exec", &[]),
 ];
 /// Keys of a check over TLS.
-const OF_TLS: [&str; 5] = ["server_name", "ca", "client_cert", "client_key", "insecure"];
+pub(super) const OF_TLS: [&str; 5] = ["server_name", "ca", "client_cert", "client_key", "insecure"];
 /// Assertions, headers and dependencies of one check, each.
 const MOST: usize = 32;
 
@@ -297,7 +297,7 @@ fn dns(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<DnsCheck> {
     Some(DnsCheck { name: name?.value, kind, rcode: value(rcode).unwrap_or(0), answer: value(answer) })
 }
 
-fn tls_of(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> TlsSpec {
+pub(super) fn tls_of(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> TlsSpec {
     let server_name = table.parsed("server_name", sink, |text| {
         let fits = rustls::pki_types::ServerName::try_from(text.to_owned()).is_ok();
         fits.then(|| text.to_owned())

@@ -1,6 +1,7 @@
 //! Every mistake and its message; what is valid, and its defaults.
 
 mod across;
+mod alert;
 mod fuzz;
 mod health;
 mod ranges;

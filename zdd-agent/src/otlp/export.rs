@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Span, Tracer};
-use crate::rollout::provider::http;
+use crate::http_client;
+use crate::tls::TlsSpec;
 use crate::shutdown::Shutdown;
 
 /// Spans of one request.
@@ -81,7 +82,8 @@ async fn send(url: &str, host: &str, kept: &mut VecDeque<Span>) -> Result<(), St
         let batch: Vec<&Span> = kept.iter().take(BATCH).collect();
         let count = batch.len();
         let body = request(host, &batch).encode_to_vec();
-        http::post(url, &[("content-type", "application/x-protobuf")], body, TIMEOUT).await?;
+        let headers = [("content-type", "application/x-protobuf")];
+        http_client::post(url, &headers, &TlsSpec::default(), body, TIMEOUT).await?;
         kept.drain(..count);
     }
     Ok(())

@@ -23,6 +23,7 @@ impl Reconciler {
             Request::Status { reply } => drop(reply.send(Ok(self.status()))),
             Request::Trace { filter, reply } => drop(reply.send(self.trace(filter))),
             Request::Snapshot { reply } => drop(reply.send(Ok(self.snapshot()))),
+            Request::Troubles { reply } => drop(reply.send(Ok(self.troubles()))),
             Request::Shift { service, weights, force, reply } => {
                 drop(reply.send(self.shift(&service, &weights, force)));
             }

@@ -28,6 +28,7 @@ mod status;
 mod sweep;
 pub mod table;
 mod traces;
+mod troubles;
 mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -175,6 +176,9 @@ impl Reconciler {
         let now = clock::now_ns();
         if self.traces.any() {
             self.prolong_traces();
+        }
+        if self.store.failing().is_some() && self.save().is_ok() {
+            tracing::info!("the state can be written again");
         }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);

@@ -24,7 +24,7 @@ pub(super) struct Interface {
 }
 
 impl Reconciler {
-    fn wanted(&self, name: &str) -> bool {
+    pub(super) fn wanted(&self, name: &str) -> bool {
         self.desired.agent.interfaces.iter().any(|pattern| matches(pattern, name))
     }
 

@@ -158,6 +158,7 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
             Request::Trace { reply, .. } => {
                 drop(reply.send(Err(Refused::refused("there are no packets here"))))
             }
+            Request::Troubles { reply } => drop(reply.send(Ok(Vec::new()))),
             Request::Snapshot { reply } => {
                 drop(reply.send(Ok(Snapshot { status: status(), ..Snapshot::default() })));
             }

@@ -150,10 +150,7 @@ pub(super) fn http(text: &str) -> Result<String, Unreadable> {
     let uri = text.parse::<hyper::Uri>().ok();
     let uri = uri.filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
     match uri.as_ref().map(|uri| uri.scheme_str()) {
-        Some(Some("http")) => Ok(text.to_owned()),
-        Some(Some("https")) => Err(Unreadable(format!(
-            "`{text}` is https, which the agent does not speak yet; write an http address, or ask with exec = {{ argv = [\"curl\", ...] }}"
-        ))),
+        Some(Some("http" | "https")) => Ok(text.to_owned()),
         _ => Err(Unreadable(format!("`{text}` is no address; write \"http://host:port/path\""))),
     }
 }

@@ -391,9 +391,9 @@ fn analyses() {
     zdd.toml:16:1: analysis `errors` needs exactly one of `web`, `prometheus`, `exec`, `builtin` and `compare`
     help: say where its value comes from, as web = { url = "http://10.0.0.9/stats", json = "$.errors", success = "<= 0.01" }
     "#);
-    insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "https://10.0.0.9/stats"), @r#"
-    zdd.toml:18:15: `url`: `https://10.0.0.9/stats` is https, which the agent does not speak yet
-    help: write an http address, or ask with exec = { argv = ["curl", ...] }
+    insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "ftp://10.0.0.9/stats"), @r#"
+    zdd.toml:18:15: `url`: `ftp://10.0.0.9/stats` is no address
+    help: write "http://host:port/path"
     "#);
     insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "10.0.0.9"), @r#"
     zdd.toml:18:15: `url`: `10.0.0.9` is no address

@@ -42,6 +42,7 @@ fn what_is_not_said_has_its_documented_default() {
             concurrent: 256,
             per_second: 0,
         },
+        alerts: [],
         api: ApiSpec {
             socket_group: None,
             remote: None,
@@ -197,6 +198,7 @@ fn everything_can_be_said() {
                 concurrent: 256,
                 per_second: 0,
             },
+            alerts: [],
             api: ApiSpec {
                 socket_group: None,
                 remote: None,

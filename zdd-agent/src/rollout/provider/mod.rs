@@ -1,15 +1,13 @@
 //! Asking the world: one measurement or one call, with its time limit. What the answer means for a rollout is not known here.
 
-pub(crate) mod http;
 mod judge;
-
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::runs::Outcome;
 use super::spec::{HookCall, HookSpec, Provider};
-use crate::program;
+use crate::tls::TlsSpec;
+use crate::{http_client, program};
 pub use judge::{judge, named};
 
 /// Who and what a measurement or a call is about.
@@ -65,7 +63,7 @@ impl About {
 pub async fn measure(provider: &Provider, about: &About) -> Outcome {
     match provider {
         Provider::Web { url, json, success, timeout } => {
-            match http::get(url, &about.headers(), *timeout).await {
+            match http_client::get(url, &about.headers(), &TlsSpec::default(), *timeout).await {
                 Ok(body) => judge::from_json(&body, json, success),
                 Err(why) => Outcome::Error(why),
             }
@@ -73,7 +71,7 @@ pub async fn measure(provider: &Provider, about: &About) -> Outcome {
         Provider::Prometheus { address, query, success, timeout } => {
             let query = encoded(&about.fill(query));
             let url = format!("{}/api/v1/query?query={query}", address.trim_end_matches('/'));
-            match http::get(&url, &about.headers(), *timeout).await {
+            match http_client::get(&url, &about.headers(), &TlsSpec::default(), *timeout).await {
                 Ok(body) => judge::from_prometheus(&body, success),
                 Err(why) => Outcome::Error(why),
             }
@@ -103,7 +101,9 @@ pub async fn measure(provider: &Provider, about: &About) -> Outcome {
 pub async fn call(hook: &HookSpec, about: &About) -> Result<(), String> {
     let body = serde_json::to_string(about).unwrap_or_default();
     match &hook.call {
-        HookCall::Webhook { url } => http::post(url, &about.headers(), body.into_bytes(), hook.timeout).await,
+        HookCall::Webhook { url } => {
+            http_client::post(url, &about.headers(), &TlsSpec::default(), body.into_bytes(), hook.timeout).await
+        }
         HookCall::Exec { argv } => match program::run(argv, &about.variables(), &body, hook.timeout).await? {
             (Some(0), _) => Ok(()),
             (Some(code), said) => Err(format!("exit {code} {said}").trim_end().to_owned()),
@@ -119,10 +119,6 @@ fn encoded(text: &str) -> String {
         other => format!("%{other:02X}"),
     };
     text.bytes().map(letter).collect()
-}
-
-fn timed_out(after: Duration) -> String {
-    format!("no answer within {}", humantime::format_duration(after))
 }
 
 /// A value in a few letters.
