@@ -106,7 +106,7 @@ fn a_second_machine_works_within_its_role_and_is_on_record() -> Result<()> {
     assert_eq!((&begun["outcome"], &ended["outcome"]), (&"begun".into(), &"done".into()));
     for record in [begun, ended] {
         assert_eq!(record["who"], "certificate CN=deployer from 10.80.0.2");
-        assert_eq!(record["what"], "shift web v2=50.00%");
+        assert_eq!(record["what"], "shift web v2=50%");
         assert_eq!(record["reason"], "ticket 17");
     }
     assert_eq!(ended["generations"][0]["after"], after["generation"]);
@@ -309,10 +309,7 @@ fn nobody_overwrites_a_change_that_they_have_not_seen() -> Result<()> {
     let seen = generation(&world.status()?);
     world.zdd().run(&["shift", "web", "v2=10%", "--if-generation", &seen.to_string(), "--reason", "mine"])?;
     let late = world.refused(&["shift", "web", "v2=90%", "--if-generation", &seen.to_string()])?;
-    late.says(
-        1,
-        &["was changed since generation", "shift web v2=10.00% (mine)", "by uid 0, pid", "zdd status"],
-    );
+    late.says(1, &["was changed since generation", "shift web v2=10% (mine)", "by uid 0, pid", "zdd status"]);
     // What nobody asked for is no reason to refuse: health and settling raise the generation too.
     let seen = generation(&world.status()?);
     world.set_health(&[3], false)?;
@@ -323,7 +320,7 @@ fn nobody_overwrites_a_change_that_they_have_not_seen() -> Result<()> {
     // It is remembered across a restart what came between.
     world.kill_agent();
     world.start_agent()?;
-    world.refused(&["rollback", "web", "--if-generation", &seen.to_string()])?.says(1, &["v2=20.00%"]);
+    world.refused(&["rollback", "web", "--if-generation", &seen.to_string()])?.says(1, &["v2=20%"]);
     world.refused(&["rollback", "web", "--if-generation", "999999"])?.says(1, &["was never at 999999"]);
     Ok(())
 }
@@ -350,7 +347,7 @@ fn events_come_in_order_and_are_resumed_by_number() -> Result<()> {
     let numbers: Vec<u64> = missed.iter().map(seq).collect();
     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]) && numbers[0] == last + 1, "{numbers:?}");
     let shift = missed.iter().find(|event| event["kind"] == "change").expect("the shift");
-    assert_eq!((&shift["text"], &shift["service"]), (&"shift web v2=10.00% (because)".into(), &"web".into()));
+    assert_eq!((&shift["text"], &shift["service"]), (&"shift web v2=10% (because)".into(), &"web".into()));
     assert!(missed.iter().all(|event| event["missed"] == false));
     // Whoever follows hears at once.
     let log = world.rig.scratch().path("follow.log");

@@ -3,11 +3,14 @@
 //! What a command found goes to stdout, everything else to stderr, and the exit code says which of [`Outcome`]'s kinds it was.
 
 mod args;
+mod bundle;
 mod commands;
 mod decap;
 mod detach;
 mod doctor;
 mod lint;
+mod man;
+mod node;
 mod output;
 mod rollout;
 mod rollout_args;
@@ -120,6 +123,11 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Doctor { config } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(doctor::run(config.as_deref(), &socket, &mut out))
+        }
+        Command::Man { dir } => man::write(&dir),
+        Command::SupportBundle { file, config, log } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(bundle::run(file, config, &log, &at, &mut out))
         }
         Command::Top => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -10,6 +10,7 @@ mod face;
 mod grace;
 mod ids;
 mod network;
+mod nodes;
 mod publish;
 mod restore;
 mod rollout_commands;
