@@ -1,7 +1,6 @@
 //! The API as others meet it: from a second machine, by role, on record, once for each key, and not over somebody else's change. Needs
 //! root.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -351,9 +350,7 @@ fn events_come_in_order_and_are_resumed_by_number() -> Result<()> {
     assert!(missed.iter().all(|event| event["missed"] == false));
     // Whoever follows hears at once.
     let log = world.rig.scratch().path("follow.log");
-    let mut follow = world.zdd().command(&["events", "--follow", "--service", "web", "--json"]);
-    // SAFETY: prctl with these arguments touches no memory; it ends the child with this test.
-    unsafe { follow.pre_exec(|| Ok(drop(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)))) };
+    let follow = world.zdd().command(&["events", "--follow", "--service", "web", "--json"]);
     let follow = world.rig.ns("lb").spawn_logged(follow, &log)?;
     world.zdd().run(&["rollback", "web"])?;
     wait_for("the rollback to be told", PATIENCE, LOOK_EVERY, || {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use change::Pending;
 pub use change::{Change, Generations, Made, SpentKey};
 
 use crate::desired::{BasisPoints, Desired};
@@ -329,7 +330,7 @@ pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     /// What goes with the next question.
-    pending: Option<std::sync::Arc<std::sync::Mutex<Option<(Change, Made)>>>>,
+    pending: Option<Pending>,
 }
 
 impl Handle {

@@ -169,7 +169,8 @@ mod tests {
         // Whatever needs more than a viewer changes something, and is made as a change: on record, and once for each key.
         let mut more: Vec<_> = NEEDED.iter().filter(|row| row.2 > Access::Viewer).map(|row| row.1).collect();
         let mut changing = crate::api::changes::ALL.to_vec();
-        (more.sort_unstable(), changing.sort_unstable());
+        more.sort_unstable();
+        changing.sort_unstable();
         assert_eq!(more, changing);
         assert_eq!(needed("/zdd.v1.Control/Shift"), Some(Access::Operator));
         for other in ["/zdd.v1.Control/Other", "/zdd.v1/Shift", "zdd.v1.Control/Shift", "/", ""] {

@@ -1,5 +1,7 @@
 //! What goes with a change: who makes it, what they had seen, and the key that keeps it from being made twice.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use tokio::sync::oneshot;
 
 use super::{Handle, Request};
@@ -33,6 +35,9 @@ pub struct Generations {
 /// Where the loop tells what a change has done; empty where it concerned no service.
 pub type Made = oneshot::Sender<Vec<Generations>>;
 
+/// What goes with a handle's next question, until it is asked.
+pub(super) type Pending = Arc<Mutex<Option<(Change, Made)>>>;
+
 /// A key of a change that was made, as it is persisted.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SpentKey {
@@ -46,7 +51,7 @@ impl Handle {
     /// A handle whose next question is this change, and what the change has done.
     pub fn changing(&self, change: Change) -> (Handle, oneshot::Receiver<Vec<Generations>>) {
         let (made, generations) = oneshot::channel();
-        let pending = std::sync::Mutex::new(Some((change, made)));
+        let pending = Mutex::new(Some((change, made)));
         (Handle { requests: self.requests.clone(), pending: Some(pending.into()) }, generations)
     }
 
@@ -55,7 +60,7 @@ impl Handle {
         let pending = self
             .pending
             .as_ref()
-            .and_then(|pending| pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+            .and_then(|pending| pending.lock().unwrap_or_else(PoisonError::into_inner).take());
         match pending {
             Some((change, made)) => {
                 Request::Change { change: Box::new(change), then: Box::new(request), made }
