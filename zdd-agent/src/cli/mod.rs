@@ -48,6 +48,11 @@ pub enum Outcome {
     Frozen = 6,
 }
 
+/// The grammar of the command line, for those who check what is written about it.
+pub fn grammar() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     // Usage errors exit with 2 here; --help and --version with 0.
