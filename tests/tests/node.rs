@@ -54,10 +54,17 @@ impl Long {
     /// One line there and back: the same backend answers.
     fn speak(&mut self) {
         self.lines += 1;
-        self.stream.get_ref().write_all(format!("{}\n", self.lines).as_bytes()).expect("a connection that lives");
+        self.stream
+            .get_ref()
+            .write_all(format!("{}\n", self.lines).as_bytes())
+            .expect("a connection that lives");
         let answer = self.read();
         let words: Vec<&str> = answer.split_whitespace().collect();
-        assert_eq!((words[0], words[2]), (self.lines.to_string().as_str(), self.backend.as_str()), "{answer}");
+        assert_eq!(
+            (words[0], words[2]),
+            (self.lines.to_string().as_str(), self.backend.as_str()),
+            "{answer}"
+        );
     }
 
     /// Ends as its protocol says.
@@ -91,7 +98,8 @@ fn three_nodes_are_upgraded_one_after_the_other_and_no_connection_breaks() -> Re
         let names: Vec<String> = members.iter().map(|member| format!("b{member}")).collect();
         let zdd = world.zdd();
         let (status, said) = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| zdd.json_any(&["drain", "--node", name, "--wait", "--deadline", "90s"]));
+            let waiting =
+                scope.spawn(|| zdd.json_any(&["drain", "--node", name, "--wait", "--deadline", "90s"]));
             world.wait_status(&format!("{name} to drain"), |s| draining(s, &addresses).then_some(()))?;
             world.avoids(&load, &members)?;
             assert!(!waiting.is_finished(), "it returned while connections were alive");
@@ -112,7 +120,11 @@ fn three_nodes_are_upgraded_one_after_the_other_and_no_connection_breaks() -> Re
         })?;
         assert_eq!(status.code(), Some(0), "{said}");
         assert_eq!((&said["drained"], &said["left"]), (&true.into(), &0.into()), "{said}");
-        assert_eq!(said["backends"].as_array().map(Vec::len), Some(4), "two backends in two services: {said}");
+        assert_eq!(
+            said["backends"].as_array().map(Vec::len),
+            Some(4),
+            "two backends in two services: {said}"
+        );
         // The upgrade: its servers are away for a while.
         world.set_health(&members, false)?;
         longs.iter_mut().for_each(Long::speak);
@@ -161,10 +173,14 @@ fn a_hook_drains_only_when_the_node_is_marked() -> Result<()> {
         command.env("ZDD_NODE", "n3").output().map_err(Error::io("run the hook"))
     };
     let ignored = hook()?;
-    assert!(ignored.status.success() && String::from_utf8_lossy(&ignored.stderr).contains("nothing is drained"));
+    assert!(
+        ignored.status.success() && String::from_utf8_lossy(&ignored.stderr).contains("nothing is drained")
+    );
     std::fs::write(&mark, "").map_err(Error::io("mark"))?;
     let done = hook()?;
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let address = [world.address(3), world.address(6)];
-    wait_for("n3 to drain", PATIENCE, LOOK_EVERY, || Ok::<_, Error>(draining(&world.status()?, &address).then_some(())))
+    wait_for("n3 to drain", PATIENCE, LOOK_EVERY, || {
+        Ok::<_, Error>(draining(&world.status()?, &address).then_some(()))
+    })
 }

@@ -20,9 +20,14 @@ fn keeps_exactly(pid: u64) {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
     for task in tasks.flatten() {
         let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
-        for (field, expected) in
-            [("CapEff:", KEPT), ("CapPrm:", KEPT), ("CapBnd:", KEPT), ("CapInh:", 0), ("CapAmb:", 0), ("NoNewPrivs:", 1)]
-        {
+        for (field, expected) in [
+            ("CapEff:", KEPT),
+            ("CapPrm:", KEPT),
+            ("CapBnd:", KEPT),
+            ("CapInh:", 0),
+            ("CapAmb:", 0),
+            ("NoNewPrivs:", 1),
+        ] {
             assert_eq!(number(&status, field), expected, "{field} {status}");
         }
     }
@@ -113,14 +118,30 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
     let file = world.rig.scratch().path("bundle.tar.gz");
     let log = world.rig.scratch().path("agent.log");
     let mut command = world.zdd().command(&["support-bundle"]);
-    command.arg(&file).arg("--config").arg(world.config()).arg("--log").arg(&log).env("BACKUP_TOKEN", "planted-5");
+    command
+        .arg(&file)
+        .arg("--config")
+        .arg(world.config())
+        .arg("--log")
+        .arg(&log)
+        .env("BACKUP_TOKEN", "planted-5");
     let done = world.rig.in_ns("lb", || command.output())?.map_err(Error::io("run zdd"))?;
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert_eq!(std::fs::metadata(&file).expect("the bundle").permissions().mode() & 0o777, 0o600);
     let bundle = unpack(&file);
     for name in [
-        "zdd.toml", "host.txt", "status.json", "rollout-web.json", "events.jsonl", "doctor.json", "maps.json",
-        "metrics.txt", "audit.jsonl", "files.txt", "log-1.txt", "missing.txt",
+        "zdd.toml",
+        "host.txt",
+        "status.json",
+        "rollout-web.json",
+        "events.jsonl",
+        "doctor.json",
+        "maps.json",
+        "metrics.txt",
+        "audit.jsonl",
+        "files.txt",
+        "log-1.txt",
+        "missing.txt",
     ] {
         assert!(bundle.get(name).is_some_and(|text| !text.is_empty()), "{name}: {:?}", bundle.keys());
     }
@@ -133,7 +154,10 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
     let seen = [
         ("the log", std::fs::read_to_string(&log).expect("the log")),
         ("status", world.zdd().run(&["status", "--json"])?),
-        ("rollout status", world.zdd().run(&["rollout", "status", "web", "--json"])?.replace("planted-4", "")),
+        (
+            "rollout status",
+            world.zdd().run(&["rollout", "status", "web", "--json"])?.replace("planted-4", ""),
+        ),
     ];
     for (what, text) in seen {
         assert!(!text.contains("planted"), "a secret is in {what}: {text}");
@@ -143,9 +167,16 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
     again.says(1, &["name another file"]);
     world.kill_agent();
     let alone = world.rig.scratch().path("alone.tar.gz");
-    world.zdd().run(&["support-bundle", &alone.display().to_string(), "--config", &world.config().display().to_string()])?;
+    world.zdd().run(&[
+        "support-bundle",
+        &alone.display().to_string(),
+        "--config",
+        &world.config().display().to_string(),
+    ])?;
     let bundle = unpack(&alone);
-    assert!(bundle.contains_key("doctor.json") && bundle["missing.txt"].contains("status.json: no agent answers"));
+    assert!(
+        bundle.contains_key("doctor.json") && bundle["missing.txt"].contains("status.json: no agent answers")
+    );
     Ok(())
 }
 
@@ -155,5 +186,8 @@ fn the_unit_and_the_manifest_name_the_same_rights() {
     let unit = include_str!("../../scripts/zdd.service");
     assert!(unit.contains("CapabilityBoundingSet=CAP_BPF CAP_NET_ADMIN CAP_PERFMON\n"));
     let manifest = include_str!("../../scripts/kubernetes/zdd.yaml");
-    assert!(manifest.contains("drop: [\"ALL\"]") && manifest.contains("add: [\"BPF\", \"NET_ADMIN\", \"PERFMON\"]"));
+    assert!(
+        manifest.contains("drop: [\"ALL\"]")
+            && manifest.contains("add: [\"BPF\", \"NET_ADMIN\", \"PERFMON\"]")
+    );
 }

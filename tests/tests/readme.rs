@@ -127,7 +127,8 @@ fn every_configuration_of_the_readme_is_valid() {
             text = format!("{service}{text}\n{own}");
         }
         if !text.contains("[agent]") {
-            text = if text.contains("[agent.") { format!("{agent}{text}") } else { format!("{agent}\n{text}") };
+            text =
+                if text.contains("[agent.") { format!("{agent}{text}") } else { format!("{agent}\n{text}") };
         }
         if let Err(errors) = Config::parse(&text, &format!("README.md, line {}", block.line)) {
             panic!("{errors}\n{text}");
@@ -145,7 +146,10 @@ fn serve(address: SocketAddr, name: &'static str) {
             std::thread::spawn(move || {
                 let (mut stream, mut request) = (stream, [0; 1024]);
                 while stream.read(&mut request).is_ok_and(|bytes| bytes > 0) {
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", name.len());
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                        name.len()
+                    );
                     if stream.write_all((head + name).as_bytes()).is_err() {
                         break;
                     }
@@ -174,8 +178,11 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
     // The host of the README, with its interfaces; clients before it, backends behind it.
     rig.wire(("host", "eth0"), ("client", "c0"))?;
     rig.wire(("host", "eth1"), ("servers", "s0"))?;
-    rig.ns("host").ip_batch(&["addr add 192.0.2.1/24 dev eth0", "addr add 10.1.0.254/24 dev eth1"].map(String::from))?;
-    rig.ns("client").ip_batch(&["addr add 192.0.2.2/24 dev c0", "route add 10.0.0.10/32 via 192.0.2.1"].map(String::from))?;
+    rig.ns("host")
+        .ip_batch(&["addr add 192.0.2.1/24 dev eth0", "addr add 10.1.0.254/24 dev eth1"].map(String::from))?;
+    rig.ns("client").ip_batch(
+        &["addr add 192.0.2.2/24 dev c0", "route add 10.0.0.10/32 via 192.0.2.1"].map(String::from),
+    )?;
     let mut lines: Vec<String> = (1..=3).map(|n| format!("addr add 10.1.0.{n}/24 dev s0")).collect();
     lines.push("route add default via 10.1.0.254".to_owned());
     rig.ns("servers").ip_batch(&lines)?;
@@ -195,7 +202,11 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
     let agent = agent.split('#').next().unwrap_or_default();
     let status = run.lines().find(|line| line.starts_with("zdd status")).expect("the status line");
     // The last line would wait for as long as the README says: minutes. It is asked for less, and says that flows may be left.
-    let shifts: Vec<String> = shift.lines().filter_map(|line| line.strip_prefix("$ ")).map(|line| line.replace("1h", "3s")).collect();
+    let shifts: Vec<String> = shift
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "))
+        .map(|line| line.replace("1h", "3s"))
+        .collect();
     let (last, shifts) = shifts.split_last().expect("commands");
     let ours = format!("{}\n{status}\n", shifts.join("\n"));
     let script = format!(
@@ -206,13 +217,19 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
          touch ready\nfor n in $(seq 300); do [ -e asked ] && break; sleep 0.1; done\n\
          {ours}touch shifted\nfor n in $(seq 300); do [ -e met ] && break; sleep 0.1; done\n\
          code=0; {last} || code=$?; [ $code = 0 ] || [ $code = 3 ]\nzdd detach\nwait $agent\n",
-        before.join("\n").replace("zdd doctor --config zdd.toml", "zdd doctor --config zdd.toml || [ $? = 1 ]"),
+        before
+            .join("\n")
+            .replace("zdd doctor --config zdd.toml", "zdd doctor --config zdd.toml || [ $? = 1 ]"),
     );
     let dir = rig.scratch().dir().join("five-minutes");
     std::fs::create_dir_all(&dir).map_err(Error::io("a directory"))?;
     std::fs::write(dir.join("zdd.toml"), config).map_err(Error::io("write zdd.toml"))?;
     std::fs::write(dir.join("steps.sh"), &script).map_err(Error::io("write steps.sh"))?;
-    let path = format!("{}:{}", zdd.parent().unwrap_or(Path::new("/")).display(), std::env::var("PATH").unwrap_or_default());
+    let path = format!(
+        "{}:{}",
+        zdd.parent().unwrap_or(Path::new("/")).display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
     let mut command = Command::new("unshare");
     command.args(["--mount", "bash", "steps.sh"]).current_dir(&dir).env("PATH", path);
     let mut steps = rig.ns("host").spawn_logged(command, &dir.join("steps.log"))?;
@@ -222,12 +239,17 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
     };
     let wait = |steps: &mut zdd_tests::rig::Proc, name: &str| {
         let file = dir.join(name);
-        let found = zdd_tests::rig::wait_for(name, std::time::Duration::from_secs(120), std::time::Duration::from_millis(50), || {
-            if let Err(error) = steps.must_run() {
-                panic!("{}", told(&error.to_string()));
-            }
-            Ok::<_, Error>(file.exists().then_some(()))
-        });
+        let found = zdd_tests::rig::wait_for(
+            name,
+            std::time::Duration::from_secs(120),
+            std::time::Duration::from_millis(50),
+            || {
+                if let Err(error) = steps.must_run() {
+                    panic!("{}", told(&error.to_string()));
+                }
+                Ok::<_, Error>(file.exists().then_some(()))
+            },
+        );
         found.unwrap_or_else(|error| panic!("{}", told(&error.to_string())));
     };
     let ask = || -> Result<BTreeSet<String>> {
@@ -247,7 +269,8 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
     let ended = steps.wait(std::time::Duration::from_secs(120))?;
     assert!(ended.success(), "{}", told(&ended.to_string()));
     let log = std::fs::read_to_string(dir.join("steps.log")).unwrap_or_default();
-    for word in ["zdd.toml: valid", "web: generation 2", "192.0.2.2:40000 -> web", "maps in /sys/fs/bpf/zdd"] {
+    for word in ["zdd.toml: valid", "web: generation 2", "192.0.2.2:40000 -> web", "maps in /sys/fs/bpf/zdd"]
+    {
         assert!(log.contains(word), "{}", told(word));
     }
     Ok(())

@@ -2,6 +2,8 @@
 
 pub mod agent;
 pub mod api;
+pub mod capacity;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -21,6 +23,7 @@ pub mod page;
 pub mod plan;
 pub mod prefix;
 pub mod privileges;
+pub mod program;
 pub mod reconcile;
 pub mod redact;
 pub mod report;
@@ -29,6 +32,7 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod text;
+pub mod tls;
 pub mod weights;
 
 #[cfg(test)]

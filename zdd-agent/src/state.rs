@@ -25,6 +25,9 @@ pub struct State {
     /// Idempotency keys of changes that this state holds.
     #[serde(default)]
     pub keys: Vec<SpentKey>,
+    /// Why no rollout of any service takes a step up; `None`: they do.
+    #[serde(default)]
+    pub line_stopped: Option<String>,
 }
 
 /// [`State`] for writing: what it borrows may be 16 MiB of groups, which nobody needs twice.
@@ -38,6 +41,8 @@ pub struct StateRef<'a> {
     pub services: Vec<&'a SavedService>,
     /// [`State::keys`].
     pub keys: &'a [SpentKey],
+    /// [`State::line_stopped`].
+    pub line_stopped: Option<&'a str>,
 }
 
 impl State {

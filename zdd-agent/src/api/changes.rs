@@ -52,7 +52,7 @@ macro_rules! options {
 
 /// `rpc`s of all [`Changing`] requests: a test holds it equal to what needs more than a viewer.
 #[cfg(test)]
-pub(super) const ALL: [&str; 13] = [
+pub(super) const ALL: [&str; 14] = [
     pb::ShiftRequest::RPC,
     pb::RollbackRequest::RPC,
     pb::AddBackendRequest::RPC,
@@ -65,11 +65,16 @@ pub(super) const ALL: [&str; 13] = [
     pb::StartRolloutRequest::RPC,
     pb::MoveRolloutRequest::RPC,
     pb::SetGateRequest::RPC,
+    pb::SetLineRequest::RPC,
     pb::DetachRequest::RPC,
 ];
 
 fn force(force: bool) -> &'static str {
     if force { " --force" } else { "" }
+}
+
+fn glass(broken: bool) -> &'static str {
+    if broken { " --break-glass" } else { "" }
 }
 
 fn deadline(ms: Option<u64>) -> String {
@@ -297,7 +302,7 @@ impl Changing for pb::StartRolloutRequest {
     options!();
 
     fn what(&self) -> String {
-        format!("rollout start {} {}", self.service, self.candidate)
+        format!("rollout start {} {}{}", self.service, self.candidate, glass(self.break_glass))
     }
 
     fn why(&self) -> &str {
@@ -305,7 +310,12 @@ impl Changing for pb::StartRolloutRequest {
     }
 
     async fn make(self, handle: Handle) -> Result<pb::RolloutReport, Status> {
-        let ask = RolloutAsk { act: RolloutAct::Start(self.candidate), revision: None, reason: self.reason };
+        let ask = RolloutAsk {
+            act: RolloutAct::Start(self.candidate),
+            revision: None,
+            reason: self.reason,
+            break_glass: self.break_glass,
+        };
         handle.rollout(self.service, ask).await.map(Wire::into_pb).map_err(status)
     }
 
@@ -322,7 +332,7 @@ impl Changing for pb::MoveRolloutRequest {
     fn what(&self) -> String {
         let word = pb::Move::try_from(self.r#move).unwrap_or_default().as_str_name();
         let word = word.trim_start_matches("MOVE_").to_lowercase().replace('_', " --");
-        format!("rollout {word} {}", self.service)
+        format!("rollout {word} {}{}", self.service, glass(self.break_glass))
     }
 
     fn why(&self) -> &str {
@@ -342,7 +352,8 @@ impl Changing for pb::MoveRolloutRequest {
                 return Err(Status::invalid_argument(format!("{} is no Move", self.r#move)));
             }
         };
-        let ask = RolloutAsk { act, revision: self.revision, reason: self.reason };
+        let ask =
+            RolloutAsk { act, revision: self.revision, reason: self.reason, break_glass: self.break_glass };
         handle.rollout(self.service, ask).await.map(Wire::into_pb).map_err(status)
     }
 
@@ -370,6 +381,30 @@ impl Changing for pb::SetGateRequest {
 
     async fn made(self, handle: Handle) -> Result<pb::ChangeReport, Status> {
         changed(handle, &self.service).await
+    }
+}
+
+impl Changing for pb::SetLineRequest {
+    type Report = pb::StoppedLine;
+    const RPC: &'static str = "SetLine";
+    options!();
+
+    fn what(&self) -> String {
+        let word = if self.stopped.is_some() { "stop" } else { "release" };
+        format!("rollout {word}-the-line")
+    }
+
+    fn why(&self) -> &str {
+        self.stopped.as_deref().unwrap_or_default()
+    }
+
+    async fn make(self, handle: Handle) -> Result<pb::StoppedLine, Status> {
+        handle.line(self.stopped).await.map(Wire::into_pb).map_err(status)
+    }
+
+    // It says how things shall be: again changes nothing.
+    async fn made(self, handle: Handle) -> Result<pb::StoppedLine, Status> {
+        self.make(handle).await
     }
 }
 

@@ -28,6 +28,7 @@ const NEEDED: &[(&str, &str, Access)] = &[
     (CONTROL, "StartRollout", Access::Operator),
     (CONTROL, "MoveRollout", Access::Operator),
     (CONTROL, "SetGate", Access::Operator),
+    (CONTROL, "SetLine", Access::Operator),
     (CONTROL, "Apply", Access::Admin),
     (CONTROL, "Detach", Access::Admin),
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", Access::Viewer),

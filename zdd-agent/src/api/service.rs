@@ -272,6 +272,13 @@ impl pb::control_server::Control for Control {
         answer(self.handle.rollout_history(request.into_inner().service).await)
     }
 
+    async fn set_line(
+        &self,
+        request: Request<pb::SetLineRequest>,
+    ) -> Result<Response<pb::StoppedLine>, Status> {
+        self.ledger.change(&self.handle, request).await
+    }
+
     async fn set_gate(
         &self,
         request: Request<pb::SetGateRequest>,

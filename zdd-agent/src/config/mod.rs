@@ -5,6 +5,7 @@
 mod agent;
 mod api;
 mod check;
+mod health;
 mod node;
 mod problems;
 mod reader;
