@@ -2,6 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,18 +23,17 @@ fn setup() -> Setup {
         v1: vec![1, 2, 3],
         v2: vec![4, 5, 6],
         v2_percent: 50,
-        // Two lines a second are enough for a connection to count as alive.
         idle_ms: 2000,
         api: nodes.concat(),
         ..Setup::default()
     }
 }
 
-/// A connection that lives until it is told to end, and knows whom it met.
+/// A connection that exchanges a line every 100 ms until it is told to end, and knows whom it met.
 struct Long {
-    stream: BufReader<TcpStream>,
     backend: String,
-    lines: u32,
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<std::result::Result<u32, String>>,
 }
 
 impl Long {
@@ -39,39 +41,41 @@ impl Long {
         let target = world.web();
         let stream = world.rig.in_ns("c", || TcpStream::connect(target))?.map_err(Error::io("connect"))?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(Error::io("set a deadline"))?;
-        let mut long = Long { stream: BufReader::new(stream), backend: String::new(), lines: 0 };
-        let hello = long.read();
-        hello.split_whitespace().nth(2).expect("HELLO version backend").clone_into(&mut long.backend);
-        Ok(long)
+        let mut stream = BufReader::new(stream);
+        let mut hello = String::new();
+        stream.read_line(&mut hello).map_err(Error::io("read a greeting"))?;
+        let backend = hello.split_whitespace().nth(2).expect("HELLO version backend").to_owned();
+        let (done, end) = (Arc::new(AtomicBool::new(false)), backend.clone());
+        let told = done.clone();
+        let thread =
+            std::thread::spawn(move || talk(stream, &end, &told).map_err(|error| format!("{end}: {error}")));
+        Ok(Long { backend, done, thread })
     }
 
-    fn read(&mut self) -> String {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).expect("a connection that lives");
-        line
+    /// Ends as its protocol says; an error if it broke, or was answered by somebody else, at any time.
+    fn finish(self) {
+        self.done.store(true, Ordering::Relaxed);
+        let lines = self.thread.join().expect("no panic").expect("a connection that was not broken");
+        assert!(lines > 0, "it never spoke");
     }
+}
 
-    /// One line there and back: the same backend answers.
-    fn speak(&mut self) {
-        self.lines += 1;
-        self.stream
-            .get_ref()
-            .write_all(format!("{}\n", self.lines).as_bytes())
-            .expect("a connection that lives");
-        let answer = self.read();
-        let words: Vec<&str> = answer.split_whitespace().collect();
-        assert_eq!(
-            (words[0], words[2]),
-            (self.lines.to_string().as_str(), self.backend.as_str()),
-            "{answer}"
-        );
-    }
-
-    /// Ends as its protocol says.
-    fn finish(mut self) {
-        self.speak();
-        self.stream.get_ref().write_all(b"Q\n").expect("a connection that lives");
-        assert!(self.read().contains(&self.backend));
+fn talk(mut stream: BufReader<TcpStream>, backend: &str, done: &AtomicBool) -> std::io::Result<u32> {
+    let mut lines = 0u32;
+    loop {
+        let last = done.load(Ordering::Relaxed) && lines > 0;
+        lines += 1;
+        let line = if last { "Q\n".to_owned() } else { format!("{lines}\n") };
+        stream.get_ref().write_all(line.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_line(&mut answer)?;
+        if answer.split_whitespace().last() != Some(backend) {
+            return Err(std::io::Error::other(format!("unexpected answer {answer:?} to {line:?}")));
+        }
+        if last {
+            return Ok(lines);
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -107,15 +111,8 @@ fn three_nodes_are_upgraded_one_after_the_other_and_no_connection_breaks() -> Re
             let (here, elsewhere): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut longs).into_iter().partition(|long| names.contains(&long.backend));
             assert!(!here.is_empty(), "nobody was on {name}");
-            let mut here = here;
-            here.iter_mut().for_each(Long::speak);
             here.into_iter().for_each(Long::finish);
             longs = elsewhere;
-            // They speak while it is waited for: a silent one would count as gone.
-            wait_for("the drain to end", PATIENCE * 5, Duration::from_millis(200), || {
-                longs.iter_mut().for_each(Long::speak);
-                Ok::<_, Error>(waiting.is_finished().then_some(()))
-            })?;
             waiting.join().expect("no panic")
         })?;
         assert_eq!(status.code(), Some(0), "{said}");
@@ -127,7 +124,6 @@ fn three_nodes_are_upgraded_one_after_the_other_and_no_connection_breaks() -> Re
         );
         // The upgrade: its servers are away for a while.
         world.set_health(&members, false)?;
-        longs.iter_mut().for_each(Long::speak);
         world.set_health(&members, true)?;
         world.zdd().run(&["undrain", "--node", name])?;
         for member in members {
