@@ -40,7 +40,7 @@ fn an_agent_started_as_root_keeps_three_capabilities_and_everything_works() -> R
     // A hook tells which rights it has: none.
     setup.rollout = Some(format!(
         "[service.rollout]\nstrategy = \"canary\"\nsteps = [{{ weight = 20 }}, {{ pause = \"until-promoted\" }}]\n\
-         [[service.rollout.hook]]\non = \"pre-rollout\"\nexec = [\"cp\", \"/proc/self/status\", \"{}\"]\n",
+         [[service.rollout.hook]]\non = \"pre-rollout\"\nexec = [\"/bin/cp\", \"/proc/self/status\", \"{}\"]\n",
         scratch.display()
     ));
     let mut world = World::running(setup)?;
@@ -104,7 +104,7 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
          [[service.rollout.analysis]]\nname = \"page\"\ninterval = \"200ms\"\nfailure_limit = 100\n\
          consecutive_error_limit = 1000\n\
          web = { url = \"http://127.0.0.1:9/x?token=planted-2\", json = \"$.x\", success = \"== 1\" }\n\
-         [[service.rollout.hook]]\non = \"event\"\nexec = [\"false\", \"--password\", \"planted-3\"]\n"
+         [[service.rollout.hook]]\non = \"event\"\nexec = [\"/bin/false\", \"--password\", \"planted-3\"]\n"
             .to_owned(),
     );
     let mut world = World::running(setup)?;
