@@ -35,14 +35,14 @@ fn keeps_exactly(pid: u64) {
 
 #[test]
 fn an_agent_started_as_root_keeps_three_capabilities_and_everything_works() -> Result<()> {
-    let mut setup = Setup::default();
     let scratch = std::env::temp_dir().join(format!("zdd-hook-{}", std::process::id()));
     // A hook tells which rights it has: none.
-    setup.rollout = Some(format!(
+    let rollout = format!(
         "[service.rollout]\nstrategy = \"canary\"\nsteps = [{{ weight = 20 }}, {{ pause = \"until-promoted\" }}]\n\
          [[service.rollout.hook]]\non = \"pre-rollout\"\nexec = [\"/bin/cp\", \"/proc/self/status\", \"{}\"]\n",
         scratch.display()
-    ));
+    );
+    let setup = Setup { rollout: Some(rollout), ..Setup::default() };
     let mut world = World::running(setup)?;
     let pid = world.status()?["pid"].as_u64().expect("a number");
     keeps_exactly(pid);
@@ -94,9 +94,8 @@ fn unpack(file: &std::path::Path) -> BTreeMap<String, String> {
 
 #[test]
 fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
-    let mut setup = Setup::default();
     // Whoever answers there, nobody does: errors tend to tell the whole URL.
-    setup.rollout = Some(
+    let rollout =
         "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 20 }, { pause = \"until-promoted\" }]\n\
          [[service.rollout.analysis]]\nname = \"errors\"\ninterval = \"200ms\"\nfailure_limit = 100\n\
          consecutive_error_limit = 1000\n\
@@ -105,8 +104,8 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
          consecutive_error_limit = 1000\n\
          web = { url = \"http://127.0.0.1:9/x?token=planted-2\", json = \"$.x\", success = \"== 1\" }\n\
          [[service.rollout.hook]]\non = \"event\"\nexec = [\"/bin/false\", \"--password\", \"planted-3\"]\n"
-            .to_owned(),
-    );
+            .to_owned();
+    let setup = Setup { rollout: Some(rollout), ..Setup::default() };
     let mut world = World::running(setup)?;
     world.zdd().run(&["rollout", "start", "web", "v2", "--reason", "see https://u:planted-4@wiki/x"])?;
     // Measured more than once, so that what went wrong is told.
