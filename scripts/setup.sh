@@ -12,6 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 bpf_linker=0.13.0
 cargo_deny=0.20.2
+kubernetes_validate=1.37.0
 
 tests=no
 case "${*:-}" in
@@ -25,7 +26,7 @@ packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsen
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
 test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver
-    prometheus-alertmanager:prometheus-alertmanager)
+    prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv)
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
 # ensure TITLE HAVE GET HINT...: unless HAVE says that it is there, runs GET and looks again. One line per step.
@@ -187,6 +188,15 @@ build_cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=0 cargo_tool cargo-deny "$cargo_deny" --debug --no-default-features
 }
 
+# ---- schemas of Kubernetes, in a Python environment of this clone
+
+have_kubernetes_validate() {
+    [ "$("$tools/python/bin/kubernetes-validate" --version)" = "$kubernetes_validate" ]
+}
+install_kubernetes_validate() {
+    python3 -m venv "$tools/python" && "$tools/python/bin/pip" install -q "kubernetes-validate==$kubernetes_validate"
+}
+
 # ---- crates
 
 # Both worlds: the workspace, and what `core` itself needs when it is built for the BPF target.
@@ -242,5 +252,7 @@ ensure 'crates' have_crates fetch_crates "$net_hint" "$crates_hint" \
 ensure "bpf-linker $bpf_linker" have_bpf_linker build_bpf_linker "$net_hint" "$crates_hint"
 [ "$tests" = no ] || ensure 'kernels to test on' have_kernels fetch_kernels "$net_hint" \
     'they are packages of Debian: linux-image-6.1.*-cloud-amd64 and linux-image-6.12.*-cloud-amd64 (backports, or Debian 13).'
+[ "$tests" = no ] || ensure "kubernetes-validate $kubernetes_validate" have_kubernetes_validate install_kubernetes_validate \
+    "$net_hint" 'it comes from https://pypi.org.'
 [ "$tests" = no ] || ensure "cargo-deny $cargo_deny" have_cargo_deny build_cargo_deny "$net_hint" "$crates_hint"
 printf '%sset-up complete%s (%s)\n' "$green" "$plain" "$(since "$start")"

@@ -13,6 +13,7 @@ stages=(
     clippy
     clippy-ebpf
     deny
+    manifests
     unit
     model-check
     namespaces
@@ -36,6 +37,15 @@ stage_clippy-ebpf() (
 
 # Without advisories: see deny.toml.
 stage_deny() { cargo deny --offline --locked check licenses bans sources; }
+
+# The manifests against Kubernetes' own schemas, the unit by systemd, and what a package is made of.
+stage_manifests() {
+    "$tools/python/bin/kubernetes-validate" --strict "$root"/scripts/kubernetes/*.yaml
+    if command -v systemd-analyze >/dev/null; then
+        systemd-analyze security --offline=true --threshold=40 "$root/scripts/zdd.service"
+    fi
+    cargo build --locked -p zdd-agent && cargo xtask package --no-deb --binary "$CARGO_TARGET_DIR/debug/zdd"
+}
 
 stage_unit() { cargo test --locked --workspace --exclude zdd-ebpf --exclude zdd-tests --no-fail-fast; }
 

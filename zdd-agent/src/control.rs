@@ -18,7 +18,8 @@ pub use change::{Change, Generations, Made, SpentKey};
 
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
-    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Snapshot, Status, WhoMoves,
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, NodeReport, ShiftReport, Snapshot, Status,
+    WhoMoves,
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::text::{Unreadable, parse_socket};
@@ -245,6 +246,16 @@ pub enum Request {
         clients: Vec<SocketAddr>,
         reply: Reply<WhoMoves>,
     },
+    DrainNode {
+        node: String,
+        deadline: Option<Duration>,
+        force: bool,
+        reply: Reply<NodeReport>,
+    },
+    UndrainNode {
+        node: String,
+        reply: Reply<NodeReport>,
+    },
     /// A request that changes something, with what goes with it.
     Change {
         change: Box<Change>,
@@ -317,6 +328,9 @@ impl Request {
             Request::Line { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
+            Request::DrainNode { reply, .. } | Request::UndrainNode { reply, .. } => {
+                drop(reply.send(Err(refused)))
+            }
             Request::Change { then, .. } => then.refuse(refused),
         }
     }
@@ -415,6 +429,22 @@ impl Handle {
     /// Ends a drain: the target takes new flows again.
     pub async fn undrain(&self, target: Target) -> Result<ChangeReport, Refused> {
         self.ask(|reply| Request::Undrain { target, reply }).await
+    }
+
+    /// Gives no new flows to any backend on a node, in all services at once. Refused when a version with weight would be left without a
+    /// healthy backend, unless `force`.
+    pub async fn drain_node(
+        &self,
+        node: String,
+        deadline: Option<Duration>,
+        force: bool,
+    ) -> Result<NodeReport, Refused> {
+        self.ask(|reply| Request::DrainNode { node, deadline, force, reply }).await
+    }
+
+    /// Lets the backends on a node take new flows again.
+    pub async fn undrain_node(&self, node: String) -> Result<NodeReport, Refused> {
+        self.ask(|reply| Request::UndrainNode { node, reply }).await
     }
 
     /// Where the drain of the target stands, now and whenever that changes. The loop drops the sender after the last report:

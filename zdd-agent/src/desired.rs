@@ -28,6 +28,25 @@ pub struct Desired {
     pub agent: AgentSpec,
     /// The services, in the order of the file. Names are unique.
     pub services: Vec<ServiceSpec>,
+    /// Machines that backends run on.
+    #[serde(default)]
+    pub nodes: Vec<NodeSpec>,
+}
+
+/// A machine that backends run on, by their addresses: all of them are drained together before it goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Unique name, as a host's.
+    pub name: String,
+    /// Backends with an address in one of these are on it.
+    pub addresses: Vec<Prefix>,
+}
+
+impl NodeSpec {
+    /// Whether an address is one of its.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|prefix| prefix.contains(address))
+    }
 }
 
 /// How the agent runs. Read at start; changing it needs a restart of the agent, never of the traffic.

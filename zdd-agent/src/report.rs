@@ -370,6 +370,34 @@ pub struct ChangeReport {
     pub notes: Vec<String>,
 }
 
+/// Where the drain of a node stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Node.
+    pub node: String,
+    /// All of its backends are drained.
+    pub drained: bool,
+    /// Flows left on all of them.
+    pub left: u64,
+    /// Its backends, in all services.
+    pub backends: Vec<NodeBackend>,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// One backend of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeBackend {
+    /// Service.
+    pub service: String,
+    /// Version.
+    pub version: String,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Where its drain stands.
+    pub drain: DrainReport,
+}
+
 /// Where a drain stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainReport {

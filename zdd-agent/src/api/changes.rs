@@ -52,13 +52,15 @@ macro_rules! options {
 
 /// `rpc`s of all [`Changing`] requests: a test holds it equal to what needs more than a viewer.
 #[cfg(test)]
-pub(super) const ALL: [&str; 12] = [
+pub(super) const ALL: [&str; 14] = [
     pb::ShiftRequest::RPC,
     pb::RollbackRequest::RPC,
     pb::AddBackendRequest::RPC,
     pb::RemoveBackendRequest::RPC,
     pb::DrainRequest::RPC,
     pb::UndrainRequest::RPC,
+    pb::DrainNodeRequest::RPC,
+    pb::UndrainNodeRequest::RPC,
     pb::ApplyRequest::RPC,
     pb::StartRolloutRequest::RPC,
     pb::MoveRolloutRequest::RPC,
@@ -229,6 +231,44 @@ impl Changing for pb::UndrainRequest {
 
     async fn made(self, handle: Handle) -> Result<pb::ChangeReport, Status> {
         changed(handle, self.target.split('/').next().unwrap_or_default()).await
+    }
+}
+
+impl Changing for pb::DrainNodeRequest {
+    type Report = pb::NodeReport;
+    const RPC: &'static str = "DrainNode";
+    options!();
+
+    fn what(&self) -> String {
+        format!("drain --node {}{}{}", self.node, deadline(self.deadline_ms), force(self.force))
+    }
+
+    async fn make(self, handle: Handle) -> Result<pb::NodeReport, Status> {
+        let deadline = self.deadline_ms.map(Duration::from_millis);
+        handle.drain_node(self.node, deadline, self.force).await.map(Wire::into_pb).map_err(status)
+    }
+
+    // Again it changes nothing: those that drain go on.
+    async fn made(self, handle: Handle) -> Result<pb::NodeReport, Status> {
+        self.make(handle).await
+    }
+}
+
+impl Changing for pb::UndrainNodeRequest {
+    type Report = pb::NodeReport;
+    const RPC: &'static str = "UndrainNode";
+    options!();
+
+    fn what(&self) -> String {
+        format!("undrain --node {}", self.node)
+    }
+
+    async fn make(self, handle: Handle) -> Result<pb::NodeReport, Status> {
+        handle.undrain_node(self.node).await.map(Wire::into_pb).map_err(status)
+    }
+
+    async fn made(self, handle: Handle) -> Result<pb::NodeReport, Status> {
+        self.make(handle).await
     }
 }
 

@@ -21,7 +21,7 @@ use crate::control::{Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
 use crate::desired::BasisPoints;
 use crate::events::Event;
 use crate::report::{
-    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, NodeReport, ShiftReport, Status, WhoMoves,
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::trace::{TraceFilter, TracedPacket};
@@ -322,6 +322,23 @@ impl Client {
     pub async fn undrain(&mut self, target: &Target) -> Result<ChangeReport, ClientError> {
         let options = self.options();
         report(self.inner.undrain(pb::UndrainRequest { target: target.to_string(), options }).await)
+    }
+
+    /// See [`Handle::drain_node`](crate::control::Handle::drain_node).
+    pub async fn drain_node(
+        &mut self,
+        node: &str,
+        deadline: Option<Duration>,
+        force: bool,
+    ) -> Result<NodeReport, ClientError> {
+        let (options, node, deadline_ms) = (self.options(), node.to_owned(), deadline.map(millis));
+        report(self.inner.drain_node(pb::DrainNodeRequest { node, deadline_ms, force, options }).await)
+    }
+
+    /// See [`Handle::undrain_node`](crate::control::Handle::undrain_node).
+    pub async fn undrain_node(&mut self, node: &str) -> Result<NodeReport, ClientError> {
+        let (options, node) = (self.options(), node.to_owned());
+        report(self.inner.undrain_node(pb::UndrainNodeRequest { node, options }).await)
     }
 
     /// See [`Handle::drained_watch`](crate::control::Handle::drained_watch).

@@ -23,6 +23,8 @@ const NEEDED: &[(&str, &str, Access)] = &[
     (CONTROL, "RemoveBackend", Access::Operator),
     (CONTROL, "Drain", Access::Operator),
     (CONTROL, "Undrain", Access::Operator),
+    (CONTROL, "DrainNode", Access::Operator),
+    (CONTROL, "UndrainNode", Access::Operator),
     (CONTROL, "StartRollout", Access::Operator),
     (CONTROL, "MoveRollout", Access::Operator),
     (CONTROL, "SetGate", Access::Operator),

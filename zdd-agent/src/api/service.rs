@@ -185,6 +185,20 @@ impl pb::control_server::Control for Control {
         self.ledger.change(&self.handle, request).await
     }
 
+    async fn drain_node(
+        &self,
+        request: Request<pb::DrainNodeRequest>,
+    ) -> Result<Response<pb::NodeReport>, Status> {
+        self.ledger.change(&self.handle, request).await
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<pb::UndrainNodeRequest>,
+    ) -> Result<Response<pb::NodeReport>, Status> {
+        self.ledger.change(&self.handle, request).await
+    }
+
     type WaitDrainedStream = Streamed<pb::DrainReport>;
 
     async fn wait_drained(

@@ -266,6 +266,8 @@ message!(report::ShiftReport, ShiftReport { service, generation, versions, moved
 message!(report::VersionShare, VersionShare { name, asked, share });
 message!(report::ChangeReport, ChangeReport { service, generation, notes });
 message!(report::DrainReport, DrainReport { drained, left, waited_ms, deadline_passed });
+message!(report::NodeReport, NodeReport { node, drained, left, backends, notes });
+message!(report::NodeBackend, NodeBackend { service, version, address; drain });
 message!(report::ApplyReport, ApplyReport { changes, applied, warnings });
 message!(report::Change, Change { op, what, from, to });
 message!(report::DetachReport, DetachReport { removed });

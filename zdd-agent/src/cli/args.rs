@@ -66,6 +66,27 @@ fn parse_url(text: &str) -> Result<String, Unreadable> {
     }
 }
 
+/// A machine, by its name in the configuration.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Node {
+    /// All backends on this [[node]] of the configuration, in all services; without a name, the node that this is: ZDD_NODE, or the host's
+    /// name.
+    #[arg(id = "node", long = "node", value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    pub name: Option<String>,
+}
+
+impl Node {
+    /// Its name, if one was asked for.
+    pub fn named(self) -> Option<String> {
+        let host =
+            || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        self.name.map(|name| match name.as_str() {
+            "" => std::env::var("ZDD_NODE").unwrap_or_else(|_| host()),
+            _ => name,
+        })
+    }
+}
+
 /// What goes with a change.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Safely {
@@ -152,25 +173,35 @@ pub enum Command {
     /// Add, remove and list backends.
     #[command(subcommand)]
     Backend(BackendCommand),
-    /// Give a version or a backend no new flows, and leave it those it has.
+    /// Give a version, a backend or a whole node no new flows, and leave it those it has.
     Drain {
         /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
-        #[arg(value_name = "BACKEND|VERSION")]
-        target: Target,
+        #[arg(value_name = "BACKEND|VERSION", required_unless_present = "node", conflicts_with = "node")]
+        target: Option<Target>,
+        #[command(flatten)]
+        node: Node,
         /// Give up what is left after this time.
         #[arg(long, value_name = "D", value_parser = parse_duration)]
         deadline: Option<Duration>,
         /// Return when drained (0) or when the deadline has passed with flows left (3).
         #[arg(long)]
         wait: bool,
+        /// A node: also when a version is left without a healthy backend.
+        #[arg(long, requires = "node")]
+        force: bool,
+        /// Do nothing unless this file is there; for a hook that runs at every stop.
+        #[arg(long, value_name = "FILE")]
+        if_file: Option<PathBuf>,
         #[command(flatten)]
         safely: Safely,
     },
-    /// Let a version or a backend take new flows again.
+    /// Let a version, a backend or a whole node take new flows again.
     Undrain {
         /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
-        #[arg(value_name = "BACKEND|VERSION")]
-        target: Target,
+        #[arg(value_name = "BACKEND|VERSION", required_unless_present = "node", conflicts_with = "node")]
+        target: Option<Target>,
+        #[command(flatten)]
+        node: Node,
         #[command(flatten)]
         safely: Safely,
     },
@@ -247,6 +278,23 @@ pub enum Command {
         /// Go on with every new one, until interrupted.
         #[arg(long)]
         follow: bool,
+    },
+    /// Write everything that helps to find out what is wrong into one file, without secrets.
+    SupportBundle {
+        /// Where to (tar.gz, mode 0600); default: zdd-support-TIME.tar.gz here.
+        file: Option<PathBuf>,
+        /// The agent's configuration; default: /etc/zdd/zdd.toml.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Also the end of this log, where the agent does not log to the journal; may be given again.
+        #[arg(long, value_name = "FILE")]
+        log: Vec<PathBuf>,
+    },
+    /// Write the manual pages, one for each command.
+    #[command(hide = true)]
+    Man {
+        /// A directory that is there.
+        dir: PathBuf,
     },
     /// Show everything on a whole screen, with keys for shift, drain and rollback.
     Top,

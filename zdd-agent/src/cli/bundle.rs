@@ -121,7 +121,8 @@ pub async fn run(
     at: &At,
     out: &mut Output,
 ) -> anyhow::Result<Outcome> {
-    let file = file.unwrap_or_else(|| format!("zdd-support-{}.tar.gz", crate::clock::unix_ms() / 1000).into());
+    let file =
+        file.unwrap_or_else(|| format!("zdd-support-{}.tar.gz", crate::clock::unix_ms() / 1000).into());
     let mut bundle = Bundle::create(&file)?;
     let config = config.unwrap_or_else(|| CONFIG.into());
     let text = std::fs::read_to_string(&config).map_err(|error| format!("{}: {error}", config.display()));
@@ -218,10 +219,14 @@ fn local(bundle: &mut Bundle, agent: &AgentSpec) -> anyhow::Result<()> {
     for dir in [&agent.state_dir, &agent.pin_dir] {
         files += &format!("{}:\n", dir.display());
         let mut names: Vec<String> = std::fs::read_dir(dir)
-            .map(|dir| dir.flatten().map(|entry| {
-                let bytes = entry.metadata().map_or(0, |there| there.len());
-                format!("  {} {bytes}\n", entry.file_name().to_string_lossy())
-            }).collect())
+            .map(|dir| {
+                dir.flatten()
+                    .map(|entry| {
+                        let bytes = entry.metadata().map_or(0, |there| there.len());
+                        format!("  {} {bytes}\n", entry.file_name().to_string_lossy())
+                    })
+                    .collect()
+            })
             .unwrap_or_default();
         names.sort();
         files.extend(names);

@@ -86,6 +86,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         | Command::Completions { .. }
         | Command::Decap(_)
         | Command::Doctor { .. }
+        | Command::Man { .. }
+        | Command::SupportBundle { .. }
         | Command::Top => {
             unreachable!("these need no agent and were done before")
         }
@@ -127,7 +129,14 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             let backends = list(client.status().await?.services, service.as_deref())?;
             out.print(&backends, |backends| table::backends(backends, colours))?;
         }
-        Command::Drain { target, deadline, wait, safely } => {
+        Command::Drain { if_file: Some(file), .. } if !file.exists() => {
+            remark("note", &format!("{} is not there: nothing is drained", file.display()));
+        }
+        Command::Drain { target: None, node, deadline, wait, force, safely, .. } => {
+            let node = node.named().unwrap_or_default();
+            return super::node::drain(&node, deadline, wait, force, client.with(safely.into()), out).await;
+        }
+        Command::Drain { target: Some(target), deadline, wait, safely, .. } => {
             let mut client = client.with(safely.into());
             let report = client.drain(&target, deadline).await?;
             if wait && !report.drained {
@@ -135,7 +144,12 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             }
             out.print(&report, |report| table::drain(report, &target.to_string()))?;
         }
-        Command::Undrain { target, safely } => {
+        Command::Undrain { target: None, node, safely } => {
+            let node = node.named().unwrap_or_default();
+            let report = client.with(safely.into()).undrain_node(&node).await?;
+            out.print(&report, super::node::undrained)?;
+        }
+        Command::Undrain { target: Some(target), safely, .. } => {
             let report = client.with(safely.into()).undrain(&target).await?;
             out.print(&report, |report| table::changed(report, &format!("{target} takes new flows again")))?;
         }

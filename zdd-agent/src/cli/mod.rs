@@ -3,11 +3,14 @@
 //! What a command found goes to stdout, everything else to stderr, and the exit code says which of [`Outcome`]'s kinds it was.
 
 mod args;
+mod bundle;
 mod commands;
 mod decap;
 mod detach;
 mod doctor;
 mod lint;
+mod man;
+mod node;
 mod output;
 mod rollout;
 mod rollout_args;
@@ -44,6 +47,11 @@ pub enum Outcome {
     RolledBack = 5,
     /// A rollout that was waited for is frozen: somebody must decide.
     Frozen = 6,
+}
+
+/// The grammar of the command line, for those who check what is written about it.
+pub fn grammar() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
 }
 
 /// Reads the command line and does what it says.
@@ -121,6 +129,11 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Doctor { config } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(doctor::run(config.as_deref(), &socket, &mut out))
+        }
+        Command::Man { dir } => man::write(&dir),
+        Command::SupportBundle { file, config, log } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(bundle::run(file, config, &log, &at, &mut out))
         }
         Command::Top => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -7,6 +7,7 @@ mod alert;
 mod api;
 mod check;
 mod health;
+mod node;
 mod problems;
 mod reader;
 mod rollout;
@@ -67,6 +68,7 @@ impl Config {
             Some(tables) => tables.into_iter().map(|table| service::read(table, &mut sink)).collect(),
             None => Vec::new(),
         };
+        let nodes = node::read(&mut top, &mut sink);
         top.finish(&mut sink);
         if services.is_empty() {
             sink.warning(
@@ -78,7 +80,7 @@ impl Config {
         let specs = services.into_iter().map(service::ServiceRead::into_spec).collect::<Option<Vec<_>>>();
         match (agent.into_spec(), specs) {
             (Some(agent), Some(services)) if !sink.failed() => {
-                Ok((Desired { agent, services }, sink.into_warnings()))
+                Ok((Desired { agent, services, nodes }, sink.into_warnings()))
             }
             _ => Err(sink.into_errors()),
         }

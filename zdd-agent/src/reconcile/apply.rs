@@ -37,6 +37,7 @@ impl Reconciler {
             );
         }
         if !dry_run {
+            self.desired.nodes.clone_from(&desired.nodes);
             self.file.clone_from(&desired.services);
             adjust(self, &desired.services)?;
             for service in &mut self.services {

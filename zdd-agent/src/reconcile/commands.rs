@@ -55,6 +55,10 @@ impl Reconciler {
             Request::WhoMoves { service, weights, clients, reply } => {
                 drop(reply.send(self.who_moves(&service, &weights, &clients)));
             }
+            Request::DrainNode { node, deadline, force, reply } => {
+                drop(reply.send(self.drain_node(&node, deadline, force)));
+            }
+            Request::UndrainNode { node, reply } => drop(reply.send(self.undrain_node(&node))),
             Request::Change { change, then, made } => self.change(*change, *then, made),
         }
     }

@@ -12,6 +12,7 @@ mod guard_capacity;
 mod holds;
 mod ids;
 mod network;
+mod nodes;
 mod publish;
 mod restore;
 mod rollout_commands;

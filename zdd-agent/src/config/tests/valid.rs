@@ -282,6 +282,7 @@ fn everything_can_be_said() {
                 ],
             },
         ],
+        nodes: [],
     }
     "#);
     insta::assert_snapshot!(warnings.join("\n"), @"
@@ -348,4 +349,36 @@ fn the_api_over_tcp_wants_certificates_on_both_sides() {
         certificates: vec!["dns:ci.example.com".to_owned(), "uri:spiffe://example.com/ci".to_owned()],
     };
     assert_eq!(api.rules, [rule]);
+}
+
+#[test]
+fn nodes_are_named_by_the_addresses_of_their_backends() {
+    let text = r#"
+        [agent]
+        interfaces = ["eth0"]
+        [[node]]
+        name = "worker-1"
+        addresses = ["10.1.1.0/24", "2001:db8:1::/64"]
+        [[node]]
+        name = "worker-2.example.com"
+        addresses = "10.1.2.7/32"
+    "#;
+    let (desired, _) = valid(text);
+    let on = |address: &str| {
+        let address = address.parse().unwrap();
+        desired
+            .nodes
+            .iter()
+            .filter(|node| node.has(address))
+            .map(|node| node.name.as_str())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((on("10.1.1.9"), on("2001:db8:1::9")), (vec!["worker-1"], vec!["worker-1"]));
+    assert_eq!((on("10.1.2.7"), on("10.1.2.8")), (vec!["worker-2.example.com"], vec![]));
+    let twice = text.replace("worker-2.example.com", "worker-1").replace("10.1.2.7/32", "10.1.1.0/24");
+    let errors = Config::parse(&twice, "zdd.toml").unwrap_err().to_string();
+    assert!(
+        errors.contains("is there twice") && errors.contains("is on node `worker-1` already"),
+        "{errors}"
+    );
 }
