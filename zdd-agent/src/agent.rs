@@ -142,6 +142,16 @@ fn snapshot(status: &Status) -> MetricsSnapshot {
                 ("dead".to_owned(), flows.dead),
             ],
         },
+        snat: status
+            .snat
+            .iter()
+            .map(|snat| metrics::SnatMetrics {
+                family: if snat.sources.iter().any(|source| source.contains(':')) { "ipv6" } else { "ipv4" },
+                capacity: snat.capacity,
+                live: snat.live,
+                finished: snat.finished,
+            })
+            .collect(),
         syn_filter_fill: status.syn_filter.fill,
         packets: status
             .reasons

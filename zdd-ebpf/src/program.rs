@@ -5,6 +5,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::odd;
 use zdd_common::process::{Verdict, plain};
+use zdd_common::snat;
 
 use crate::bytes::Bytes;
 use crate::tables::Maps;
@@ -22,6 +23,10 @@ fn zdd(ctx: XdpContext) -> u32 {
         // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
         unsafe { maps::PROGRAMS.tail_call(&ctx, maps::ODD) };
     }
+    if let Verdict::Map = verdict {
+        // SAFETY: as above.
+        unsafe { maps::PROGRAMS.tail_call(&ctx, maps::SNAT) };
+    }
     leave(&ctx, verdict)
 }
 
@@ -33,6 +38,23 @@ fn zdd_odd(ctx: XdpContext) -> u32 {
         Some(work) => odd::process(Bytes::of(&ctx), &mut Maps::of(&ctx), unsafe { &mut *work }),
         None => Verdict::Odd,
     };
+    if let Verdict::Map = verdict {
+        // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
+        unsafe { maps::PROGRAMS.tail_call(&ctx, maps::SNAT) };
+    }
+    leave(&ctx, verdict)
+}
+
+/// Packets to and from `snat` backends; see `maps::PROGRAMS`.
+#[xdp]
+fn zdd_snat(ctx: XdpContext) -> u32 {
+    let verdict = match (maps::HANDED.get_ptr_mut(0), maps::SNAT_WORK.get_ptr_mut(0)) {
+        // SAFETY: this CPU's own, and XDP is not preempted by itself; what lies in the second is overwritten first.
+        (Some(order), Some(job)) => unsafe {
+            snat::process(Bytes::of(&ctx), &mut Maps::of(&ctx), &mut *order, &mut *job)
+        },
+        _ => Verdict::Map,
+    };
     leave(&ctx, verdict)
 }
 
@@ -42,7 +64,7 @@ fn leave(ctx: &XdpContext, verdict: Verdict) -> u32 {
     events::sample(ctx, verdict.reason());
     match verdict {
         Verdict::Pass(_) | Verdict::Odd => xdp_action::XDP_PASS,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Drop(_) | Verdict::Map => xdp_action::XDP_DROP,
         Verdict::Transmit(_) => xdp_action::XDP_TX,
         // A port that vanished between the agent's look and this frame: its next hop is about to be replaced.
         Verdict::Redirect(ifindex, _) => match maps::TX.redirect(ifindex, 0) {

@@ -58,7 +58,7 @@ impl Family {
 
 impl Collector for Families {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let MetricsSnapshot { build, services, flows, syn_filter_fill, packets, interfaces } = &self.0;
+        let MetricsSnapshot { build, services, flows, snat, syn_filter_fill, packets, interfaces } = &self.0;
         encode_build(&mut to, build)?;
         encode_services(&mut to, services)?;
         encode_versions(&mut to, services)?;
@@ -72,6 +72,19 @@ impl Collector for Families {
             &mut to,
             family("zdd_flow_capacity", "Flows that can be remembered."),
             [(vec![], flows.capacity as f64)],
+        )?;
+        gauges(
+            &mut to,
+            family("zdd_snat_ports", "Ports of ours that snat has given to flows, by state."),
+            snat.iter().flat_map(|row| {
+                [("live", row.live), ("ended", row.finished)]
+                    .map(|(state, n)| (vec![("family", row.family), ("state", state)], n as f64))
+            }),
+        )?;
+        gauges(
+            &mut to,
+            family("zdd_snat_capacity", "Flows that snat can map at a time."),
+            snat.iter().map(|row| (vec![("family", row.family)], row.capacity as f64)),
         )?;
         gauges(
             &mut to,

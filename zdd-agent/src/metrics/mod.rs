@@ -10,6 +10,6 @@ mod snapshot;
 pub use families::{CONTENT_TYPE, encode};
 pub use server::{MetricsError, MetricsServer, Source};
 pub use snapshot::{
-    BackendMetrics, FlowMetrics, InterfaceMetrics, MetricsSnapshot, ReasonMetrics, ServiceMetrics,
+    BackendMetrics, FlowMetrics, InterfaceMetrics, MetricsSnapshot, ReasonMetrics, ServiceMetrics, SnatMetrics,
     VersionMetrics,
 };

@@ -9,6 +9,8 @@ pub struct MetricsSnapshot {
     pub services: Vec<ServiceMetrics>,
     /// The flow table.
     pub flows: FlowMetrics,
+    /// What `snat` gives out, by address family.
+    pub snat: Vec<SnatMetrics>,
     /// Fill of the SYN filter, 0 to 1.
     pub syn_filter_fill: f64,
     /// One row for every reason a packet can end with.
@@ -73,6 +75,19 @@ pub struct FlowMetrics {
     pub capacity: u64,
     /// Entries by state, such as `half` or `established`.
     pub entries: Vec<(String, u64)>,
+}
+
+/// Ports of one address family that `snat` sends from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SnatMetrics {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// Flows that can be mapped at a time.
+    pub capacity: u64,
+    /// Ports of flows that go on.
+    pub live: u64,
+    /// Ports of flows that have ended, not free yet.
+    pub finished: u64,
 }
 
 /// Packets that ended with one reason.

@@ -8,6 +8,7 @@ mod explain;
 mod face;
 mod grace;
 mod ids;
+mod mapped;
 mod network;
 mod publish;
 mod restore;
@@ -34,7 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 use crate::control::{Refused, Request};
-use crate::dataplane::{Dataplane, DataplaneError, FlowTotals};
+use crate::dataplane::{Dataplane, DataplaneError, FlowTotals, MappingTotals};
 use crate::desired::{Desired, ServiceSpec};
 use crate::health::{Checker, Health, NetworkProber, Target, Transition};
 use crate::links::{LinkEvent, LinkWatcher};
@@ -49,6 +50,7 @@ use ids::Ids;
 use network::Interface;
 use service::{HealthMap, Orders, Service};
 
+pub(crate) use restore::random;
 pub use restore::start;
 
 /// What tells port slots apart: interface index, its MAC, and the VLANs there.
@@ -85,6 +87,8 @@ pub struct Reconciler {
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
     totals: FlowTotals,
+    /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
+    mapped: [MappingTotals; 2],
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
 }
@@ -158,6 +162,7 @@ impl Reconciler {
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);
+        self.sweep_mappings(now);
         self.advance_drains(now);
         self.follow_wanted(now);
     }

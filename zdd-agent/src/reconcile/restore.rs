@@ -107,6 +107,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
         totals: FlowTotals::default(),
+        mapped: Default::default(),
         drift: [0; 3],
         desired,
     };
@@ -169,7 +170,7 @@ fn open_services(
 }
 
 /// From the kernel's random source: keys must not be guessable.
-fn random() -> u64 {
+pub fn random() -> u64 {
     let mut bytes = [0u8; 8];
     // SAFETY: a valid buffer and its length.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };

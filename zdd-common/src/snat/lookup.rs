@@ -205,12 +205,12 @@ pub(super) fn back<T: Tables + Mappings>(tables: &mut T, order: &mut Order, job:
 /// Number of one of our addresses; beyond the last: it is none.
 #[inline(always)]
 fn number_of(pool: &Pool, v6: bool, addr: Addr) -> u32 {
-    for number in 0..SNAT_SOURCES_MAX {
-        if pool.sources[v6 as usize][number] == addr {
-            return number as u32;
-        }
+    let sources = &pool.sources[v6 as usize];
+    let mut number = 0;
+    while number < SNAT_SOURCES_MAX && sources[number] != addr {
+        number += 1;
     }
-    SNAT_SOURCES_MAX as u32
+    number as u32
 }
 
 /// Notes a backend's packet on its mapping. When another CPU changes it twice meanwhile, it is fresh without us, and what a FIN

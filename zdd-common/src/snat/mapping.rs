@@ -63,7 +63,7 @@ const TAG_SHIFT: u32 = 23;
 const SEEN_SHIFT: u32 = 39;
 const STATE: u64 = 3;
 /// What tells flows apart: protocol, backend and tag.
-const SAME: u64 = (1 << SEEN_SHIFT) - 1 & !0x7f;
+const SAME: u64 = ((1 << SEEN_SHIFT) - 1) & !0x7f;
 const _: () = assert!(BACKEND_MASK.count_ones() == TAG_SHIFT - BACKEND_SHIFT);
 const _: () = assert!(SEEN_SHIFT + crate::time::TICK_BITS == 64);
 
@@ -333,7 +333,10 @@ mod tests {
         assert!(matches!(fate(Mapping::new(5, false, 1, at(0))), Fate::Over(_)));
         assert!(matches!(fate(Mapping::new(5, true, 1, at(0))), Fate::Over(_)));
         assert_eq!(fate(handshake()), Fate::Keep);
-        assert_eq!(fate(Mapping::new(5, true, 1, at(0)).datagram(true, at(0)).datagram(false, at(0))), Fate::Keep);
+        assert_eq!(
+            fate(Mapping::new(5, true, 1, at(0)).datagram(true, at(0)).datagram(false, at(0))),
+            Fate::Keep
+        );
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod table;
 mod lookup;
 mod order;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use crate::atomic::Atomics;
 use crate::entries::Backend;
@@ -84,6 +86,7 @@ pub fn process<F: Frame, T: Tables + Mappings>(
     job.packet = order.packet();
     let Some(backend) = tables.backend(order.backend) else { return job.fate.verdict() };
     job.backend = backend;
+    job.quote = Quote::noted(order);
     let mut steps = 0;
     if order.outward() {
         steps |= lookup::outward(tables, order, job);

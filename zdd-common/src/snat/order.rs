@@ -99,6 +99,9 @@ pub enum Kind {
     BackError = 6,
 }
 
+// Odd numbers go to backends; see `outward` and `headless`.
+const _: () = assert!(Kind::OutLater as u8 & Kind::OutError as u8 & Kind::Out as u8 & 1 == 1);
+const _: () = assert!((Kind::Back as u8 | Kind::BackLater as u8 | Kind::BackError as u8) & 1 == 0);
 const SYN: u8 = 1;
 const FIN: u8 = 2;
 const RST: u8 = 4;
@@ -117,7 +120,7 @@ impl Order {
         self.l4 = packet.l4;
         let (mut flags, mut seq) = (0, 0);
         if let Transport::Tcp(segment) = packet.transport {
-            flags = segment.syn as u8 * SYN | segment.fin as u8 * FIN | segment.rst as u8 * RST;
+            flags = (segment.syn as u8 * SYN) | (segment.fin as u8 * FIN) | (segment.rst as u8 * RST);
             seq = segment.seq;
         }
         self.flags = flags;
@@ -169,8 +172,7 @@ impl Order {
     /// The packet as it was parsed.
     #[inline(always)]
     pub(crate) fn packet(&self) -> Packet {
-        let transport =
-            if self.proto == TCP { Transport::Tcp(self.segment()) } else { Transport::Udp };
+        let transport = if self.proto == TCP { Transport::Tcp(self.segment()) } else { Transport::Udp };
         Packet {
             src: self.src,
             dst: self.dst,

@@ -58,9 +58,14 @@ impl Pool {
         addresses.wrapping_mul(self.ports as u32) / Self::WAYS
     }
 
+    /// Buckets of all planes of a family. IPv4's come first.
+    pub const fn table_of(&self, v6: bool) -> u32 {
+        self.buckets(v6) * self.planes
+    }
+
     /// Buckets of the whole table.
     pub const fn table(&self) -> u32 {
-        (self.buckets(false) + self.buckets(true)) * self.planes
+        self.table_of(false) + self.table_of(true)
     }
 
     /// The plane of a backend; `port` in network byte order.

@@ -1,13 +1,13 @@
 //! Rewriting both ends, and sending.
 
-use super::{Job, Kind, Order};
+use super::{Job, Order};
 use crate::entries::{NextHop, Port};
 use crate::forward::{self, Side};
 use crate::frame::Frame;
 use crate::mss;
 use crate::net::TCP;
 use crate::odd::{Change, Done, View, done, rewrite_quote};
-use crate::process::{self, Fate};
+use crate::process::{self, Fate, size};
 use crate::reason::Reason;
 use crate::tables::Tables;
 
@@ -83,11 +83,12 @@ fn out<F: Frame, T: Tables>(
             None => Fate::drop(Reason::DropMalformed),
         };
     };
-    if port.mtu != 0 && job.packet.ip_length as u32 > port.mtu {
-        return process::too_big(frame, tables, &job.packet, port.mtu);
+    let fits = port.mtu == 0 || job.packet.ip_length as u32 <= port.mtu;
+    if !fits && (!size::may_be_cut(frame, &job.packet) || tables.is_local(&job.src)) {
+        return size::too_big(frame, tables, &job.packet, port.mtu);
     }
     clamp(frame, order, job, port.mtu);
-    if port.flags & Port::STACK != 0 {
+    if !fits || port.flags & Port::STACK != 0 {
         return match translate(frame, job) {
             Some(()) => Fate::pass(Reason::StackRouted),
             None => Fate::drop(Reason::DropMalformed),
@@ -134,15 +135,18 @@ fn home<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, order: &Order,
     } else {
         None
     };
-    let Some(route) = route else {
+    if let Some(route) = &route
+        && route.fits != 0
+        && !size::may_be_cut(frame, &job.packet)
+    {
+        return size::too_big(frame, tables, &job.packet, route.fits);
+    }
+    let Some(route) = route.filter(|route| route.fits == 0) else {
         return match translate(frame, job) {
             Some(()) => Fate::pass(Reason::ReplyStackRouted),
             None => Fate::drop(Reason::DropMalformed),
         };
     };
-    if route.fits != 0 {
-        return process::too_big(frame, tables, &job.packet, route.fits);
-    }
     if forward::take_hop(frame, &job.packet).is_none() {
         return Fate::drop(Reason::DropTtl);
     }
@@ -151,6 +155,3 @@ fn home<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, order: &Order,
     }
     Fate::redirect(route.ifindex, Reason::Reply)
 }
-
-/// The order's kind, for the compiler's peace.
-const _: () = assert!(Kind::Out as u8 & 1 == 1 && Kind::OutError as u8 & 1 == 1 && Kind::Back as u8 & 1 == 0);
