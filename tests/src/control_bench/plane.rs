@@ -32,6 +32,7 @@ pub(super) fn limits() -> Limits {
         flows: FLOWS,
         syn_filter: 4 << 20,
         direct: 65_536,
+        snat: 65_536,
     }
 }
 
@@ -73,10 +74,12 @@ impl Plane {
             key_file: None,
             socket: pins.clone(),
             metrics: None,
+            page: None,
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             sample_events: 0,
             encap: EncapSources::default(),
+            snat: Default::default(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;
         let program = plane.program().context("the object has no program")?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::ProgramFd;
 use zdd_agent::dataplane::{Dataplane, Decap, DecapSpec};
-use zdd_agent::desired::{AgentSpec, AttachMode, Limits};
+use zdd_agent::desired::{AgentSpec, AttachMode, Limits, SnatSpec};
 use zdd_common::entries::{Backend, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::maps::Quotas;
@@ -58,6 +58,15 @@ pub const BLACKHOLE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 pub const BALANCERS: [&str; 4] = ["10.255.0.0/16", "192.0.2.7/32", "fd7a:6464::/64", "2001:db8:7::9/128"];
 /// For whom it unwraps.
 pub const DECAP_VIPS: [&str; 3] = ["10.9.0.1", "10.9.0.2", "fd09::1"];
+
+/// What `snat` sends from: addresses of the link towards backends.
+pub const SNAT_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
+/// The same for IPv6.
+pub const SNAT_SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+/// Its first port of 16: two buckets of each family, so that they run out.
+pub const SNAT_PORT: u16 = 61_000;
+/// Buckets of its table.
+pub const SNAT_BUCKETS: usize = 4;
 
 /// The links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +126,7 @@ pub struct Rig {
     pub filter: Mapped<Line>,
     pub facts: Mapped<Facts>,
     pub quotas: Mapped<Quotas>,
+    pub mappings: Mapped<zdd_common::snat::mapping::Bucket>,
     /// Index of the interface towards clients.
     pub a: u32,
     /// Index of the interface towards backends.
@@ -167,6 +177,7 @@ fn make() -> Rig {
         flows: (BUCKETS * zdd_common::limits::WAYS) as u32,
         syn_filter: (LINES * size_of::<Line>()) as u32,
         direct: 1024,
+        snat: 16,
     };
     let spec = AgentSpec {
         interfaces: vec![],
@@ -176,10 +187,12 @@ fn make() -> Rig {
         key_file: None,
         socket: dir.into(),
         metrics: None,
+        page: None,
         limits,
         syn_memory: SYN_MEMORY,
         sample_events: 0,
         encap: Default::default(),
+        snat: SnatSpec { sources: vec![SNAT_SOURCE.into(), SNAT_SOURCE6.into()], first: SNAT_PORT, last: SNAT_PORT + 15 },
     };
     let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
@@ -205,6 +218,7 @@ fn make() -> Rig {
         filter: mapped(map("SYNS"), LINES),
         facts: mapped(map("FACTS"), SERVICES),
         quotas: mapped(map("QUOTAS"), 1),
+        mappings: mapped(map("MAPPINGS"), SNAT_BUCKETS),
         a: index_of(c"a0"),
         b: index_of(c"b0"),
         decap: (decap, decap_runner),
@@ -270,6 +284,7 @@ impl Rig {
         self.filter.clear();
         self.facts.clear();
         self.quotas.clear();
+        self.mappings.clear();
         self.limit_quotas([16; 3]);
         for end in self.plane.ends() {
             self.plane.remove_end(end);
@@ -352,9 +367,13 @@ impl Rig {
         Ok(Ran { action, frame, reason: *reason })
     }
 
-    /// Verified instructions and bytes of machine code of the program for plain frames, or of the other.
-    pub fn size(&mut self, odd: bool) -> (u32, u32) {
-        let program = if odd { self.plane.odd_program() } else { self.plane.program() };
+    /// Verified instructions and bytes of machine code of the program for plain frames, for others, or for `snat`.
+    pub fn size(&mut self, which: usize) -> (u32, u32) {
+        let program = match which {
+            0 => self.plane.program(),
+            1 => self.plane.odd_program(),
+            _ => self.plane.snat_program(),
+        };
         let info = program.expect("the program").info().expect("its info");
         (info.verified_instruction_count().expect("Linux 5.16 or later tells it"), info.size_jitted())
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
-use zdd_common::atomic::{Atomics as _, Host};
+use zdd_common::atomic::Host;
 use zdd_common::hash::HashKey;
 use zdd_common::limits::{SNAT_SOURCES_MAX, SNAT_WAYS};
 use zdd_common::net::Addr;
@@ -107,7 +107,7 @@ pub(super) fn open_pool(
     if !fresh && !empty(table) {
         return Err(changed(dir, "its addresses or ports are others".to_owned()));
     }
-    map.set(0, Plain(pool), 0).map_err(|error| DataplaneError::kernel("cannot write SNAT_POOL", error))?;
+    map.set(0, &Plain(pool), 0).map_err(|error| DataplaneError::kernel("cannot write SNAT_POOL", error))?;
     Ok(pool)
 }
 
