@@ -363,7 +363,7 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
     } else {
         l2(frame, tables, &backend, steered.reason)
     };
-    if !matches!(work.fate.action, Action::Drop) {
+    if work.fate.goes_as(steered.reason) {
         let bytes = frame.size() as u32;
         tables.count_flow(work.end.service, steered.backend, bytes, steered.reason, steered.new_flow);
     }

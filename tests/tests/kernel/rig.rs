@@ -192,7 +192,11 @@ fn make() -> Rig {
         syn_memory: SYN_MEMORY,
         sample_events: 0,
         encap: Default::default(),
-        snat: SnatSpec { sources: vec![SNAT_SOURCE.into(), SNAT_SOURCE6.into()], first: SNAT_PORT, last: SNAT_PORT + 15 },
+        snat: SnatSpec {
+            sources: vec![SNAT_SOURCE.into(), SNAT_SOURCE6.into()],
+            first: SNAT_PORT,
+            last: SNAT_PORT + 15,
+        },
     };
     let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");

@@ -192,7 +192,8 @@ fn snat(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> SnatSpec {
     for (key, v4) in [("snat_source", true), ("snat_source6", false)] {
         let read = table.parsed_all(key, sink, |text| snat_source(text, v4));
         if let Some(above) = read.get(SNAT_SOURCES_MAX) {
-            let message = format!("`{key}` has {} addresses, at most {SNAT_SOURCES_MAX} are used", read.len());
+            let message =
+                format!("`{key}` has {} addresses, at most {SNAT_SOURCES_MAX} are used", read.len());
             sink.error(Some(above.span.clone()), message, "leave some out, or widen snat_ports");
         }
         for At { value, span } in read {
@@ -212,7 +213,8 @@ fn snat(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> SnatSpec {
 fn snat_source(text: &str, v4: bool) -> Result<IpAddr, Unreadable> {
     let other = if v4 { "snat_source6" } else { "snat_source" };
     let family = if v4 { "IPv4" } else { "IPv6" };
-    let addr: IpAddr = text.parse().map_err(|_| Unreadable(format!("`{text}` is not an {family} address")))?;
+    let addr: IpAddr =
+        text.parse().map_err(|_| Unreadable(format!("`{text}` is not an {family} address")))?;
     let unusable = match addr {
         IpAddr::V4(addr) => addr.is_broadcast(),
         IpAddr::V6(addr) => addr.to_ipv4_mapped().is_some() || addr.is_unicast_link_local(),
@@ -221,9 +223,11 @@ fn snat_source(text: &str, v4: bool) -> Result<IpAddr, Unreadable> {
         _ if addr.is_ipv4() != v4 => {
             Err(Unreadable(format!("`{text}` is not an {family} address; write it as {other}")))
         }
-        _ if unusable || addr.is_unspecified() || addr.is_multicast() || addr.is_loopback() => Err(Unreadable(
-            format!("`{text}` cannot be what packets come from; write an address of this host, or one routed to it"),
-        )),
+        _ if unusable || addr.is_unspecified() || addr.is_multicast() || addr.is_loopback() => {
+            Err(Unreadable(format!(
+                "`{text}` cannot be what packets come from; write an address of this host, or one routed to it"
+            )))
+        }
         _ => Ok(addr),
     }
 }

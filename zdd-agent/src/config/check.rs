@@ -251,22 +251,28 @@ fn mapped_sources(snat: &SnatSpec, services: &[ServiceRead], sink: &mut Sink<'_>
             if let Some(backend) = without {
                 let v4 = backend.value.address.is_ipv4();
                 let key = if v4 { "snat_source" } else { "snat_source6" };
-                let message = format!("backend {} is under snat, and agent.{key} is not set", backend.value.address);
-                let help = format!("set agent.{key} to an address of this host, or one routed to it, that the backends can answer");
+                let message =
+                    format!("backend {} is under snat, and agent.{key} is not set", backend.value.address);
+                let help = format!(
+                    "set agent.{key} to an address of this host, or one routed to it, that the backends can answer"
+                );
                 sink.error(Some(backend.span.clone()), message, help);
             }
         }
         for vip in &service.vips {
             if snat.sources.contains(&vip.value.addr) && ports.contains(&vip.value.port) {
-                let message = format!("{} lies in agent.snat_ports ({}-{})", vip.value, snat.first, snat.last);
+                let message =
+                    format!("{} lies in agent.snat_ports ({}-{})", vip.value, snat.first, snat.last);
                 let help = "choose snat_ports without it, or another snat_source: answers to that port would be taken for clients";
                 sink.error(Some(vip.span.clone()), message, help);
             }
         }
         for backend in service.versions.iter().flat_map(|version| &version.backends) {
             if snat.sources.contains(&backend.value.address.ip()) {
-                let message = format!("backend {} has an address that snat sends from", backend.value.address);
-                let help = "name another address as agent.snat_source: a backend there would be asked by itself";
+                let message =
+                    format!("backend {} has an address that snat sends from", backend.value.address);
+                let help =
+                    "name another address as agent.snat_source: a backend there would be asked by itself";
                 sink.error(Some(backend.span.clone()), message, help);
             }
         }

@@ -176,7 +176,9 @@ fn forward(text: &str) -> Result<Forward, Unreadable> {
         "nat" => Ok(Forward::Nat),
         "ipip" => Ok(Forward::Ipip),
         "snat" => Ok(Forward::Snat),
-        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\", \"snat\", \"l2\" or \"ipip\""))),
+        _ => Err(Unreadable(format!(
+            "`{text}` is no forwarding mode; write \"nat\", \"snat\", \"l2\" or \"ipip\""
+        ))),
     }
 }
 

@@ -256,7 +256,8 @@ impl Dataplane {
 
     fn set_next(&mut self, slot: u32, name: &'static str) -> Result<(), DataplaneError> {
         let what = || format!("cannot make {name} known to {MAIN}");
-        let fd = program(&mut self.ebpf, name)?.fd().map_err(|error| DataplaneError::kernel(what(), error))?;
+        let fd =
+            program(&mut self.ebpf, name)?.fd().map_err(|error| DataplaneError::kernel(what(), error))?;
         self.programs.set(slot, fd, 0).map_err(|error| DataplaneError::kernel(what(), error))
     }
 

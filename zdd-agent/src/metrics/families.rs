@@ -13,7 +13,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::process::Process;
 use crate::desired::AttachMode;
-use crate::report::{BackendState, BackendStatus, Health, Quota, ServiceStatus, Snapshot, Status, VersionStatus, SnatStatus};
+use crate::report::{
+    BackendState, BackendStatus, Health, Quota, ServiceStatus, Snapshot, SnatStatus, Status, VersionStatus,
+};
 use crate::rollout::report::RolloutReport;
 
 /// Content type of what [`encode`] makes.

@@ -48,7 +48,8 @@ impl Reconciler {
                     over => over,
                 };
             };
-            if *gone && paced < PACE
+            if *gone
+                && paced < PACE
                 && let over @ Fate::Over(_) = mapping::over(mapping, now)
             {
                 paced += 1;

@@ -23,9 +23,9 @@ fn source(pool: &Pool, v6: bool, number: u32) -> Addr {
     pool.sources[v6 as usize][number as usize & (SNAT_SOURCES_MAX - 1)]
 }
 
-/// A client's packet: what its two ends become.
+/// What a client's packet's two ends become: of a later fragment, from its trail; else what is to be looked for is told.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn outward<T: Tables + Mappings>(tables: &mut T, order: &mut Order, job: &mut Job) -> Done {
+pub(super) fn aim<T: Tables + Mappings>(tables: &mut T, order: &Order, job: &mut Job) -> Done {
     job.dst = job.backend.addr;
     job.dst_port = job.backend.port;
     if order.is(Kind::OutLater) {
@@ -44,77 +44,74 @@ pub(super) fn outward<T: Tables + Mappings>(tables: &mut T, order: &mut Order, j
         FlowKey::new(order.src, order.src_port, order.dst_port, order.vip_id)
     };
     job.fate = if error { Fate::pass(Reason::PassNoMapping) } else { Fate::drop(Reason::DropNoPort) };
-    let v6 = order.v6 != 0;
     let now = Tick::from_ns(tables.now_ns());
     let Some(pool) = tables.pool() else { return done() };
-    let plane = pool.plane(job.backend.addr, job.backend.port);
-    if plane.buckets == 0 {
+    job.plane = pool.plane(job.backend.addr, job.backend.port);
+    if job.plane.buckets == 0 {
         return done();
     }
     let hash = pool.hash(&key);
-    let [first, second] = pool::homes(plane, hash);
-    let (Some(one), Some(two)) = (tables.bucket(first), tables.bucket(second)) else { return done() };
-    let proto = if error { order.quote_proto } else { order.proto };
-    let wanted = Wanted {
-        key,
-        vip: order.dst,
-        word: Mapping::new(order.backend, proto != TCP, hash >> 16, now),
-        reached: order.seq,
-        turn: (hash >> 40) as u32,
-    };
-    let at = find_or_make::<T>(&[one, two], &wanted, order, now, error);
-    if at == NOWHERE {
+    job.homes = pool::homes(job.plane, hash);
+    let udp = if error { order.quote_proto } else { order.proto } != TCP;
+    let word = Mapping::new(order.backend, udp, hash >> 16, now);
+    job.now = now;
+    job.wanted = Wanted { key, vip: order.dst, word, reached: order.seq, turn: (hash >> 40) as u32 };
+    job.seeks = true;
+    done()
+}
+
+/// Finds the mapping, or makes it: sets `at`, twice the way's number, plus 1 in the second bucket.
+///
+/// For an ICMP error nothing is made or changed.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn claim<T: Tables + Mappings>(tables: &mut T, order: &Order, job: &mut Job) -> Done {
+    let (Some(one), Some(two)) = (tables.bucket(job.homes[0]), tables.bucket(job.homes[1])) else {
         return done();
-    }
-    let place = Place { bucket: if at & 1 == 0 { first } else { second }, way: (at >> 1) as u32 };
-    let Some(pool) = tables.pool() else { return done() };
-    let (number, port) = pool.end_at(plane, place);
-    job.src = source(pool, v6, number);
-    job.src_port = port;
-    job.go = true;
-    if order.first != 0 {
-        trail(tables, order, Trail::BACKEND, number, 0);
+    };
+    let homes = [one, two];
+    let looks = order.is(Kind::OutError);
+    for _ in 0..TRIES {
+        // SAFETY: buckets of the table.
+        match unsafe { table::find::<T::Words>(&homes, &job.wanted) } {
+            Found::Here(second, way, word) => {
+                job.at = (way as u64) << 1 | second as u64;
+                let bucket = if second == 0 { one } else { two };
+                // What others keep changing, they keep alive.
+                job.go = true;
+                // SAFETY: as above.
+                if looks || unsafe { sent::<T>(bucket, way, word, &job.wanted, order, job.now) } {
+                    return done();
+                }
+            }
+            Found::None if looks => return done(),
+            Found::None => {
+                job.go = false;
+                // SAFETY: as above.
+                if let Some((second, way)) = unsafe { table::make::<T::Words>(&homes, &job.wanted) } {
+                    job.at = (way as u64) << 1 | second as u64;
+                    job.go = true;
+                    return done();
+                }
+            }
+            Found::Busy => job.go = false,
+        }
     }
     done()
 }
 
-/// [`find_or_make`] found nothing.
-const NOWHERE: u64 = u64::MAX;
-
-/// Twice the way's number, plus 1 in the second bucket. `look`: nothing is made or changed.
+/// The address and port of ours that the mapping stands for.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn find_or_make<T: Mappings>(
-    homes: &[*mut Bucket; 2],
-    wanted: &Wanted,
-    order: &Order,
-    now: Tick,
-    look: bool,
-) -> u64 {
-    let mut at = NOWHERE;
-    for _ in 0..TRIES {
-        // SAFETY: buckets of the table.
-        match unsafe { table::find::<T::Words>(homes, &wanted.key, wanted.word) } {
-            Found::Here(second, way, word) => {
-                at = (way as u64) << 1 | second as u64;
-                let bucket = if second == 0 { homes[0] } else { homes[1] };
-                // SAFETY: as above.
-                if look || unsafe { sent::<T>(bucket, way, word, wanted, order, now) } {
-                    return at;
-                }
-            }
-            Found::None if look => return NOWHERE,
-            Found::None => {
-                at = NOWHERE;
-                // SAFETY: as above.
-                if let Some((second, way)) = unsafe { table::make::<T::Words>(homes, wanted) } {
-                    return (way as u64) << 1 | second as u64;
-                }
-            }
-            Found::Busy => at = NOWHERE,
-        }
+pub(super) fn name<T: Tables + Mappings>(tables: &mut T, order: &Order, job: &mut Job) -> Done {
+    let bucket = if job.at & 1 == 0 { job.homes[0] } else { job.homes[1] };
+    let place = Place { bucket, way: (job.at >> 1) as u32 };
+    let Some(pool) = tables.pool() else { return done() };
+    let (number, port) = pool.end_at(job.plane, place);
+    job.src = source(pool, order.v6 != 0, number);
+    job.src_port = port;
+    if order.first != 0 {
+        trail(tables, order, Trail::BACKEND, number, 0);
     }
-    // What others keep changing, they keep alive.
-    at
+    done()
 }
 
 /// Notes a client's packet on its mapping. False: another CPU changed it meanwhile.

@@ -24,6 +24,7 @@ use crate::packet::Packet;
 use crate::process::{Fate, Verdict};
 use crate::reason::Reason;
 use crate::tables::Tables;
+use crate::time::Tick;
 
 pub use order::{Kind, Order};
 
@@ -51,6 +52,13 @@ pub struct Job {
     fate: Fate,
     /// Both are known.
     go: bool,
+    /// What is looked for, or made, and where.
+    wanted: table::Wanted,
+    now: Tick,
+    plane: pool::Plane,
+    homes: [u32; 2],
+    at: u64,
+    seeks: bool,
 }
 
 impl Default for Job {
@@ -66,6 +74,12 @@ impl Default for Job {
             dst: Addr::default(),
             fate: Fate::drop(Reason::DropNoBackend),
             go: false,
+            wanted: table::Wanted::default(),
+            now: Tick(0),
+            plane: pool::Plane { start: 0, buckets: 0 },
+            homes: [0; 2],
+            at: 0,
+            seeks: false,
         }
     }
 }
@@ -89,7 +103,13 @@ pub fn process<F: Frame, T: Tables + Mappings>(
     job.quote = Quote::noted(order);
     let mut steps = 0;
     if order.outward() {
-        steps |= lookup::outward(tables, order, job);
+        steps |= lookup::aim(tables, order, job);
+        if job.seeks {
+            steps |= lookup::claim(tables, order, job);
+            if job.go {
+                steps |= lookup::name(tables, order, job);
+            }
+        }
     } else {
         steps |= lookup::back(tables, order, job);
     }

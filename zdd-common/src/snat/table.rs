@@ -5,6 +5,8 @@
 //! trust the key beside it. Two CPUs that map one flow at a moment see each other's key or BUSY word (each looks after a full
 //! barrier), and at most one stays; two flows never get one way, because there is only one compare-and-swap from 0.
 
+use core::hint::black_box;
+
 use crate::atomic::Atomics;
 use crate::entries::FlowKey;
 use crate::limits::SNAT_WAYS;
@@ -50,14 +52,14 @@ unsafe fn has_key<A: Atomics>(bucket: *mut Bucket, way: u32, key: &FlowKey) -> b
     }
 }
 
-/// Looks a flow up. `wanted`: its mapping as a new one would be.
+/// Looks a flow up by key and word of the mapping that it would get.
 ///
 /// # Safety
 /// Both pointers are valid.
 #[inline(always)]
-pub unsafe fn find<A: Atomics>(homes: &[*mut Bucket; 2], key: &FlowKey, wanted: Mapping) -> Found {
+pub unsafe fn find<A: Atomics>(homes: &[*mut Bucket; 2], wanted: &Wanted) -> Found {
     // SAFETY: the caller's promise.
-    let at = unsafe { scan::<A>(homes[0], homes[1], key, wanted.0) };
+    let at = unsafe { scan::<A>(homes[0], homes[1], wanted) };
     if at >= NOWHERE {
         return if at == NOWHERE { Found::None } else { Found::Busy };
     }
@@ -76,7 +78,7 @@ const WRITING: u64 = NOWHERE + 1;
 
 /// Twice the number of the way that has the key, plus 1 in the second bucket.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-unsafe fn scan<A: Atomics>(first: *mut Bucket, second: *mut Bucket, key: &FlowKey, wanted: u64) -> u64 {
+unsafe fn scan<A: Atomics>(first: *mut Bucket, second: *mut Bucket, wanted: &Wanted) -> u64 {
     let mut none = NOWHERE;
     for at in 0..2 * SNAT_WAYS as u64 {
         let bucket = if at & 1 == 0 { first } else { second };
@@ -84,12 +86,12 @@ unsafe fn scan<A: Atomics>(first: *mut Bucket, second: *mut Bucket, key: &FlowKe
         // SAFETY: the caller's promise.
         unsafe {
             let word = Mapping(A::load(word_at(bucket, way)));
-            if word.is(State::Free) || !word.resembles(Mapping(wanted)) {
+            if word.is(State::Free) || !word.resembles(wanted.word) {
                 continue;
             }
             if word.is(State::Busy) {
                 none = WRITING;
-            } else if has_key::<A>(bucket, way, key) {
+            } else if has_key::<A>(bucket, way, &wanted.key) {
                 return at;
             }
         }
@@ -98,7 +100,7 @@ unsafe fn scan<A: Atomics>(first: *mut Bucket, second: *mut Bucket, key: &FlowKe
 }
 
 /// A mapping to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
     /// Whose.
     pub key: FlowKey,
@@ -152,18 +154,33 @@ pub unsafe fn make<A: Atomics>(homes: &[*mut Bucket; 2], wanted: &Wanted) -> Opt
     }
 }
 
-/// A free way, as [`scan`] tells it. Level by level, so that both buckets fill alike.
+/// A free way of the emptier bucket, as [`scan`] tells it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 unsafe fn vacancy<A: Atomics>(first: *mut Bucket, second: *mut Bucket, turn: u32) -> u64 {
-    for at in 0..2 * SNAT_WAYS as u64 {
-        let bucket = if at & 1 == 0 { first } else { second };
-        let way = ((at >> 1) as u32).wrapping_add(turn) & (WAYS - 1);
-        // SAFETY: the caller's promise.
-        if unsafe { A::load(word_at(bucket, way)) } == 0 {
-            return (way as u64) << 1 | at & 1;
+    // SAFETY: the caller's promise.
+    let fuller = unsafe { used::<A>(first) > used::<A>(second) } as u64;
+    let other = if fuller == 0 { first } else { second };
+    for at in 0..SNAT_WAYS as u32 {
+        let way = at.wrapping_add(turn) & (WAYS - 1);
+        // SAFETY: as above.
+        if unsafe { A::load(word_at(other, way)) } == 0 {
+            return (way as u64) << 1 | fuller;
         }
     }
     NOWHERE
+}
+
+/// Ways that are in use, without branches, hidden from the compiler, which would make some: the verifier would follow every
+/// combination of them.
+#[inline(always)]
+unsafe fn used<A: Atomics>(bucket: *mut Bucket) -> u64 {
+    let mut used = 0;
+    for way in 0..WAYS {
+        // SAFETY: the caller's promise.
+        let word = black_box(unsafe { A::load(word_at(bucket, way)) });
+        used += (word | black_box(word.wrapping_neg())) >> 63;
+    }
+    used
 }
 
 /// Whether a way other than `own` has the flow, or is being written by somebody who may be giving it one.

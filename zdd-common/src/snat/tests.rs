@@ -58,7 +58,7 @@ fn map(model: &mut Model, key: FlowKey, id: u16) -> Option<(u32, u16)> {
     let wanted = Wanted { key, vip: Addr::v4([10, 9, 0, 1]), word, reached: 5, turn: (hash >> 40) as u32 };
     // SAFETY: buckets of the model, which do not move.
     let (second, way) = unsafe {
-        match table::find::<Host>(&buckets, &key, word) {
+        match table::find::<Host>(&buckets, &wanted) {
             Found::Here(second, way, _) => (second, way),
             _ => table::make::<Host>(&buckets, &wanted)?,
         }
@@ -94,7 +94,9 @@ fn every_port_is_found_from_behind() {
     let pool: Pool = model.pool;
     for client in 0..40 {
         for id in 1..=4 {
-            let Some((source, port)) = map(&mut model, key(client, 4000 + client as u16), id) else { continue };
+            let Some((source, port)) = map(&mut model, key(client, 4000 + client as u16), id) else {
+                continue;
+            };
             let backend = model.backends[&id];
             let plane = pool.plane(backend.addr, backend.port);
             let place = pool.place_of(plane, source, port).expect("a place");
@@ -113,13 +115,19 @@ fn every_port_is_found_from_behind() {
 fn a_port_that_rests_is_given_to_nobody_and_a_free_one_again() {
     let mut model = world(8, 1);
     let s = 1_000_000_000;
-    let times =
-        Timeouts { idle: 9 * s, udp_idle: 9 * s, half_life: 9 * s, scarce: 9 * s, time_wait: 9 * s, grace: s };
+    let times = Timeouts {
+        idle: 9 * s,
+        udp_idle: 9 * s,
+        half_life: 9 * s,
+        scarce: 9 * s,
+        time_wait: 9 * s,
+        grace: s,
+    };
     for client in 0..8 {
         assert!(map(&mut model, key(client, 1), 1).is_some());
     }
     assert_eq!(map(&mut model, key(8, 1), 1), None);
-    let mut age = |model: &mut Model, by: u64| {
+    let age = |model: &mut Model, by: u64| {
         model.now_ns += by;
         for word in &mut model.mappings[0].words {
             match sweep(Mapping(*word), &times, false, model.now_ns) {
@@ -186,18 +194,21 @@ impl View {
         // SAFETY: below the table's length.
         let buckets = homes.map(|home| unsafe { self.table.add(home as usize) });
         let word = Mapping::new(1, false, hash >> 16, Tick(1));
-        let wanted = Wanted { key, vip: Addr::v4([10, 9, 0, 1]), word, reached: 5, turn: (hash >> 40) as u32 };
+        let wanted =
+            Wanted { key, vip: Addr::v4([10, 9, 0, 1]), word, reached: 5, turn: (hash >> 40) as u32 };
         for _ in 0..3 {
             // SAFETY: as above.
             let at = unsafe {
-                match table::find::<Host>(&buckets, &key, word) {
+                match table::find::<Host>(&buckets, &wanted) {
                     Found::Here(second, way, _) => Some((second, way)),
                     Found::None => table::make::<Host>(&buckets, &wanted),
                     Found::Busy => None,
                 }
             };
             if let Some((second, way)) = at {
-                return Some(self.pool.end_at(plane, super::pool::Place { bucket: homes[second as usize], way }));
+                return Some(
+                    self.pool.end_at(plane, super::pool::Place { bucket: homes[second as usize], way }),
+                );
             }
         }
         None

@@ -21,8 +21,8 @@ use zdd_common::time::{Tick, ticks};
 
 use crate::frames::assert_sums_kept;
 use crate::rig::{
-    BACKENDS, BUCKETS, CELLS, FAR, SNAT_BUCKETS, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SYN_MEMORY,
-    neighbour_mac, neighbour4, neighbour6,
+    BACKENDS, BUCKETS, CELLS, FAR, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SNAT_BUCKETS,
+    SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
 };
 
 /// What the frames did, for whoever reads the output.
@@ -402,7 +402,7 @@ impl<'a> Twin<'a> {
             let word = |at: usize| u16::from_ne_bytes([known[at], known[at + 1]]);
             let same = [trail.to, trail.service, trail.backend, trail.port, trail.covered];
             assert_eq!([word(0), word(2), word(4), word(6), word(12)], same, "{key:?}");
-            assert_eq!(known[14..], [trail.proto, 0], "{key:?}");
+            assert_eq!(known[14..], [trail.proto, trail.source], "{key:?}");
         }
     }
 
@@ -433,7 +433,8 @@ fn routes(rig: &Rig) -> HashMap<Addr, Route> {
     let mut routes = HashMap::new();
     for (link, src_mac) in [(Link::A, MAC_A), (Link::B, MAC_B)] {
         for host in NEIGHBOURS {
-            let route = Route { ifindex: rig.ifindex(link), src_mac, dst_mac: neighbour_mac(link, host), fits: 0 };
+            let route =
+                Route { ifindex: rig.ifindex(link), src_mac, dst_mac: neighbour_mac(link, host), fits: 0 };
             routes.insert(neighbour4(link, host).into(), route);
             routes.insert(neighbour6(link, host).into(), route);
         }
