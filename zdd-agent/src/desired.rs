@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::health::spec::{
+    Dependency, DnsCheck, GrpcCheck, HealthSpec, HttpCheck, JsonAssertion, Probe, UdpCheck,
+};
 use crate::prefix::{ENCAP_SOURCES, Prefix};
 
 /// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
@@ -55,6 +58,9 @@ pub struct AgentSpec {
     /// Where `snat` sends from.
     #[serde(default)]
     pub snat: SnatSpec,
+    /// What all health checks may cost together.
+    #[serde(default)]
+    pub probe_budget: crate::health::ProbeBudget,
 }
 
 /// What `snat` gives out: addresses of this host, or routed to it, and a range of ports that nobody else uses there.
@@ -170,6 +176,9 @@ pub struct ServiceSpec {
     pub udp: UdpPolicy,
     /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
     pub drain_timeout: Option<Duration>,
+    /// What a version's healthy backends must bear before it gets more; `None`: one healthy backend is enough.
+    #[serde(default)]
+    pub capacity: Option<crate::capacity::Capacity>,
     /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.
@@ -320,40 +329,4 @@ pub struct BackendSpec {
     pub address: SocketAddr,
     /// Relative to the version's other backends, 1 to 1000. Default 1.
     pub weight: u32,
-}
-
-/// How backends are probed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HealthSpec {
-    /// What is asked.
-    pub probe: Probe,
-    /// From the end of one probe to the start of the next. Default 1 s.
-    pub interval: Duration,
-    /// A probe that takes longer has failed. Default 500 ms.
-    pub timeout: Duration,
-    /// Successes in a row that make a backend healthy. Default 2.
-    pub rise: u32,
-    /// Failures in a row that make it unhealthy. Default 3.
-    pub fall: u32,
-    /// Each interval is varied by up to this fraction, so that probes spread. Default 0.2.
-    pub jitter: f64,
-    /// Port to probe instead of the backend's own.
-    pub port: Option<u16>,
-}
-
-/// What a probe asks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Probe {
-    /// A connection is accepted.
-    Tcp,
-    /// `GET path` answers with an expected status.
-    Http {
-        /// Absolute path with query.
-        path: String,
-        /// Expected status codes; empty means 200 to 399.
-        status: Vec<u16>,
-        /// Host header; default is the backend's address.
-        host: Option<String>,
-    },
 }

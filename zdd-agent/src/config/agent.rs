@@ -10,6 +10,7 @@ use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
 use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec, SnatSpec};
+use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
 
@@ -28,6 +29,7 @@ pub(super) struct AgentRead {
     sample_events: u32,
     pub encap: EncapSources,
     pub snat: SnatSpec,
+    probe_budget: ProbeBudget,
 }
 
 impl AgentRead {
@@ -46,6 +48,7 @@ impl AgentRead {
             sample_events: self.sample_events,
             encap: self.encap,
             snat: self.snat,
+            probe_budget: self.probe_budget,
         })
     }
 }
@@ -95,6 +98,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     };
     let snat = snat(&mut table, sink);
     let limits = limits(&mut table, sink);
+    let probe_budget = probe_budget(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -110,6 +114,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         sample_events: value(sample_events).unwrap_or(0),
         encap,
         snat,
+        probe_budget,
     }
 }
 
@@ -312,4 +317,19 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
     }
     table.finish(sink);
     limits
+}
+
+fn probe_budget(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> ProbeBudget {
+    let mut budget = ProbeBudget::default();
+    let Some(mut table) = agent.table("probe_budget", "[agent.probe_budget]", sink) else { return budget };
+    for (key, limit, range) in [
+        ("concurrent", &mut budget.concurrent, 1..=65_535),
+        ("per_second", &mut budget.per_second, 0..=1_000_000),
+    ] {
+        if let Some(at) = table.integer(key, range, sink) {
+            *limit = at.value;
+        }
+    }
+    table.finish(sink);
+    budget
 }

@@ -99,11 +99,8 @@ pub(super) fn open_pool(
         Array::try_from(map).map_err(|error| DataplaneError::kernel("SNAT_POOL", error))?;
     let has = map.get(&0, 0).map_err(|error| DataplaneError::kernel("cannot read SNAT_POOL", error))?.0;
     let fresh = has.key == HashKey::default();
-    let key = if fresh {
-        HashKey { k0: crate::reconcile::random(), k1: crate::reconcile::random() }
-    } else {
-        has.key
-    };
+    let key =
+        if fresh { HashKey { k0: crate::chance::random(), k1: crate::chance::random() } } else { has.key };
     let pool = Pool { key, ..pool_of(agent) };
     if pool == has {
         return Ok(pool);

@@ -7,6 +7,8 @@ mod drains;
 mod explain;
 mod face;
 mod grace;
+mod guard_capacity;
+mod holds;
 mod ids;
 mod mapped;
 mod network;
@@ -50,7 +52,6 @@ use ids::Ids;
 use network::Interface;
 use service::{HealthMap, Orders, Service};
 
-pub(crate) use restore::random;
 pub use restore::start;
 
 /// What tells port slots apart: interface index, its MAC, and the VLANs there.
@@ -86,6 +87,10 @@ pub struct Reconciler {
     ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
+    /// `zdd rollout stop-the-line`, and why.
+    line_stopped: Option<String>,
+    /// New flows of the services whose backends bear only so many.
+    loads: HashMap<String, crate::capacity::Load>,
     totals: FlowTotals,
     /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
     mapped: [MappingTotals; 2],
@@ -165,6 +170,7 @@ impl Reconciler {
         self.sweep_mappings(now);
         self.advance_drains(now);
         self.follow_wanted(now);
+        self.look_at_load();
     }
 
     /// Does something with every service; an error is told, and the others go on.
@@ -216,13 +222,24 @@ impl Reconciler {
     /// Takes one transition down: the service it is about, and whether what is persisted changes. `None`: it is about
     /// nobody who is known.
     fn note_health(&mut self, transition: Transition) -> Option<(usize, bool)> {
-        let Transition { service: name, backend, health, reason } = transition;
+        let Transition { service: name, backend, health, reason, depends } = transition;
         let index = self.services.iter().position(|s| s.name() == name)?;
-        let saved = self.services[index].saved.backends.iter_mut().find(|b| b.address == backend)?;
-        match &reason {
-            Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
-            None => tracing::info!(service = name, %backend, %health, "health"),
+        let service = &mut self.services[index];
+        let saved = service.saved.backends.iter_mut().find(|b| b.address == backend)?;
+        let key = (name.clone(), backend);
+        if self.health.get(&key).is_none_or(|(before, _)| *before != health) {
+            match &reason {
+                Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
+                None => tracing::info!(service = name, %backend, %health, "health"),
+            }
         }
+        let before = service.depends.get(&backend).map_or(&[][..], Vec::as_slice);
+        for state in depends.iter().filter(|state| state.well == Some(false)) {
+            if !before.iter().any(|known| known.name == state.name && known.well == Some(false)) {
+                tracing::warn!(service = name, %backend, dependency = state.name, said = state.said, "a dependency fails");
+            }
+        }
+        service.depends.insert(backend, depends);
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
         let news = saved.unhealthy != unhealthy;
         saved.unhealthy = unhealthy;
@@ -238,6 +255,7 @@ impl Reconciler {
             for backend in service.saved.backends.iter().filter(|b| !b.removed) {
                 targets.push(Target {
                     service: service.name().to_owned(),
+                    version: backend.version.clone(),
                     backend: backend.address,
                     spec: spec.clone(),
                 });
@@ -246,6 +264,10 @@ impl Reconciler {
         let known: HashSet<(&str, SocketAddr)> =
             targets.iter().map(|t| (t.service.as_str(), t.backend)).collect();
         self.health.retain(|(name, address), _| known.contains(&(name.as_str(), *address)));
+        for service in &mut self.services {
+            let name = service.saved.spec.name.as_str();
+            service.depends.retain(|address, _| known.contains(&(name, *address)));
+        }
         self.checker.set_targets(targets);
         self.follow_addresses();
     }
@@ -256,6 +278,7 @@ impl Reconciler {
             key: self.key,
             file: &self.file,
             services: self.services.iter().map(|service| &service.saved).collect(),
+            line_stopped: self.line_stopped.as_deref(),
         }
     }
 

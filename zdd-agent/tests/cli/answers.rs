@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use zdd_agent::control::{Refused, Request};
 use zdd_agent::desired::{Affinity, AttachMode, Forward};
 use zdd_agent::report::*;
+use zdd_agent::rollout::report::StoppedLine;
 
 pub fn status() -> Status {
     let backend = |address: &str, health, reason: Option<&str>, state, next_hop: &str| BackendStatus {
@@ -20,6 +21,9 @@ pub fn status() -> Status {
         bytes: 6_400,
         new_flows: 7,
         next_hop: next_hop.to_owned(),
+        last_failure: None,
+        last_failure_ms_ago: None,
+        depends: Vec::new(),
     };
     let healthy =
         backend("10.1.0.1:8080", Health::Healthy, None, BackendState::Active, "02:00:00:00:00:01%eth0");
@@ -107,6 +111,8 @@ pub fn status() -> Status {
                 note: Some("a program of somebody else is there: id 17".to_owned()),
             },
         ],
+        probes: 40,
+        probes_late: 2,
     }
 }
 
@@ -235,6 +241,9 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
             Request::RolloutHistory { service, reply } => {
                 note(format!("history {service}"));
                 drop(reply.send(Ok(crate::rollout::history())));
+            }
+            Request::Line { stopped, reply } => {
+                drop(reply.send(Ok(StoppedLine { stopped, rollouts: vec!["web".to_owned()] })));
             }
             Request::Gate { service, closed, reason, reply } => {
                 note(format!("gate {service} closed={closed} {reason:?}"));
