@@ -29,12 +29,18 @@ fn what_is_not_said_has_its_documented_default() {
             flows: 262144,
             syn_filter: 4194304,
             direct: 65536,
+            snat: 65536,
         },
         syn_memory: 64s,
         sample_events: 0,
         encap: EncapSources {
             v4: 10.255.0.0/16,
             v6: fd7a:6464::/64,
+        },
+        snat: SnatSpec {
+            sources: [],
+            first: 61000,
+            last: 65535,
         },
         probe_budget: ProbeBudget {
             concurrent: 256,
@@ -173,12 +179,18 @@ fn everything_can_be_said() {
                 flows: 1024,
                 syn_filter: 65536,
                 direct: 128,
+                snat: 65536,
             },
             syn_memory: 2s,
             sample_events: 100,
             encap: EncapSources {
                 v4: 10.255.0.0/16,
                 v6: fd7a:6464::/64,
+            },
+            snat: SnatSpec {
+                sources: [],
+                first: 61000,
+                last: 65535,
             },
             probe_budget: ProbeBudget {
                 concurrent: 256,
