@@ -80,6 +80,7 @@ impl Plane {
             sample_events: 0,
             encap: EncapSources::default(),
             snat: Default::default(),
+            api: Default::default(),
             probe_budget: Default::default(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;

@@ -197,6 +197,7 @@ fn make() -> Rig {
             first: SNAT_PORT,
             last: SNAT_PORT + 15,
         },
+        api: Default::default(),
         probe_budget: Default::default(),
     };
     let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));

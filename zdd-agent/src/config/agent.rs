@@ -8,8 +8,8 @@ use zdd_common::limits::{SNAT_SOURCES_MAX, SNAT_WAYS};
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
-use super::value;
-use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec, SnatSpec};
+use super::{api, value};
+use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec, SnatSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
@@ -30,6 +30,7 @@ pub(super) struct AgentRead {
     pub encap: EncapSources,
     pub snat: SnatSpec,
     probe_budget: ProbeBudget,
+    api: ApiSpec,
 }
 
 impl AgentRead {
@@ -49,6 +50,7 @@ impl AgentRead {
             encap: self.encap,
             snat: self.snat,
             probe_budget: self.probe_budget,
+            api: self.api,
         })
     }
 }
@@ -99,6 +101,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     let snat = snat(&mut table, sink);
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
+    let api = api::read(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -115,6 +118,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         encap,
         snat,
         probe_budget,
+        api,
     }
 }
 
@@ -152,7 +156,7 @@ fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut 
     value(read).unwrap_or_else(|| PathBuf::from(default))
 }
 
-fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
+pub(super) fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
     match text {
         _ if !text.starts_with('/') => {
             Err(Unreadable(format!("`{text}` is not absolute; write the path from / on")))
