@@ -79,6 +79,9 @@ pub struct AgentSpec {
     pub syn_memory: Duration,
     /// Where outer headers of `ipip` come from.
     pub encap: EncapSources,
+    /// Where `snat` sends from.
+    #[serde(default)]
+    pub snat: SnatSpec,
     /// What all health checks may cost together.
     #[serde(default)]
     pub probe_budget: crate::health::ProbeBudget,
@@ -88,6 +91,37 @@ pub struct AgentSpec {
     /// Who may talk to the agent.
     #[serde(default)]
     pub api: ApiSpec,
+}
+
+/// What `snat` gives out: addresses of this host, or routed to it, and a range of ports that nobody else uses there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatSpec {
+    /// The addresses; none: no version can use `snat`.
+    pub sources: Vec<IpAddr>,
+    /// The first port. Default 61000: above what Linux gives out by itself.
+    pub first: u16,
+    /// The last one. Default 65535.
+    pub last: u16,
+}
+
+impl Default for SnatSpec {
+    fn default() -> Self {
+        Self { sources: Vec::new(), first: 61_000, last: u16::MAX }
+    }
+}
+
+impl SnatSpec {
+    /// Ports of each address: what fits whole buckets of the table.
+    pub fn ports(&self) -> u16 {
+        let ways = zdd_common::limits::SNAT_WAYS as u32;
+        let ports = u32::from(self.last).saturating_sub(self.first.into()) + 1;
+        u16::try_from(ports / ways * ways).unwrap_or(u16::MAX / 8 * 8)
+    }
+
+    /// Whether there is an address of the family.
+    pub fn serves(&self, v4: bool) -> bool {
+        self.sources.iter().any(|addr| addr.is_ipv4() == v4)
+    }
 }
 
 /// The page in a browser.
@@ -133,6 +167,15 @@ pub struct Limits {
     pub direct: u32,
     /// Flows that are followed for signals, rounded up to a power of two. Default 32_768 (2 MiB).
     pub signals: u32,
+    /// Flows that `snat` can map at a time; what `snat_ports` of the sources hold towards one backend comes first. Default 65_536
+    /// (3.5 MiB, taken only with a `snat_source`).
+    #[serde(default = "snat_mappings")]
+    pub snat: u32,
+}
+
+/// Default of [`Limits::snat`].
+pub fn snat_mappings() -> u32 {
+    65_536
 }
 
 /// How the XDP program is attached.
@@ -288,6 +331,8 @@ pub enum Forward {
     Nat,
     /// Puts an IP header in front; backends take it off, own the VIP and answer directly.
     Ipip,
+    /// Rewrites both ends: backends see an address and port of ours and answer there.
+    Snat,
 }
 
 impl Forward {
@@ -307,7 +352,7 @@ impl Forward {
             let help = format!("{help}{ipip}");
             return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help));
         }
-        if self != Forward::Nat && address.port() != vip.port {
+        if !matches!(self, Forward::Nat | Forward::Snat) && address.port() != vip.port {
             return Err((
                 format!("backend {address} has another port than the VIP {vip} under {self}"),
                 format!("{self} does not rewrite ports: write port {}, or use forward = \"nat\"", vip.port),

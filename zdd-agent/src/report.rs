@@ -33,6 +33,9 @@ pub struct Status {
     pub flow_table: FlowTableStatus,
     /// The SYN filter.
     pub syn_filter: SynFilterStatus,
+    /// What `snat` gives out: one for each address family that it has a source of.
+    #[serde(default)]
+    pub snat: Vec<SnatStatus>,
     /// Packets by the reason of their verdict; every packet is in exactly one.
     pub reasons: BTreeMap<String, u64>,
     /// Interfaces that the program is, or should be, attached to.
@@ -247,6 +250,23 @@ pub struct FlowTableStatus {
     pub dead: u64,
     /// What each kind of entry may use.
     pub quotas: Quotas,
+}
+
+/// Addresses and ports of one family that `snat` sends from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnatStatus {
+    /// The addresses.
+    pub sources: Vec<String>,
+    /// The range of ports, as `61000-65535`.
+    pub ports: String,
+    /// Flows that can be mapped at a time.
+    pub capacity: u64,
+    /// Towards one backend, at the most.
+    pub per_backend: u64,
+    /// Ports of flows that go on, or have just begun.
+    pub live: u64,
+    /// Ports of flows that have ended and may still be in TIME_WAIT somewhere.
+    pub finished: u64,
 }
 
 /// Quotas of the flow table.

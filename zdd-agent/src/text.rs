@@ -45,6 +45,7 @@ impl fmt::Display for Forward {
             Forward::L2 => "l2",
             Forward::Nat => "nat",
             Forward::Ipip => "ipip",
+            Forward::Snat => "snat",
         })
     }
 }

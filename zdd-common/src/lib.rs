@@ -5,7 +5,7 @@
 //! collections, so that one and the same code is model-checked, property-tested, fuzzed and steers packets.
 //!
 //! Read in this order: [`entries`] (what the tables hold), [`steer`] (which backend gets this packet), [`process`]
-//! (a whole packet: parse, steer, forward), [`odd`] (frames that are not plain), [`flows`] (the flow table), [`rules`] (the agent's side).
+//! (a whole packet: parse, steer, forward), [`odd`] (frames that are not plain), [`snat`] (both ends rewritten), [`flows`] (the flow table), [`rules`] (the agent's side).
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
 pub mod atomic;
@@ -30,6 +30,7 @@ pub mod packet;
 pub mod process;
 pub mod reason;
 pub mod signals;
+pub mod snat;
 pub mod steer;
 pub mod syn_filter;
 pub mod tables;

@@ -28,6 +28,10 @@ pub const EXTENSION_BYTES_MAX: usize = 128;
 pub const FRAGMENTED_MAX: u32 = 8192;
 /// For how long: what the stack waits for the rest of an IPv4 datagram (ipfrag_time, 30 s).
 pub const FRAGMENT_LIFE_NS: u64 = 30_000_000_000;
+/// Mappings of one bucket: ports in a row.
+pub const SNAT_WAYS: usize = 8;
+/// Addresses of ours, of each family, that `snat` sends from.
+pub const SNAT_SOURCES_MAX: usize = 8;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
 pub const LAYOUT: u32 = 3;

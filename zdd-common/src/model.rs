@@ -14,6 +14,7 @@ use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
 use crate::reason::{REASONS, Reason};
 use crate::signals::{self, SignalBucket, SignalCounters, SignalTables};
+use crate::snat::{self, Mappings, Order, pool::Pool};
 use crate::syn_filter::{self, Line};
 use crate::tables::{Found, Route, SteerTables, Tables};
 use crate::time::Tick;
@@ -43,6 +44,12 @@ pub struct Model {
     pub routes: HashMap<Addr, Route>,
     /// Interfaces that frames can be redirected to.
     pub redirects: HashSet<u32>,
+    /// What `snat` may give out.
+    pub pool: Pool,
+    /// What it has given out: as many buckets as [`Pool::table`] says.
+    pub mappings: Vec<snat::mapping::Bucket>,
+    /// The order for [`snat::process`].
+    pub handed: Order,
     /// Interface of the frame at hand.
     pub ingress: u32,
     /// Flow buckets; a power of two.
@@ -243,6 +250,10 @@ impl Tables for Model {
         self.redirects.contains(&ifindex)
     }
 
+    fn handed(&mut self) -> Option<&mut Order> {
+        Some(&mut self.handed)
+    }
+
     fn ingress(&mut self) -> u32 {
         self.ingress
     }
@@ -250,5 +261,17 @@ impl Tables for Model {
     fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool) {
         self.by_service.entry(service).or_default().add(bytes, reason, new_flow);
         self.by_backend.entry(backend).or_default().add(bytes, reason, new_flow);
+    }
+}
+
+impl Mappings for Model {
+    type Words = Host;
+
+    fn pool(&mut self) -> Option<&Pool> {
+        Some(&self.pool)
+    }
+
+    fn bucket(&mut self, index: u32) -> Option<*mut snat::mapping::Bucket> {
+        self.mappings.get_mut(index as usize).map(|bucket| &raw mut *bucket)
     }
 }

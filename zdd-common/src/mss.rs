@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use crate::checksum::Delta;
 use crate::frame::Frame;
-use crate::packet::{Packet, TCP_CHECKSUM};
+use crate::packet::{Packet, TCP_CHECKSUM, ipv4, ipv6};
 
 /// Offset of the data offset in a TCP header.
 const WORDS: usize = 12;
@@ -23,6 +23,22 @@ pub fn told_by<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
     frame.read::<u8>(packet.l4 as usize + FLAGS).unwrap_or_default() & (SYN | ACK) == SYN
+}
+
+/// Whether a TCP packet has SYN set, with or without ACK.
+#[inline(always)]
+pub fn any_syn<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
+    const SYN: u8 = 0x02;
+    frame.read::<u8>(packet.l4 as usize + FLAGS).unwrap_or_default() & SYN != 0
+}
+
+/// Makes a SYN, with or without ACK, tell that only what fits an IP packet of `mtu` bytes may be sent to its sender.
+#[inline(always)]
+pub fn fit<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) {
+    if any_syn(frame, packet) {
+        let headers = if packet.v6 { ipv6::LEN } else { ipv4::LEN } + HEADER;
+        clamp(frame, packet, mtu.saturating_sub(headers as u32));
+    }
 }
 
 /// Lowers the option to `most` bytes if it says more, and corrects the checksum. Without one, or with options that make no

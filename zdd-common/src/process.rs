@@ -1,15 +1,18 @@
 //! A whole packet: parse, find out whose it is, steer, forward. The XDP program does this and counts the reason.
 
 pub(crate) mod ipip;
+pub(crate) mod size;
 
-use crate::entries::{Backend, EndEntry, EndKind, FlowKey, Mode, NextHop, Port};
+use crate::entries::{Backend, BackendId, EndEntry, EndKind, FlowKey, Mode, NextHop, Port};
 use crate::forward::{self, Side};
 use crate::frame::Frame;
-use crate::net::{DirectKey, End};
+use crate::mss;
+use crate::net::{DirectKey, End, TCP};
 use crate::odd;
 use crate::packet::{self, Packet};
 use crate::reason::Reason;
 use crate::signals::{self, Rate};
+use crate::snat::{self, Kind, Mappings};
 use crate::steer::{self, Query, Steered};
 use crate::tables::{Route, Tables};
 
@@ -26,6 +29,9 @@ pub enum Verdict {
     Redirect(u32, Reason),
     /// Not a plain frame: [`odd::process`] decides. If it cannot be had, the frame passes.
     Odd,
+    /// To or from a `snat` backend: [`snat::process`] goes on, with the order that it was handed. If it cannot be had, the frame
+    /// is dropped.
+    Map,
 }
 
 impl Verdict {
@@ -37,16 +43,23 @@ impl Verdict {
                 reason
             }
             Self::Odd => Reason::PassOdd,
+            Self::Map => Reason::DropNoPort,
         }
     }
 }
 
 /// Decides about a frame and rewrites it.
-pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> Verdict {
-    match plain(frame, tables, &mut Work::default()) {
-        Verdict::Odd => odd::process(frame, tables, &mut odd::Odd::default()),
-        verdict => verdict,
+pub fn process<F: Frame + ?Sized, T: Tables + Mappings>(frame: &mut F, tables: &mut T) -> Verdict {
+    let mut verdict = plain(frame, tables, &mut Work::default());
+    if let Verdict::Odd = verdict {
+        verdict = odd::process(&mut *frame, tables, &mut odd::Odd::default());
     }
+    if let Verdict::Map = verdict
+        && let Some(mut order) = tables.handed().map(core::mem::take)
+    {
+        verdict = snat::process(frame, tables, &mut order, &mut snat::Job::default());
+    }
+    verdict
 }
 
 /// The first part, for plain frames: untagged, one whole TCP or UDP packet without extension headers. In the kernel the second
@@ -61,13 +74,14 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: 
     }
     match work.next {
         Next::Odd => return Verdict::Odd,
-        Next::Done | Next::Classify | Next::Encapsulate => {}
+        Next::Done | Next::Classify | Next::Encapsulate | Next::MapOut => {}
+        Next::MapBack => return hand(tables, work),
         Next::Reply => {
             if work.end.rate() != Rate::OFF {
                 follow_reply(frame, tables, work);
             }
             find_route(tables, work);
-            reply(frame, work);
+            reply(frame, tables, work);
         }
         Next::Steer => {
             work.steer(tables);
@@ -75,9 +89,11 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: 
                 follow(frame, tables, work);
             }
             deliver(frame, tables, work);
-            // Not by deliver itself: the two together need more than a BPF stack.
-            if matches!(work.next, Next::Encapsulate) {
-                ipip::deliver(frame, tables, work);
+            match work.next {
+                // Not by deliver itself: the two together need more than a BPF stack.
+                Next::Encapsulate => ipip::deliver(frame, tables, work),
+                Next::MapOut => return hand(tables, work),
+                _ => {}
             }
         }
     }
@@ -128,6 +144,11 @@ impl Fate {
     }
 
     #[inline(always)]
+    pub(crate) const fn goes_as(&self, reason: Reason) -> bool {
+        self.reason as u8 == reason as u8 || self.reason as u8 == Reason::StackRouted as u8
+    }
+
+    #[inline(always)]
     pub(crate) const fn pass(reason: Reason) -> Self {
         Self { action: Action::Pass, reason, ifindex: 0 }
     }
@@ -138,12 +159,12 @@ impl Fate {
     }
 
     #[inline(always)]
-    const fn transmit(reason: Reason) -> Self {
+    pub(crate) const fn transmit(reason: Reason) -> Self {
         Self { action: Action::Transmit, reason, ifindex: 0 }
     }
 
     #[inline(always)]
-    const fn redirect(ifindex: u32, reason: Reason) -> Self {
+    pub(crate) const fn redirect(ifindex: u32, reason: Reason) -> Self {
         Self { action: Action::Redirect, reason, ifindex }
     }
 }
@@ -156,6 +177,8 @@ pub(crate) enum Next {
     Steer,
     Encapsulate,
     Reply,
+    MapOut,
+    MapBack,
 }
 
 impl Default for Work {
@@ -167,7 +190,7 @@ impl Default for Work {
             next: Next::Done,
             query: Query::default(),
             steered: Steered { backend: 0, reason: Reason::PassNotIp, new_flow: false },
-            route: Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6] },
+            route: Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6], fits: 0 },
             routed: false,
             fate: Fate::pass(Reason::PassNotIp),
         }
@@ -207,6 +230,9 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
         if end.is(EndKind::Vip) {
             work.end = end;
             work.next = Next::Steer;
+        } else if end.is(EndKind::SnatBackend) {
+            // What it answers is not for one of our ports: nothing to remember.
+            work.fate = Fate::pass(Reason::PassDirect);
         } else {
             let (peer, peer_port) = (packet.src, packet.src_port);
             tables.remember_direct(&DirectKey { backend: to, peer, peer_port, zero: [0; 6] });
@@ -233,8 +259,38 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
                 return;
             }
         }
+        Some(end) if end.is(EndKind::SnatBackend) => {
+            work.end = end;
+            work.next = Next::MapBack;
+            return;
+        }
         _ => Fate::pass(Reason::PassNotVip),
     };
+}
+
+/// Leaves the order for the program that maps.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn order<T: Tables>(tables: &mut T, work: &Work) -> u64 {
+    if let Some(order) = tables.handed() {
+        let outward = matches!(work.next, Next::MapOut);
+        order.about(&work.packet, if outward { Kind::Out } else { Kind::Back });
+        order.service = work.end.service;
+        if outward {
+            order.vip_id = work.end.id;
+            order.backend = work.steered.backend;
+            order.reason = work.steered.reason as u8;
+            order.new_flow = work.steered.new_flow as u8;
+        } else {
+            order.backend = work.end.id;
+        }
+    }
+    core::hint::black_box(0)
+}
+
+#[inline(always)]
+fn hand<T: Tables>(tables: &mut T, work: &Work) -> Verdict {
+    core::hint::black_box(order(tables, work));
+    Verdict::Map
 }
 
 /// The kernel's route for what a reply becomes.
@@ -267,14 +323,22 @@ pub(crate) fn follow_reply<F: Frame + ?Sized, T: Tables>(
 
 /// Rewrites a `nat` backend's reply and sends it; the stack is asked only when there is no complete route.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
-    send_reply(frame, work);
+fn reply<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
+    send_reply(frame, tables, work);
 }
 
 /// [`reply`], within a function of the caller's.
 #[inline(always)]
-pub(crate) fn send_reply<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
+pub(crate) fn send_reply<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
     let packet = &work.packet;
+    if work.routed && work.route.fits != 0 {
+        if !size::may_be_cut(frame, packet) {
+            work.fate = size::too_big(frame, tables, packet, work.route.fits);
+            return;
+        }
+        work.routed = false;
+    }
+    fit_answer(frame, tables, packet, work.end.id);
     let hop = if work.routed { forward::take_hop(frame, packet) } else { Some(()) };
     if hop.is_none() {
         work.fate = Fate::drop(Reason::DropTtl);
@@ -314,12 +378,16 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         work.next = Next::Encapsulate;
         return;
     }
+    if backend.mode == Mode::Snat as u16 {
+        work.next = Next::MapOut;
+        return;
+    }
     work.fate = if backend.mode == Mode::Nat as u16 {
         nat(frame, tables, &work.packet, &backend, steered.reason)
     } else {
         l2(frame, tables, &backend, steered.reason)
     };
-    if !matches!(work.fate.action, Action::Drop) {
+    if work.fate.goes_as(steered.reason) {
         let bytes = frame.size() as u32;
         tables.count_flow(work.end.service, steered.backend, bytes, steered.reason, steered.new_flow);
     }
@@ -354,8 +422,20 @@ fn nat<F: Frame + ?Sized, T: Tables>(
     reason: Reason,
 ) -> Fate {
     let hop = NextHop(backend.next_hop);
-    let port = port_of(tables, hop).filter(|port| port.flags & Port::STACK == 0 && port.tags == frame.tags());
-    if let Some(port) = port {
+    let port = port_of(tables, hop).filter(|port| port.tags == frame.tags());
+    let mut fits = true;
+    if let Some(port) = &port
+        && port.mtu != 0
+    {
+        fits = packet.ip_length as u32 <= port.mtu;
+        if !fits && !size::may_be_cut(frame, packet) {
+            return size::too_big(frame, tables, packet, port.mtu);
+        }
+        if packet.proto == TCP && !frame.headless() {
+            mss::fit(frame, packet, port.mtu);
+        }
+    }
+    if let Some(port) = port.filter(|port| fits && port.flags & Port::STACK == 0) {
         if forward::take_hop(frame, packet).is_none() {
             return Fate::drop(Reason::DropTtl);
         }
@@ -373,13 +453,27 @@ fn nat<F: Frame + ?Sized, T: Tables>(
     Fate::pass(Reason::StackRouted)
 }
 
+/// Makes a backend's SYN and ACK tell the client to send only what fits the link between us and the backend.
 #[inline(always)]
-fn port_of<T: Tables>(tables: &mut T, hop: NextHop) -> Option<Port> {
+fn fit_answer<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, packet: &Packet, id: BackendId) {
+    if packet.proto == TCP
+        && !frame.headless()
+        && mss::any_syn(frame, packet)
+        && let Some(backend) = tables.backend(id)
+        && let Some(port) = port_of(tables, NextHop(backend.next_hop))
+        && port.mtu != 0
+    {
+        mss::fit(frame, packet, port.mtu);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn port_of<T: Tables>(tables: &mut T, hop: NextHop) -> Option<Port> {
     if hop.0 == 0 { None } else { tables.port(hop.port()) }
 }
 
 #[inline(always)]
-fn leave<T: Tables>(tables: &mut T, port: &Port, reason: Reason) -> Fate {
+pub(crate) fn leave<T: Tables>(tables: &mut T, port: &Port, reason: Reason) -> Fate {
     if port.flags & Port::TX != 0 && port.ifindex == tables.ingress() {
         Fate::transmit(reason)
     } else {

@@ -46,7 +46,7 @@ reasons! {
     StackRouted = "stack_routed",
     /// A backend's reply, rewritten, and left to the stack to route.
     ReplyStackRouted = "reply_stack_routed",
-    /// `ipip`: does not fit the way to its backend; its sender was told by ICMP how large packets may be.
+    /// Does not fit its way; its sender was told by ICMP how large packets may be.
     TooBig = "too_big",
     /// Not for us: neither IPv4 nor IPv6, or no whole header of it.
     PassNotIp = "pass_not_ip",
@@ -62,6 +62,8 @@ reasons! {
     PassLocal = "pass_local",
     /// For a VIP whose service was never committed.
     PassNoService = "pass_no_service",
+    /// From a `snat` backend to a port of ours that is no flow's (any more): for this host to answer.
+    PassNoMapping = "pass_no_mapping",
     /// Not a plain frame, and the program for such frames is not loaded: it passes unseen.
     PassOdd = "pass_odd",
     /// For a VIP, or a backend's reply, and shorter than its headers say: passing it would let the stack parse what we could
@@ -77,13 +79,15 @@ reasons! {
     /// For a VIP: a later fragment of a datagram whose first one has not been seen lately. It came too early, or its trail was
     /// lost; what is missing goes to a backend, so the stack could not use it either.
     DropFragmentEarly = "drop_fragment_early",
+    /// `snat`: every port that the flow could have towards its backend is in use.
+    DropNoPort = "drop_no_port",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",
-    /// `l2`, `ipip`: the MAC address of the backend (or of the router before it) is not known, and the stack would answer for the VIP itself.
+    /// `l2`, `ipip`, `snat`: the MAC address of the backend (or of the router before it) is not known, and the stack would answer for the VIP itself.
     DropNoNextHop = "drop_no_next_hop",
-    /// `nat`, `ipip`: the packet has no hop left.
+    /// `nat`, `snat`, `ipip`: the packet has no hop left.
     DropTtl = "drop_ttl",
-    /// `ipip`: does not fit the way to its backend, and its sender cannot be told: IPv4 without don't-fragment, or a way too
+    /// Does not fit its way, and its sender cannot be told: IPv4 without don't-fragment, or a way too
     /// narrow for IPv6.
     DropTooBig = "drop_too_big",
     /// `ipip`: the driver left no room for an outer header in front of the frame.
@@ -91,6 +95,23 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason of a forwarded packet by its number, as one program tells it to another.
+    #[inline(always)]
+    pub(crate) const fn forwarded_as(number: u8) -> Self {
+        match number {
+            1 => Self::Entry,
+            2 => Self::Alt,
+            3 => Self::New,
+            4 => Self::Replayed,
+            5 => Self::Learned,
+            6 => Self::Base,
+            7 => Self::Fragment,
+            8 => Self::IcmpError,
+            9 => Self::Fallback,
+            _ => Self::Settled,
+        }
+    }
+
     /// Whether the packet reached a backend (or the stack on its way there).
     pub const fn forwarded(self) -> bool {
         (self as u32) <= Reason::Fallback as u32
@@ -116,6 +137,13 @@ mod tests {
                 line.split('|').nth(3).is_some_and(|cell| !cell.trim().is_empty()),
                 "{line}: what to do?"
             );
+        }
+    }
+
+    #[test]
+    fn reasons_to_forward_are_told_by_their_numbers() {
+        for reason in REASONS.iter().filter(|reason| reason.forwarded()) {
+            assert_eq!(Reason::forwarded_as(*reason as u8), *reason);
         }
     }
 

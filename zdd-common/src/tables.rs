@@ -7,6 +7,7 @@ use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
 use crate::reason::Reason;
 use crate::signals::SignalTables;
+use crate::snat::Order;
 use crate::time::Tick;
 
 /// Answer of a flow lookup.
@@ -92,6 +93,8 @@ pub struct Route {
     pub src_mac: [u8; 6],
     /// Destination MAC.
     pub dst_mac: [u8; 6],
+    /// 0, or the packet does not fit: bytes of the largest that would. Then the other fields mean nothing.
+    pub fits: u32,
 }
 
 /// What [`crate::process`] needs beyond steering.
@@ -120,6 +123,8 @@ pub trait Tables: SteerTables + SignalTables {
     fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route>;
     /// Whether frames can be redirected to an interface.
     fn takes_redirects(&mut self, ifindex: u32) -> bool;
+    /// Where an order for [`crate::snat::process`] is left.
+    fn handed(&mut self) -> Option<&mut Order>;
     /// The interface on which the frame came in.
     fn ingress(&mut self) -> u32;
     /// Adds a packet to a service's and a backend's counters.

@@ -24,7 +24,7 @@ const PACKET_TOO_BIG: u8 = 2;
 /// Precedence of errors: internetwork control (RFC 1812, 4.3.2.5).
 const CLASS: u8 = 0xc0;
 /// Don't-fragment in the seventh byte of an IPv4 header.
-const DF: u8 = 0x40;
+pub(crate) const DF: u8 = 0x40;
 
 /// Turns a frame into the error that tells its sender to send at most `mtu` bytes, ready to go back where it came from.
 /// False: no error may be sent, or none can be made; the frame is to be dropped.

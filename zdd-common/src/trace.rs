@@ -3,6 +3,7 @@
 
 use crate::net::Addr;
 use crate::process::{Next, Verdict, Work};
+use crate::snat::Order;
 use crate::reason::Reason;
 
 /// What a trace wants: one value, written by the agent. All zero: nothing.
@@ -102,7 +103,7 @@ impl TraceMark {
     pub const fn action(verdict: Verdict) -> u32 {
         let action = match verdict {
             Verdict::Pass(_) | Verdict::Odd => Self::PASS,
-            Verdict::Drop(_) => Self::DROP,
+            Verdict::Drop(_) | Verdict::Map => Self::DROP,
             Verdict::Transmit(_) => Self::TRANSMIT,
             Verdict::Redirect(..) => Self::REDIRECT,
         };
@@ -157,9 +158,22 @@ impl TraceMark {
                 mark.service = work.end.service;
                 mark.backend = work.end.id;
             }
-            Next::Done | Next::Odd | Next::Classify => {}
+            Next::Done | Next::Odd | Next::Classify | Next::MapOut | Next::MapBack => {}
         }
         mark
+    }
+
+    /// Adds what the order for the program that maps knows of the packet.
+    #[inline(always)]
+    pub fn ordered(&mut self, order: &Order) {
+        self.known = Self::PARSED | Self::SERVED;
+        self.src = order.src;
+        self.dst = order.dst;
+        self.src_port = order.src_port;
+        self.dst_port = order.dst_port;
+        self.proto = order.proto;
+        self.service = order.service;
+        self.backend = order.backend;
     }
 }
 

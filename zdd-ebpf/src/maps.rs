@@ -13,6 +13,7 @@ use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::process::Work;
 use zdd_common::reason::REASONS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
+use zdd_common::snat::{Job, Order, mapping, pool::Pool};
 use zdd_common::syn_filter::Line;
 use zdd_common::trace::{TraceAsk, TraceBudget, TraceMark};
 
@@ -89,12 +90,23 @@ pub(crate) static SIGNAL_FLOWS: Array<SignalBucket> = Array::pinned(1, BPF_F_MMA
 /// What they tell, by backend.
 #[map]
 pub(crate) static SIGNALS: Array<SignalCounters> = Array::pinned(1, BPF_F_MMAPABLE);
+/// What `snat` may give out.
+#[map]
+pub(crate) static SNAT_POOL: Array<Pool> = Array::pinned(1, 0);
+/// What it has given out.
+#[map]
+pub(crate) static MAPPINGS: Array<mapping::Bucket> = Array::pinned(1, BPF_F_MMAPABLE);
+/// The order for the program that maps. Pinned: whoever leaves it may be of an earlier run than whoever takes it.
+#[map]
+pub(crate) static HANDED: PerCpuArray<Order> = PerCpuArray::pinned(1, 0);
 /// Slot of the program for frames that are not plain.
 pub(crate) const ODD: u32 = 0;
-/// Programs that the first one goes on in. Pinned like all maps, and for one reason more: the kernel empties such an array when
+/// Slot of the program for `snat`.
+pub(crate) const SNAT: u32 = 1;
+/// Programs that another goes on in. Pinned like all maps, and for one reason more: the kernel empties such an array when
 /// nobody in user space holds it any longer.
 #[map]
-pub(crate) static PROGRAMS: ProgramArray = ProgramArray::pinned(1, 0);
+pub(crate) static PROGRAMS: ProgramArray = ProgramArray::pinned(2, 0);
 /// Where the first program works on a frame. Not pinned: it belongs to the program alone, and its layout may change with it.
 #[map]
 pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
@@ -110,6 +122,9 @@ pub(crate) static TRACE_BUDGET: PerCpuArray<TraceBudget> = PerCpuArray::with_max
 /// Where it goes: a ring for each CPU, with the first bytes of the frame behind each mark.
 #[map]
 pub(crate) static TRACE_OUT: PerfEventArray<TraceMark> = PerfEventArray::new(0);
+/// The same of the third one.
+#[map]
+pub(crate) static SNAT_WORK: PerCpuArray<Job> = PerCpuArray::with_max_entries(1, 0);
 /// Packets by reason.
 #[map]
 pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.len() as u32, 0);

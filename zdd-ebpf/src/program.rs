@@ -5,6 +5,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::odd;
 use zdd_common::process::{Verdict, Work, plain};
+use zdd_common::snat::{self, Order};
 
 use crate::bytes::Bytes;
 use crate::tables::Maps;
@@ -26,7 +27,11 @@ fn zdd(ctx: XdpContext) -> u32 {
         // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
         unsafe { maps::PROGRAMS.tail_call(&ctx, maps::ODD) };
     }
-    leave(&ctx, verdict, found)
+    if let Verdict::Map = verdict {
+        // SAFETY: as above.
+        unsafe { maps::PROGRAMS.tail_call(&ctx, maps::SNAT) };
+    }
+    leave(&ctx, verdict, found, core::ptr::null())
 }
 
 /// Frames that are not plain; see `maps::PROGRAMS`.
@@ -42,16 +47,35 @@ fn zdd_odd(ctx: XdpContext) -> u32 {
         }
         None => Verdict::Odd,
     };
-    leave(&ctx, verdict, found)
+    if let Verdict::Map = verdict {
+        // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
+        unsafe { maps::PROGRAMS.tail_call(&ctx, maps::SNAT) };
+    }
+    leave(&ctx, verdict, found, core::ptr::null())
+}
+
+/// Packets to and from `snat` backends; see `maps::PROGRAMS`.
+#[xdp]
+fn zdd_snat(ctx: XdpContext) -> u32 {
+    let mut ordered: *const Order = core::ptr::null();
+    let verdict = match (maps::HANDED.get_ptr_mut(0), maps::SNAT_WORK.get_ptr_mut(0)) {
+        (Some(order), Some(job)) => {
+            ordered = order;
+            // SAFETY: this CPU's own, and XDP is not preempted by itself; what lies in the second is overwritten first.
+            unsafe { snat::process(Bytes::of(&ctx), &mut Maps::of(&ctx), &mut *order, &mut *job) }
+        }
+        _ => Verdict::Map,
+    };
+    leave(&ctx, verdict, core::ptr::null(), ordered)
 }
 
 #[inline(always)]
-fn leave(ctx: &XdpContext, verdict: Verdict, found: *const Work) -> u32 {
+fn leave(ctx: &XdpContext, verdict: Verdict, found: *const Work, ordered: *const Order) -> u32 {
     stats::count_reason(verdict.reason());
-    trace::look(ctx, verdict, found);
+    trace::look(ctx, verdict, found, ordered);
     match verdict {
         Verdict::Pass(_) | Verdict::Odd => xdp_action::XDP_PASS,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Drop(_) | Verdict::Map => xdp_action::XDP_DROP,
         Verdict::Transmit(_) => xdp_action::XDP_TX,
         // A port that vanished between the agent's look and this frame: its next hop is about to be replaced.
         Verdict::Redirect(ifindex, _) => match maps::TX.redirect(ifindex, 0) {

@@ -15,6 +15,8 @@ const AF_INET6: u8 = 10;
 const FOUND: i64 = 0;
 /// BPF_FIB_LKUP_RET_NO_NEIGH.
 const NO_NEIGHBOUR: i64 = 7;
+/// BPF_FIB_LKUP_RET_FRAG_NEEDED.
+const FRAGMENTATION_NEEDED: i64 = 8;
 
 /// Where a packet from `src` to `dst` goes, if the kernel knows its neighbour and frames can be redirected there.
 #[inline(always)]
@@ -39,6 +41,11 @@ pub(crate) fn lookup(ctx: &XdpContext, src: &Addr, dst: &Addr, proto: u8, length
         // A failure under contention heals with the next packet.
         let _ = WANTED.insert(dst, &0, 0);
     }
+    if found == FRAGMENTATION_NEEDED {
+        // SAFETY: the helper has put the MTU where the length was (Linux 5.12).
+        let fits = unsafe { params.__bindgen_anon_1.mtu_result }.into();
+        return Some(Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6], fits });
+    }
     if found != FOUND {
         return None;
     }
@@ -46,7 +53,7 @@ pub(crate) fn lookup(ctx: &XdpContext, src: &Addr, dst: &Addr, proto: u8, length
     TX.get_ifindex(ifindex)?;
     // SAFETY: the helper filled both addresses.
     let macs = unsafe { params.__bindgen_anon_6.__bindgen_anon_2 };
-    Some(Route { ifindex, src_mac: macs.smac, dst_mac: macs.dmac })
+    Some(Route { ifindex, src_mac: macs.smac, dst_mac: macs.dmac, fits: 0 })
 }
 
 #[inline(always)]

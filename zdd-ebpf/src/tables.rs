@@ -12,14 +12,15 @@ use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Trail};
 use zdd_common::reason::Reason;
 use zdd_common::signals::{SignalBucket, SignalCounters, SignalTables, table};
+use zdd_common::snat::{Mappings, Order, mapping, pool::Pool};
 use zdd_common::syn_filter;
 use zdd_common::tables::{Found, Route, SteerTables, Tables};
 use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PORTS, QUOTAS, REPLIERS, SERVICES,
-    SIGNAL_FLOWS, SIGNALS, SYNS, TX, config, signal_config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, HANDED, LOCALS, MAPPINGS, PORTS, QUOTAS,
+    REPLIERS, SERVICES, SIGNAL_FLOWS, SIGNALS, SNAT_POOL, SYNS, TX, config, signal_config,
 };
 use crate::{route, stats};
 
@@ -284,6 +285,12 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn handed(&mut self) -> Option<&mut Order> {
+        // SAFETY: this CPU's own, and XDP is not preempted by itself.
+        HANDED.get_ptr_mut(0).map(|order| unsafe { &mut *order })
+    }
+
+    #[inline(always)]
     fn ingress(&mut self) -> u32 {
         self.ctx.ingress_ifindex() as u32
     }
@@ -291,5 +298,19 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool) {
         stats::count_flow(service, backend, bytes, reason, new_flow);
+    }
+}
+
+impl Mappings for Maps<'_> {
+    type Words = Bpf;
+
+    #[inline(always)]
+    fn pool(&mut self) -> Option<&Pool> {
+        SNAT_POOL.get(0)
+    }
+
+    #[inline(always)]
+    fn bucket(&mut self, index: u32) -> Option<*mut mapping::Bucket> {
+        MAPPINGS.get_ptr_mut(index)
     }
 }

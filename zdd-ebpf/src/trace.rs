@@ -3,26 +3,33 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::process::{Verdict, Work};
+use zdd_common::snat::Order;
 use zdd_common::trace::{TraceAsk, TraceMark};
 
 use crate::maps::{TRACE, TRACE_BUDGET, TRACE_OUT};
 
-/// Tells of one packet, if anybody wants to know. `work`: what was found out about it, null if nothing was.
+/// Tells of one packet, if anybody wants to know. `work` or `order`: what was found out about it, null if nothing was.
 #[inline(always)]
-pub(crate) fn look(ctx: &XdpContext, verdict: Verdict, work: *const Work) {
+pub(crate) fn look(ctx: &XdpContext, verdict: Verdict, work: *const Work, order: *const Order) {
     if let Some(ask) = TRACE.get_ptr(0)
         // SAFETY: a map value. All that nobody looks costs is this one word.
         && unsafe { (&raw const (*ask).until).read_volatile() } != 0
     {
         let (action, reason) = (TraceMark::action(verdict), verdict.reason() as u32);
-        tell(ctx, ask, work, action << 8 | reason);
+        tell(ctx, ask, work, order, action << 8 | reason);
     }
 }
 
 /// A function of its own: its stack must not add to the packet path's. Returns a value that nobody needs, because what is left in
 /// the return register of a function without one may be a pointer to the stack, which the verifier does not let out.
 #[inline(never)]
-fn tell(ctx: &XdpContext, ask: *const TraceAsk, work: *const Work, fate: u32) -> u64 {
+fn tell(
+    ctx: &XdpContext,
+    ask: *const TraceAsk,
+    work: *const Work,
+    order: *const Order,
+    fate: u32,
+) -> u64 {
     // SAFETY: a map value of the agent's; one that is just being changed wants a mixture, and the agent leaves out what nobody asked for.
     let ask = unsafe { &*ask };
     // SAFETY: the helper has no conditions.
@@ -30,6 +37,10 @@ fn tell(ctx: &XdpContext, ask: *const TraceAsk, work: *const Work, fate: u32) ->
     let length = (ctx.data_end() - ctx.data()) as u32;
     // SAFETY: null, or this CPU's own map value.
     let mut mark = TraceMark::of(unsafe { work.as_ref() }, fate);
+    // SAFETY: as above.
+    if let Some(order) = unsafe { order.as_ref() } {
+        mark.ordered(order);
+    }
     mark.at_ns = now;
     // SAFETY: the context is valid for the whole run of the program.
     mark.ifindex = unsafe { (*ctx.ctx).ingress_ifindex };

@@ -33,6 +33,7 @@ pub(super) fn limits() -> Limits {
         syn_filter: 4 << 20,
         direct: 65_536,
         signals: 64,
+        snat: 65_536,
     }
 }
 
@@ -80,6 +81,7 @@ impl Plane {
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             encap: EncapSources::default(),
+            snat: Default::default(),
             api: Default::default(),
             probe_budget: Default::default(),
             alerts: Vec::new(),

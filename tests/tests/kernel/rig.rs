@@ -15,7 +15,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::ProgramFd;
 use zdd_agent::dataplane::{Dataplane, Decap, DecapSpec};
-use zdd_agent::desired::{AgentSpec, AttachMode, Limits};
+use zdd_agent::desired::{AgentSpec, AttachMode, Limits, SnatSpec};
 use zdd_common::entries::{Backend, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::maps::Quotas;
@@ -64,6 +64,15 @@ pub const BLACKHOLE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 pub const BALANCERS: [&str; 4] = ["10.255.0.0/16", "192.0.2.7/32", "fd7a:6464::/64", "2001:db8:7::9/128"];
 /// For whom it unwraps.
 pub const DECAP_VIPS: [&str; 3] = ["10.9.0.1", "10.9.0.2", "fd09::1"];
+
+/// What `snat` sends from: addresses of the link towards backends.
+pub const SNAT_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
+/// The same for IPv6.
+pub const SNAT_SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+/// Its first port of 16: two buckets of each family, so that they run out.
+pub const SNAT_PORT: u16 = 61_000;
+/// Buckets of its table.
+pub const SNAT_BUCKETS: usize = 4;
 
 /// The links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +134,7 @@ pub struct Rig {
     pub quotas: Mapped<Quotas>,
     pub signal_flows: Mapped<SignalBucket>,
     pub signals: Mapped<SignalCounters>,
+    pub mappings: Mapped<zdd_common::snat::mapping::Bucket>,
     /// Index of the interface towards clients.
     pub a: u32,
     /// Index of the interface towards backends.
@@ -176,6 +186,7 @@ fn make() -> Rig {
         syn_filter: (LINES * size_of::<Line>()) as u32,
         direct: 1024,
         signals: SIGNAL_FLOWS as u32,
+        snat: 16,
     };
     let spec = AgentSpec {
         interfaces: vec![],
@@ -191,6 +202,11 @@ fn make() -> Rig {
         limits,
         syn_memory: SYN_MEMORY,
         encap: Default::default(),
+        snat: SnatSpec {
+            sources: vec![SNAT_SOURCE.into(), SNAT_SOURCE6.into()],
+            first: SNAT_PORT,
+            last: SNAT_PORT + 15,
+        },
         api: Default::default(),
         probe_budget: Default::default(),
         alerts: Vec::new(),
@@ -221,6 +237,7 @@ fn make() -> Rig {
         quotas: mapped(map("QUOTAS"), 1),
         signal_flows: mapped(map("SIGNAL_FLOWS"), SIGNAL_FLOWS / SIGNAL_WAYS),
         signals: mapped(map("SIGNALS"), BACKENDS),
+        mappings: mapped(map("MAPPINGS"), SNAT_BUCKETS),
         a: index_of(c"a0"),
         b: index_of(c"b0"),
         decap: (decap, decap_runner),
@@ -288,6 +305,7 @@ impl Rig {
         self.quotas.clear();
         self.signal_flows.clear();
         self.signals.clear();
+        self.mappings.clear();
         self.limit_quotas([16; 3]);
         for end in self.plane.ends() {
             self.plane.remove_end(end);
@@ -370,9 +388,13 @@ impl Rig {
         Ok(Ran { action, frame, reason: *reason })
     }
 
-    /// Verified instructions and bytes of machine code of the program for plain frames, or of the other.
-    pub fn size(&mut self, odd: bool) -> (u32, u32) {
-        let program = if odd { self.plane.odd_program() } else { self.plane.program() };
+    /// Verified instructions and bytes of machine code of the program for plain frames, for others, or for `snat`.
+    pub fn size(&mut self, which: usize) -> (u32, u32) {
+        let program = match which {
+            0 => self.plane.program(),
+            1 => self.plane.odd_program(),
+            _ => self.plane.snat_program(),
+        };
         let info = program.expect("the program").info().expect("its info");
         (info.verified_instruction_count().expect("Linux 5.16 or later tells it"), info.size_jitted())
     }

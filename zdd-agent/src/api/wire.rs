@@ -131,7 +131,7 @@ macro_rules! choice {
 }
 
 choice!(Affinity, Affinity { Flow = Flow, Client = Client, ClientVersion = ClientVersion });
-choice!(Forward, Forward { L2 = L2, Nat = Nat, Ipip = Ipip });
+choice!(Forward, Forward { L2 = L2, Nat = Nat, Ipip = Ipip, Snat = Snat });
 choice!(AttachMode, AttachMode { Native = Native, Generic = Generic });
 choice!(report::Role, Role { Stable = Stable, Candidate = Candidate });
 choice!(report::Health, Health { Healthy = Healthy, Unhealthy = Unhealthy, Unknown = Unknown });
@@ -220,7 +220,7 @@ message!(
 message!(Event, Event { seq, unix_ms, kind, service, generation, text, by, missed });
 message!(
     report::Status,
-    Status { build, pid, services, reasons, interfaces, probes, probes_late; flow_table, syn_filter }
+    Status { build, pid, services, reasons, interfaces, probes, probes_late, snat; flow_table, syn_filter }
 );
 message!(report::ServiceStatus, ServiceStatus {
     name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
@@ -255,6 +255,7 @@ message!(report::DependencyStatus, DependencyStatus { name, well, said, shared }
 message!(report::FlowTableStatus, FlowTableStatus { capacity, entries, half, established, dead; quotas });
 message!(report::Quotas, Quotas { ; half, learned, promoted });
 message!(report::Quota, Quota { used, limit });
+message!(report::SnatStatus, SnatStatus { sources, ports, capacity, per_backend, live, finished });
 message!(report::SynFilterStatus, SynFilterStatus { bytes, fill });
 message!(report::InterfaceStatus, InterfaceStatus { name, index, mode, attached, note });
 message!(

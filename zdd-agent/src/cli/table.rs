@@ -127,6 +127,19 @@ pub fn status(status: &Status, colours: bool) -> String {
     );
     let filter = status.syn_filter;
     let _ = writeln!(out, "syn filter: {}, {} full", bytes(filter.bytes), share(filter.fill));
+    for snat in &status.snat {
+        let _ = writeln!(
+            out,
+            "snat from {} ports {}: {} of {} in use ({} live, {} ended), {} at most towards one backend",
+            snat.sources.join(", "),
+            snat.ports,
+            snat.live + snat.finished,
+            snat.capacity,
+            snat.live,
+            snat.finished,
+            snat.per_backend
+        );
+    }
     if !status.reasons.is_empty() {
         let reasons: Vec<_> =
             status.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();

@@ -1,14 +1,16 @@
 //! The `[agent]` section.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use zdd_common::limits::{SNAT_SOURCES_MAX, SNAT_WAYS};
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::{api, value};
 use crate::alert::AlertSpec;
-use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec};
+use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec, SnatSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
@@ -28,6 +30,7 @@ pub(super) struct AgentRead {
     pub limits: Limits,
     pub syn_memory: Duration,
     pub encap: EncapSources,
+    pub snat: SnatSpec,
     probe_budget: ProbeBudget,
     alerts: Option<Vec<AlertSpec>>,
     api: ApiSpec,
@@ -49,6 +52,7 @@ impl AgentRead {
             limits: self.limits,
             syn_memory: self.syn_memory,
             encap: self.encap,
+            snat: self.snat,
             probe_budget: self.probe_budget,
             alerts: self.alerts?,
             api: self.api,
@@ -105,6 +109,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
             .unwrap_or_else(|| EncapSources::default().v6),
     };
     let alerts = super::alert::read(top, sink);
+    let snat = snat(&mut table, sink);
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
     let api = api::read(&mut table, sink);
@@ -123,6 +128,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         encap,
+        snat,
         probe_budget,
         alerts,
         api,
@@ -202,6 +208,67 @@ fn encap_source(
     value(read)
 }
 
+/// What `snat` gives out.
+fn snat(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> SnatSpec {
+    let mut spec = SnatSpec::default();
+    for (key, v4) in [("snat_source", true), ("snat_source6", false)] {
+        let read = table.parsed_all(key, sink, |text| snat_source(text, v4));
+        if let Some(above) = read.get(SNAT_SOURCES_MAX) {
+            let message =
+                format!("`{key}` has {} addresses, at most {SNAT_SOURCES_MAX} are used", read.len());
+            sink.error(Some(above.span.clone()), message, "leave some out, or widen snat_ports");
+        }
+        for At { value, span } in read {
+            if spec.sources.contains(&value) {
+                sink.error(Some(span), format!("{value} is there twice"), "remove one of them");
+            } else {
+                spec.sources.push(value);
+            }
+        }
+    }
+    if let Some((first, last)) = value(table.parsed("snat_ports", sink, snat_ports)) {
+        (spec.first, spec.last) = (first, last);
+    }
+    spec
+}
+
+fn snat_source(text: &str, v4: bool) -> Result<IpAddr, Unreadable> {
+    let other = if v4 { "snat_source6" } else { "snat_source" };
+    let family = if v4 { "IPv4" } else { "IPv6" };
+    let addr: IpAddr =
+        text.parse().map_err(|_| Unreadable(format!("`{text}` is not an {family} address")))?;
+    let unusable = match addr {
+        IpAddr::V4(addr) => addr.is_broadcast(),
+        IpAddr::V6(addr) => addr.to_ipv4_mapped().is_some() || addr.is_unicast_link_local(),
+    };
+    match addr {
+        _ if addr.is_ipv4() != v4 => {
+            Err(Unreadable(format!("`{text}` is not an {family} address; write it as {other}")))
+        }
+        _ if unusable || addr.is_unspecified() || addr.is_multicast() || addr.is_loopback() => {
+            Err(Unreadable(format!(
+                "`{text}` cannot be what packets come from; write an address of this host, or one routed to it"
+            )))
+        }
+        _ => Ok(addr),
+    }
+}
+
+fn snat_ports(text: &str) -> Result<(u16, u16), Unreadable> {
+    let wrong = || {
+        Unreadable(format!(
+            "`{text}` is no range of ports; write the first and the last, from 1024 on and 8 at least, as \"61000-65535\""
+        ))
+    };
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let (first, last): (u16, u16) =
+        (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
+    if first < 1024 || last < first || last - first < SNAT_WAYS as u16 - 1 {
+        return Err(wrong());
+    }
+    Ok((first, last))
+}
+
 /// Where something is served that has no password, or nowhere.
 fn listen(key: &str, text: &str) -> Result<Option<SocketAddr>, Unreadable> {
     if text == "off" {
@@ -267,6 +334,7 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
         syn_filter: 4 << 20,
         direct: 65_536,
         signals: 32_768,
+        snat: crate::desired::snat_mappings(),
     };
     let Some(mut table) = agent.table("limits", "[agent.limits]", sink) else { return limits };
     for (key, limit, range) in [
@@ -277,6 +345,7 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
         ("syn_filter", &mut limits.syn_filter, 4_096..=1 << 30),
         ("direct", &mut limits.direct, 64..=1 << 24),
         ("signals", &mut limits.signals, 4..=1 << 24),
+        ("snat", &mut limits.snat, 8..=1 << 24),
     ] {
         if let Some(at) = table.integer(key, range, sink) {
             *limit = at.value;

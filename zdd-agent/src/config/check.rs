@@ -7,7 +7,7 @@ use super::agent::AgentRead;
 use super::problems::Sink;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
-use crate::desired::{EncapSources, FULL, Forward, Limits, Protocol};
+use crate::desired::{EncapSources, FULL, Forward, Limits, Protocol, SnatSpec};
 use crate::text::percent;
 
 pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
@@ -22,6 +22,7 @@ pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'
     shared_backends(services, sink);
     vip_as_backend(services, sink);
     outer_sources(&agent.encap, services, sink);
+    mapped_sources(&agent.snat, services, sink);
     limits(&agent.limits, services, sink);
 }
 
@@ -184,7 +185,7 @@ fn half_served(service: &ServiceRead, version: &VersionRead, sink: &mut Sink<'_>
     }
 }
 
-/// Under `nat` a reply is recognised by the backend's address, port and protocol, so these belong to one VIP.
+/// Under `nat` and `snat` a reply is recognised by the backend's address, port and protocol, so these belong to one VIP.
 fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen: HashMap<(SocketAddr, Protocol), (usize, Forward)> = HashMap::new();
     for (at, service) in services.iter().enumerate() {
@@ -194,10 +195,11 @@ fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
             for backend in &version.backends {
                 let key = (backend.value.address, protocol);
                 let (owner, mode) = *seen.entry(key).or_insert((at, forward));
-                if owner != at && (mode == Forward::Nat || forward == Forward::Nat) {
+                let finds = |mode| matches!(mode, Forward::Nat | Forward::Snat);
+                if owner != at && (finds(mode) || finds(forward)) {
                     let message =
                         format!("backend {} is in service `{}` already", key.0, services[owner].label());
-                    let help = "nat finds the VIP of a reply by the backend's address: let the backend listen on another port for \
+                    let help = "nat and snat know a reply by the backend's address: let the backend listen on another port for \
                                 this service, or use forward = \"l2\" for both";
                     sink.error(Some(backend.span.clone()), message, help);
                 }
@@ -232,6 +234,46 @@ fn outer_sources(encap: &EncapSources, services: &[ServiceRead], sink: &mut Sink
                 let message = format!("{addr} lies in {prefix}, where outer headers of ipip come from");
                 let help = "set agent.encap_source (agent.encap_source6) to a prefix that nobody uses";
                 sink.error(Some(span.clone()), message, help);
+            }
+        }
+    }
+}
+
+/// `snat` needs an address of the backends' family, and ports there that are nobody else's.
+fn mapped_sources(snat: &SnatSpec, services: &[ServiceRead], sink: &mut Sink<'_>) {
+    let ports = snat.first..=snat.last;
+    for service in services {
+        for version in &service.versions {
+            if service.forward_of(version) != Some(Forward::Snat) {
+                continue;
+            }
+            let without = version.backends.iter().find(|b| !snat.serves(b.value.address.is_ipv4()));
+            if let Some(backend) = without {
+                let v4 = backend.value.address.is_ipv4();
+                let key = if v4 { "snat_source" } else { "snat_source6" };
+                let message =
+                    format!("backend {} is under snat, and agent.{key} is not set", backend.value.address);
+                let help = format!(
+                    "set agent.{key} to an address of this host, or one routed to it, that the backends can answer"
+                );
+                sink.error(Some(backend.span.clone()), message, help);
+            }
+        }
+        for vip in &service.vips {
+            if snat.sources.contains(&vip.value.addr) && ports.contains(&vip.value.port) {
+                let message =
+                    format!("{} lies in agent.snat_ports ({}-{})", vip.value, snat.first, snat.last);
+                let help = "choose snat_ports without it, or another snat_source: answers to that port would be taken for clients";
+                sink.error(Some(vip.span.clone()), message, help);
+            }
+        }
+        for backend in service.versions.iter().flat_map(|version| &version.backends) {
+            if snat.sources.contains(&backend.value.address.ip()) {
+                let message =
+                    format!("backend {} has an address that snat sends from", backend.value.address);
+                let help =
+                    "name another address as agent.snat_source: a backend there would be asked by itself";
+                sink.error(Some(backend.span.clone()), message, help);
             }
         }
     }

@@ -135,7 +135,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     let forward = table.parsed("forward", sink, forward);
     table.missing(
         "forward",
-        "write \"nat\" (replies pass this host), \"l2\" (backends own the VIP and answer directly) or \"ipip\" (the same, across routers)",
+        "write \"nat\" (replies pass this host), \"snat\" (the same, for backends anywhere), \"l2\" (backends own the VIP and answer directly) or \"ipip\" (the same, across routers)",
         sink,
     );
     let idle_timeout = table.duration("idle_timeout", SECOND..=DAY, sink);
@@ -199,7 +199,10 @@ fn forward(text: &str) -> Result<Forward, Unreadable> {
         "l2" => Ok(Forward::L2),
         "nat" => Ok(Forward::Nat),
         "ipip" => Ok(Forward::Ipip),
-        _ => Err(Unreadable(format!("`{text}` is no forwarding mode; write \"nat\", \"l2\" or \"ipip\""))),
+        "snat" => Ok(Forward::Snat),
+        _ => Err(Unreadable(format!(
+            "`{text}` is no forwarding mode; write \"nat\", \"snat\", \"l2\" or \"ipip\""
+        ))),
     }
 }
 

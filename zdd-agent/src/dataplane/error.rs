@@ -59,6 +59,16 @@ pub enum DataplaneError {
         /// Which map, and how.
         what: String,
     },
+    /// Another pool for `snat` while flows are mapped.
+    #[error(
+        "agent.snat_source, snat_source6, snat_ports or limits.snat differ from what is in force in {dir}, and flows are mapped there: {what}\nhelp: put the old values back, or drain the snat versions first: they can change once no flow is mapped"
+    )]
+    PoolInUse {
+        /// The pin directory.
+        dir: PathBuf,
+        /// What differs.
+        what: String,
+    },
     /// Somebody else's XDP program is there.
     #[error(
         "{interface} already has an XDP program that is not zdd's: {program} (id {id})\nhelp: detach it (`ip link set dev {interface} xdp off`, or stop its owner), or leave {interface} out (of agent.interfaces); zdd never replaces it"

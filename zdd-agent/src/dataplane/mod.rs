@@ -9,6 +9,7 @@ mod error;
 mod grace;
 mod inventory;
 mod mapped;
+mod mappings;
 mod object;
 mod per_cpu;
 mod pins;
@@ -23,6 +24,7 @@ pub use decap::{Decap, DecapCounts, DecapSpec, decap_counts, decap_detach, decap
 pub use error::DataplaneError;
 pub use grace::GraceWaiter;
 pub use inventory::{PinnedMap, pinned_maps};
+pub use mappings::MappingTotals;
 pub use object::{Dataplane, Opened};
 pub use rows::Row;
 pub use tables::{FlowScan, FlowTotals};

@@ -16,6 +16,8 @@ use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
+use zdd_common::snat::mapping;
+use zdd_common::snat::pool::Pool;
 use zdd_common::syn_filter::{self, Line};
 use zdd_common::trace::{TraceAsk, TraceBudget};
 
@@ -23,6 +25,7 @@ use super::DataplaneError;
 use super::attach::{Attached, Links};
 use super::grace::GraceWaiter;
 use super::mapped::Mapped;
+use super::mappings;
 use super::pins::Pins;
 use crate::desired::{AgentSpec, AttachMode};
 
@@ -54,6 +57,8 @@ pub struct Dataplane {
     pub(super) signal_flows: Mapped<SignalBucket>,
     pub(super) signals: Mapped<SignalCounters>,
     pub(super) signal_secret: u64,
+    pub(super) pool: Pool,
+    pub(super) mappings: Mapped<mapping::Bucket>,
     pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
     pub(super) repliers: Mapped<Repliers>,
     pub(super) ports: Array<MapData, Plain<Port>>,
@@ -126,6 +131,8 @@ impl Dataplane {
         let config = config_of(agent);
         let signal_buckets = signal_buckets(agent);
         let limits = &agent.limits;
+        let wanted = mappings::pool_of(agent);
+        mappings::make_room(&pins.dir, &wanted)?;
         // Each VIP, its address, and each backend.
         let limit_ends = 2 * limits.services + limits.backends;
         let mut loader = EbpfLoader::new();
@@ -141,6 +148,7 @@ impl Dataplane {
             .map_max_entries("DIRECT", limits.direct)
             .map_max_entries("FLOWS", config.buckets)
             .map_max_entries("SYNS", config.lines)
+            .map_max_entries("MAPPINGS", mappings::buckets(&wanted))
             .map_max_entries("FACTS", limits.services)
             .map_max_entries("SIGNAL_FLOWS", signal_buckets)
             .map_max_entries("SIGNALS", limits.backends + 1)
@@ -151,12 +159,16 @@ impl Dataplane {
         let signals = Plain(SignalConfig { secret: signal_secret, buckets: signal_buckets, reserved: 0 });
         loader.override_global("SIGNAL_CONFIG", &signals, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
-        for name in [MAIN, ODD] {
+        for name in [MAIN, ODD, SNAT] {
             program(&mut ebpf, name)?.load().map_err(|error| {
                 DataplaneError::kernel(format!("the kernel refused the XDP program {name}"), error)
             })?;
         }
+        let table = mapped(&mut ebpf, "MAPPINGS", mappings::buckets(&wanted))?;
+        let pool = mappings::open_pool(map_of(&mut ebpf, "SNAT_POOL")?, &table, &pins.dir, agent)?;
         let mut dataplane = Self {
+            pool,
+            mappings: table,
             links: Links::default(),
             services: mapped(&mut ebpf, "SERVICES", limits.services)?,
             cells: Arc::new(mapped(&mut ebpf, "CELLS", limits.cells)?),
@@ -192,6 +204,7 @@ impl Dataplane {
         };
         dataplane.set_quotas();
         dataplane.set_odd()?;
+        dataplane.set_snat()?;
         dataplane.note_repliers();
         if !adopted {
             dataplane.pins.mark()?;
@@ -240,13 +253,29 @@ impl Dataplane {
         program(&mut self.ebpf, ODD).ok()
     }
 
+    /// The program for `snat`.
+    #[doc(hidden)]
+    pub fn snat_program(&mut self) -> Option<&mut Xdp> {
+        program(&mut self.ebpf, SNAT).ok()
+    }
+
     /// Makes the first program go on in ours for frames that are not plain. An earlier run's first program, which is still
     /// attached, does so too from now on: the two share maps of one layout and nothing else.
     #[doc(hidden)]
     pub fn set_odd(&mut self) -> Result<(), DataplaneError> {
-        let what = || format!("cannot make {ODD} known to {MAIN}");
-        let fd = program(&mut self.ebpf, ODD)?.fd().map_err(|error| DataplaneError::kernel(what(), error))?;
-        self.programs.set(0, fd, 0).map_err(|error| DataplaneError::kernel(what(), error))
+        self.set_next(0, ODD)
+    }
+
+    /// The same for packets to and from `snat` backends.
+    fn set_snat(&mut self) -> Result<(), DataplaneError> {
+        self.set_next(1, SNAT)
+    }
+
+    fn set_next(&mut self, slot: u32, name: &'static str) -> Result<(), DataplaneError> {
+        let what = || format!("cannot make {name} known to {MAIN}");
+        let fd =
+            program(&mut self.ebpf, name)?.fd().map_err(|error| DataplaneError::kernel(what(), error))?;
+        self.programs.set(slot, fd, 0).map_err(|error| DataplaneError::kernel(what(), error))
     }
 
     /// Takes it out again, for the test that shows what happens without it.
@@ -262,6 +291,8 @@ impl Dataplane {
 const MAIN: &str = "zdd";
 /// The program that it goes on in for frames that are not plain.
 const ODD: &str = "zdd_odd";
+/// The program that both go on in for `snat`.
+const SNAT: &str = "zdd_snat";
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
     ebpf.program_mut(name)

@@ -124,10 +124,10 @@ impl Dataplane {
         })
     }
 
-    /// Packets from a `nat` backend are looked up only if the sketch knows it, so it is told first. Nothing is taken out
+    /// Packets from a `nat` or `snat` backend are looked up only if the sketch knows it, so it is told first. Nothing is taken out
     /// again: a bit too many costs a lookup.
     fn note_replier(&self, end: &End, entry: &EndEntry) {
-        if entry.is(EndKind::NatBackend) {
+        if entry.is(EndKind::NatBackend) || entry.is(EndKind::SnatBackend) {
             let (word, bit) = Repliers::place(end);
             // SAFETY: a mapped value; the index is below the words' number.
             unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };

@@ -30,7 +30,10 @@ pub(super) fn settings(
         );
         Finding::ok("vip", what)
     }];
-    if !some(desired, Forward::Nat) {
+    if some(desired, Forward::Snat) {
+        findings.push(ports(desired, locals));
+    }
+    if !some(desired, Forward::Nat) && !some(desired, Forward::Snat) {
         return findings;
     }
     findings.extend(forwarding(desired));
@@ -38,6 +41,46 @@ pub(super) fn settings(
         findings.extend(own_vip(desired, links));
     }
     findings
+}
+
+/// Whether the host gives out the ports of `snat` to its own sockets.
+fn ports(desired: &Desired, locals: &BTreeSet<IpAddr>) -> Finding {
+    let snat = &desired.agent.snat;
+    let range = format!("{}-{}", snat.first, snat.last);
+    let own: Vec<String> =
+        snat.sources.iter().filter(|addr| locals.contains(addr)).map(ToString::to_string).collect();
+    if own.is_empty() {
+        return Finding::ok(
+            "snat_ports",
+            "no snat_source is an address of this host: backends need a route to it over here",
+        );
+    }
+    let range_of = |text: &str, between: &[char]| {
+        let (first, last) = text.split_once(between).unwrap_or((text, text));
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    };
+    let given = sysctl::read::<String>("net/ipv4/ip_local_port_range")
+        .and_then(|text| range_of(&text, &['\t', ' ']))
+        .unwrap_or((32_768, 60_999));
+    let reserved = sysctl::read::<String>("net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+    let kept = reserved.split(',').filter_map(|text| range_of(text, &['-']));
+    let kept = kept.into_iter().any(|(first, last)| first <= snat.first && last >= snat.last);
+    if kept || snat.first > given.1 || snat.last < given.0 {
+        return Finding::ok(
+            "snat_ports",
+            format!("{} {range}: the host gives out {}-{}", own.join(", "), given.0, given.1),
+        );
+    }
+    Finding::problem(
+        "snat_ports",
+        format!(
+            "snat_ports {range} of {} overlap with the ports that the host gives to its own connections ({}-{}): an answer to one of those may be taken for a client's",
+            own.join(", "),
+            given.0,
+            given.1
+        ),
+        format!("sysctl -w net.ipv4.ip_local_reserved_ports={range}, or another range as agent.snat_ports"),
+    )
 }
 
 fn vips(desired: &Desired) -> impl Iterator<Item = IpAddr> {

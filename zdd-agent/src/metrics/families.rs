@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::process::Process;
 use crate::desired::AttachMode;
 use crate::report::{
-    BackendState, BackendStatus, Health, Quota, ServiceStatus, Snapshot, Status, VersionStatus,
+    BackendState, BackendStatus, Health, Quota, ServiceStatus, Snapshot, SnatStatus, Status, VersionStatus,
 };
 use crate::rollout::report::RolloutReport;
 
@@ -85,6 +85,7 @@ impl Collector for Families {
         encode_backends(&mut to, &status.services)?;
         encode_rollouts(&mut to, rollouts)?;
         encode_table(&mut to, status)?;
+        encode_snat(&mut to, &status.snat)?;
         counters(
             &mut to,
             family("zdd_packets", "Packets seen, each counted under the one reason it ended with."),
@@ -116,6 +117,26 @@ impl Collector for Families {
         )?;
         encode_process(&mut to, &self.1)
     }
+}
+
+fn encode_snat(to: &mut DescriptorEncoder, snat: &[SnatStatus]) -> Result<(), fmt::Error> {
+    fn family_of(row: &SnatStatus) -> &'static str {
+        if row.sources.iter().any(|source| source.contains(':')) { "ipv6" } else { "ipv4" }
+    }
+    gauges(
+        to,
+        family("zdd_snat_ports", "Ports of ours that snat has given to flows, by state."),
+        snat.iter().flat_map(|row| {
+            [("live", row.live), ("ended", row.finished)].map(|(state, n)| {
+                (vec![("family", family_of(row).into()), ("state", state.into())], n as f64)
+            })
+        }),
+    )?;
+    gauges(
+        to,
+        family("zdd_snat_capacity", "Flows that snat can map at a time."),
+        snat.iter().map(|row| (vec![("family", family_of(row).into())], row.capacity as f64)),
+    )
 }
 
 fn encode_build(to: &mut DescriptorEncoder, build: &str) -> Result<(), fmt::Error> {

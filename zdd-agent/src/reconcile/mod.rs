@@ -11,6 +11,7 @@ mod grace;
 mod guard_capacity;
 mod holds;
 mod ids;
+mod mapped;
 mod network;
 mod nodes;
 mod publish;
@@ -42,7 +43,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 use crate::control::{Refused, Request};
-use crate::dataplane::{Dataplane, DataplaneError, FlowTotals};
+use crate::dataplane::{Dataplane, DataplaneError, FlowTotals, MappingTotals};
 use crate::desired::{Desired, ServiceSpec};
 use crate::events::{EventKind, EventLog};
 use crate::health::{Checker, Health, NetworkProber, Target, Transition};
@@ -101,6 +102,8 @@ pub struct Reconciler {
     /// New flows of the services whose backends bear only so many.
     loads: HashMap<String, crate::capacity::Load>,
     totals: FlowTotals,
+    /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
+    mapped: [MappingTotals; 2],
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
     /// Whether flows were followed at the last look.
@@ -185,6 +188,7 @@ impl Reconciler {
         self.give_up_udp(now);
         self.sweep(now);
         self.sweep_signals();
+        self.sweep_mappings(now);
         self.advance_drains(now);
         self.follow_wanted(now);
         self.look_at_load();

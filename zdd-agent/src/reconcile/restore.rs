@@ -128,6 +128,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         line_stopped: state.line_stopped.clone(),
         loads: HashMap::new(),
         totals: FlowTotals::default(),
+        mapped: Default::default(),
         drift: [0; 3],
         signals_swept: true,
         events,

@@ -341,7 +341,7 @@ impl Service {
         self.assign()
     }
 
-    /// Makes one of its backends known to the maps: its slot, and the way back of its replies under `nat`.
+    /// Makes one of its backends known to the maps: its slot, and under `nat` and `snat` the way back of its replies.
     pub(super) fn write_backend(
         &self,
         dataplane: &mut Dataplane,
@@ -371,9 +371,14 @@ impl Service {
                 reserved: [0; 3],
             },
         );
-        if mode == Mode::Nat {
+        let kind = match mode {
+            Mode::Nat => Some(EndKind::NatBackend),
+            Mode::Snat => Some(EndKind::SnatBackend),
+            Mode::L2 | Mode::Ipip => None,
+        };
+        if let Some(kind) = kind {
             let entry = EndEntry {
-                kind: EndKind::NatBackend as u16,
+                kind: kind as u16,
                 service: face.at.id,
                 id: backend.id,
                 vip_port: face.at.vip.port.to_be(),
@@ -429,6 +434,7 @@ impl Service {
             Forward::L2 => Mode::L2,
             Forward::Nat => Mode::Nat,
             Forward::Ipip => Mode::Ipip,
+            Forward::Snat => Mode::Snat,
         }
     }
 

@@ -68,6 +68,7 @@ impl Reconciler {
                 quotas: Quotas { half: quota(0), learned: quota(1), promoted: quota(2) },
             },
             syn_filter: SynFilterStatus { bytes, fill },
+            snat: self.snat_status(),
             reasons: REASONS.iter().zip(reasons).map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
             interfaces,
             probes: probes.0,

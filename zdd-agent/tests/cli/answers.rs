@@ -86,6 +86,14 @@ pub fn status() -> Status {
                 promoted: Quota { used: 3, limit: 131_072 },
             },
         },
+        snat: vec![SnatStatus {
+            sources: vec!["10.0.0.2".to_owned()],
+            ports: "61000-65535".to_owned(),
+            capacity: 36_288,
+            per_backend: 4_536,
+            live: 12,
+            finished: 3,
+        }],
         syn_filter: SynFilterStatus { bytes: 4 << 20, fill: 0.0123 },
         reasons: BTreeMap::from([("base".to_owned(), 190), ("not_a_vip".to_owned(), 10)]),
         interfaces: vec![

@@ -34,6 +34,7 @@ async fn status_is_a_table_or_everything_as_json() {
 
     flow table: 6 of 262144 entries (1 half-open, 4 established, 1 dead); quotas: half 1/65536, learned 2/32768, promoted 3/131072
     syn filter: 4.0 MiB, 1.23% full
+    snat from 10.0.0.2 ports 61000-65535: 15 of 36288 in use (12 live, 3 ended), 4536 at most towards one backend
     packets: base 190, not_a_vip 10
     interface eth0 (2): attached, native
     interface eth1 (3): not attached, generic: a program of somebody else is there: id 17
@@ -177,6 +178,18 @@ async fn the_json_of_status_has_the_promised_shape() {
           "vip": "10.0.0.10:80/tcp",
           "vips": [
             "10.0.0.10:80/tcp"
+          ]
+        }
+      ],
+      "snat": [
+        {
+          "capacity": 36288,
+          "finished": 3,
+          "live": 12,
+          "per_backend": 4536,
+          "ports": "61000-65535",
+          "sources": [
+            "10.0.0.2"
           ]
         }
       ],

@@ -60,6 +60,8 @@ pub enum Mode {
     Nat = 1,
     /// Puts an IP header to the backend in front; it takes it off and answers directly.
     Ipip = 2,
+    /// Rewrites both ends: the backend sees an address and port of ours.
+    Snat = 3,
 }
 
 /// One service: a cache line of its own. Only the first word changes while the service lives.
@@ -219,6 +221,8 @@ pub enum EndKind {
     NatBackend = 2,
     /// An address that a VIP has, under port and protocol 0: tells whose a packet without readable ports may be.
     Address = 3,
+    /// A backend under `snat`: what it sends to one of our ports is rewritten back.
+    SnatBackend = 4,
 }
 
 /// One backend: a cache line. Written before any cell names it; only `next_hop` changes afterwards.

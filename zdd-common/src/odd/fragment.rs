@@ -44,7 +44,7 @@ pub struct Trail {
     pub service: u16,
     /// The backend that it was sent to.
     pub backend: BackendId,
-    /// Of a reply: the backend's port, network byte order.
+    /// Of a reply: the backend's port, of one to a port of ours: that; network byte order.
     pub port: u16,
     /// When, as a [`Tick`].
     pub made: u32,
@@ -52,11 +52,11 @@ pub struct Trail {
     pub covered: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// 0.
-    pub zero: u8,
+    /// `snat`: 1 + the number of our address.
+    pub source: u8,
 }
 wire!(Trail, 16, {
-    to: u16, service: u16, backend: u16, port: u16, made: u32, covered: u16, proto: u8, zero: u8,
+    to: u16, service: u16, backend: u16, port: u16, made: u32, covered: u16, proto: u8, source: u8,
 });
 
 impl Trail {
@@ -66,6 +66,8 @@ impl Trail {
     pub const REPLY: u16 = 2;
     /// Up the stack, though the address is a VIP's: another port of the host.
     pub const PASSED: u16 = 3;
+    /// From a `snat` backend to a port of ours.
+    pub const MAPPED: u16 = 4;
 }
 
 #[inline(always)]
@@ -77,7 +79,7 @@ fn key(odd: &Odd) -> DatagramKey {
 
 /// Bytes of the datagram that the fragment holds.
 #[inline(always)]
-fn covered(odd: &Odd) -> u16 {
+pub(super) fn covered(odd: &Odd) -> u16 {
     let packet = &odd.work.packet;
     (L3 as u16).wrapping_add(packet.ip_length).wrapping_sub(packet.l4 as u16)
 }
@@ -102,7 +104,7 @@ pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
         made: Tick::from_ns(tables.now_ns()).0,
         covered: covered(odd),
         proto: odd.work.packet.proto,
-        zero: 0,
+        source: 0,
     };
     tables.leave_trail(&key(odd), &trail);
     super::done()
@@ -121,7 +123,13 @@ pub(super) fn follow<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
     if trail.to == Trail::BACKEND {
         odd.work.end.service = trail.service;
         odd.work.steered = Steered { backend: trail.backend, reason: Reason::Fragment, new_flow: false };
+        odd.source = (trail.source, 0);
         next = Next::Steer;
+    } else if trail.to == Trail::MAPPED {
+        odd.work.end.service = trail.service;
+        odd.work.end.id = trail.backend;
+        odd.source = (trail.source, trail.port);
+        next = Next::MapBack;
     } else if trail.to == Trail::REPLY {
         if let Some(end) = tables.end(&End::new(packet.src, trail.port, trail.proto))
             && end.is(EndKind::NatBackend)
@@ -135,7 +143,7 @@ pub(super) fn follow<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
     {
         odd.work.fate = Fate::drop(if odd.sound() { Reason::DropFragmentEarly } else { odd.flaw });
     }
-    if matches!(next, Next::Steer | Next::Reply) {
+    if matches!(next, Next::Steer | Next::Reply | Next::MapBack) {
         if !odd.sound() {
             odd.work.fate = Fate::drop(odd.flaw);
             next = Next::Done;

@@ -10,9 +10,10 @@ use crate::checksum::Delta;
 use crate::entries::{EndKind, FlowKey};
 use crate::frame::Frame;
 use crate::net::{Addr, DirectKey, End, TCP, UDP};
-use crate::packet::{L3, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
+use crate::packet::{L3, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
 use crate::process::{Fate, Next};
 use crate::reason::Reason;
+use crate::snat::Order;
 use crate::steer;
 use crate::tables::Tables;
 
@@ -32,7 +33,7 @@ pub(super) const fn is_error(v6: bool, kind: u8) -> bool {
 }
 
 /// The quoted packet. Its source is the error's destination.
-pub(super) struct Quote {
+pub(crate) struct Quote {
     /// Destination address.
     dst: Addr,
     /// Source port, network byte order.
@@ -52,7 +53,7 @@ pub(super) struct Quote {
 
 impl Quote {
     #[inline(always)]
-    pub(super) const fn none() -> Self {
+    pub(crate) const fn none() -> Self {
         Self {
             dst: Addr { hi: 0, lo: 0 },
             src_port: 0,
@@ -62,6 +63,35 @@ impl Quote {
             proto: 0,
             l4: 0,
             known: false,
+        }
+    }
+}
+
+impl Quote {
+    /// Writes it into an order.
+    #[inline(always)]
+    pub(super) fn note(&self, order: &mut Order) {
+        order.quote_dst = self.dst;
+        order.quote_src_port = self.src_port;
+        order.quote_dst_port = self.dst_port;
+        order.quote_depth = self.depth;
+        order.quote_end = self.end;
+        order.quote_proto = self.proto;
+        order.quote_l4 = self.l4;
+    }
+
+    /// Reads it from one.
+    #[inline(always)]
+    pub(crate) fn noted(order: &Order) -> Self {
+        Self {
+            dst: order.quote_dst,
+            src_port: order.quote_src_port,
+            dst_port: order.quote_dst_port,
+            depth: order.quote_depth,
+            end: order.quote_end,
+            proto: order.quote_proto,
+            l4: order.quote_l4,
+            known: true,
         }
     }
 }
@@ -143,9 +173,11 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         return done();
     }
     let backend = End::new(quote.dst, quote.dst_port, quote.proto);
-    if let Some(end) = tables.end(&backend)
-        && end.is(EndKind::NatBackend)
-    {
+    let Some(end) = tables.end(&backend) else { return done() };
+    if end.is(EndKind::SnatBackend) {
+        odd.work.end = end;
+        odd.work.next = Next::MapBack;
+    } else if end.is(EndKind::NatBackend) {
         let key = DirectKey { backend, peer: us, peer_port: quote.src_port, zero: [0; 6] };
         if tables.is_local(&us) {
             odd.work.fate = Fate::pass(Reason::PassLocal);
@@ -160,14 +192,17 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
 }
 
 /// Which end of the quoted packet becomes what.
-struct Change {
+pub(crate) struct Change {
     /// The destination, not the source.
-    destination: bool,
-    old: Addr,
-    new: Addr,
-    port: u16,
-    /// Whether the error's own address of that end changes alike: part of an ICMPv6 checksum.
-    outside: bool,
+    pub(crate) destination: bool,
+    /// Its address.
+    pub(crate) old: Addr,
+    /// The address that it becomes.
+    pub(crate) new: Addr,
+    /// The port that it becomes, network byte order.
+    pub(crate) port: u16,
+    /// What of the error's own addresses becomes what: part of an ICMPv6 checksum.
+    pub(crate) outside: (Addr, Addr),
 }
 
 /// Under `nat`, before the packet itself is rewritten: makes the quote of an error for a VIP one of what the backend sent.
@@ -177,8 +212,14 @@ pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut 
         && backend.mode == crate::entries::Mode::Nat as u16
     {
         let old = odd.work.packet.dst;
-        let change = Change { destination: false, old, new: backend.addr, port: backend.port, outside: true };
-        rewrite(frame, odd, &change);
+        let change = Change {
+            destination: false,
+            old,
+            new: backend.addr,
+            port: backend.port,
+            outside: (old, backend.addr),
+        };
+        rewrite(frame, &odd.quote, &odd.work.packet, &change);
     }
     done()
 }
@@ -188,28 +229,24 @@ pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn to_client<F: Frame>(frame: &mut View<F>, odd: &mut Odd) -> Done {
     let (vip, port) = (odd.work.end.vip, odd.work.end.vip_port);
-    let outside = odd.work.packet.src == odd.quote.dst;
-    let change = Change { destination: true, old: odd.quote.dst, new: vip, port, outside };
-    rewrite(frame, odd, &change);
-    if !outside {
-        odd.work.end.vip = odd.work.packet.src;
-    }
+    let from = odd.work.packet.src;
+    let becomes = if from == odd.quote.dst { vip } else { from };
+    let change = Change { destination: true, old: odd.quote.dst, new: vip, port, outside: (from, becomes) };
+    rewrite(frame, &odd.quote, &odd.work.packet, &change);
+    odd.work.end.vip = becomes;
     done()
 }
 
 /// Replaces an end of the quoted packet and corrects its checksums, then the error's.
 #[inline(always)]
-fn rewrite<F: Frame>(frame: &mut View<F>, odd: &Odd, change: &Change) {
-    let (quote, v6) = (&odd.quote, odd.work.packet.v6);
+pub(crate) fn rewrite<F: Frame>(frame: &mut View<F>, quote: &Quote, packet: &Packet, change: &Change) {
+    let v6 = packet.v6;
     frame.deeper(quote.depth);
     let delta = inside(frame, quote, v6, change);
     frame.back(quote.depth);
-    let delta = if v6 && change.outside {
-        delta.quad(change.old.hi, change.new.hi).quad(change.old.lo, change.new.lo)
-    } else {
-        delta
-    };
-    let at = odd.work.packet.l4 as usize + CHECKSUM;
+    let (old, new) = change.outside;
+    let delta = if v6 { delta.quad(old.hi, new.hi).quad(old.lo, new.lo) } else { delta };
+    let at = packet.l4 as usize + CHECKSUM;
     if let Some(checksum) = frame.read::<u16>(at) {
         frame.write(at, delta.apply(checksum));
     }

@@ -18,9 +18,11 @@ use crate::net::{Addr, End};
 use crate::process::{self, Action, Fate, Next, Verdict, Work};
 use crate::reason::Reason;
 use crate::signals::Rate;
+use crate::snat::Kind;
 use crate::tables::Tables;
 
 pub use fragment::{DatagramKey, Trail};
+pub(crate) use icmp::{Change, Quote, rewrite as rewrite_quote};
 pub(crate) use view::View;
 
 /// What kind of frame it is.
@@ -57,6 +59,8 @@ pub struct Odd {
     quote: icmp::Quote,
     /// Number of a fragment's datagram, as it stands in the frame.
     id: u32,
+    /// `snat`: of a later fragment, 1 + the number of our address, and our port.
+    source: (u8, u16),
 }
 
 /// No flaw.
@@ -109,6 +113,7 @@ impl Default for Odd {
             chain: extension::Chain::new(0),
             quote: icmp::Quote::none(),
             id: 0,
+            source: (0, 0),
         }
     }
 }
@@ -151,26 +156,32 @@ pub fn process<F: Frame, T: Tables>(frame: F, tables: &mut T, odd: &mut Odd) -> 
                 steps |= encapsulate(&mut frame, tables, odd);
             }
         }
+        Next::MapOut | Next::MapBack => {}
         Next::Reply => {
             // The kernel's answer is about the untagged link: what came tagged, the stack routes.
             if frame.tags() == 0 {
                 process::find_route(tables, &mut odd.work);
             }
-            steps |= reply(&mut frame, odd);
+            steps |= reply(&mut frame, tables, odd);
         }
         _ => {}
     }
+    let maps = matches!(odd.work.next, Next::MapOut | Next::MapBack);
+    if maps {
+        steps |= process::order(tables, &odd.work);
+        steps |= hand(&frame, tables, odd);
+    }
     // Else the compiler would see that nobody asks, and drop the value after all.
     core::hint::black_box(steps);
-    odd.work.fate.verdict()
+    if maps { Verdict::Map } else { odd.work.fate.verdict() }
 }
 
 /// What a step returns in the kernel: nothing, but surely so. What is left in the return register of a function without a value
 /// may be a pointer to the stack, which the verifier does not let out.
-type Done = u64;
+pub(crate) type Done = u64;
 
 #[inline(always)]
-fn done() -> Done {
+pub(crate) fn done() -> Done {
     core::hint::black_box(0)
 }
 
@@ -200,8 +211,34 @@ fn encapsulate<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, odd: &m
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn reply<F: Frame>(frame: &mut View<F>, odd: &mut Odd) -> Done {
-    process::send_reply(frame, &mut odd.work);
+fn reply<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, odd: &mut Odd) -> Done {
+    process::send_reply(frame, tables, &mut odd.work);
+    done()
+}
+
+/// Adds to the order of the program that maps what is odd about the frame.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn hand<F: Frame, T: Tables>(frame: &View<F>, tables: &mut T, odd: &Odd) -> Done {
+    let Some(order) = tables.handed() else { return done() };
+    let outward = order.outward();
+    order.tags = frame.tags();
+    order.skip = frame.skip();
+    order.id = odd.id;
+    match odd.shape {
+        Shape::First => {
+            order.first = 1;
+            order.covered = fragment::covered(odd);
+        }
+        Shape::Later => {
+            order.kind = if outward { Kind::OutLater } else { Kind::BackLater } as u8;
+            (order.source, order.dst_port) = odd.source;
+        }
+        Shape::Icmp => {
+            order.kind = if outward { Kind::OutError } else { Kind::BackError } as u8;
+            odd.quote.note(order);
+        }
+        _ => {}
+    }
     done()
 }
 
@@ -209,7 +246,7 @@ fn reply<F: Frame>(frame: &mut View<F>, odd: &mut Odd) -> Done {
 #[inline(always)]
 fn whole<T: Tables>(tables: &mut T, odd: &mut Odd) {
     process::classify(tables, &mut odd.work);
-    let ours = matches!(odd.work.next, Next::Steer | Next::Reply);
+    let ours = matches!(odd.work.next, Next::Steer | Next::Reply | Next::MapBack);
     if ours && !odd.sound() {
         odd.work.next = Next::Done;
         odd.work.fate = Fate::drop(odd.flaw);

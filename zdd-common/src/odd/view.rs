@@ -52,6 +52,18 @@ impl<F: Frame> View<F> {
         Some(Self { frame, skip, tags, headless: false })
     }
 
+    /// A frame of which another program has seen how much to skip.
+    #[inline(always)]
+    pub(crate) fn resume(frame: F, skip: u16, tags: u32, headless: bool) -> Self {
+        Self { frame, skip: skip & (3 * TAG), tags, headless }
+    }
+
+    /// How many bytes are skipped.
+    #[inline(always)]
+    pub(crate) fn skip(&self) -> u16 {
+        self.skip
+    }
+
     /// Leaves `more` bytes out from now on: what lies there is seen as the network header.
     #[inline(always)]
     pub(crate) fn deeper(&mut self, more: u16) {

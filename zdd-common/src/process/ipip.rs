@@ -1,17 +1,16 @@
 //! `ipip`: an IP header to the backend goes in front of the packet.
 
-use super::{Fate, Work, leave, port_of};
+use super::{Fate, Work, leave, port_of, size};
 use crate::encap;
 use crate::entries::{Backend, NextHop, Port};
 use crate::forward;
 use crate::frame::Frame;
 use crate::mss;
 use crate::net::TCP;
-use crate::packet::{Packet, ipv4, ipv6};
+use crate::packet::{ipv4, ipv6};
 use crate::reason::Reason;
 use crate::steer::Steered;
 use crate::tables::Tables;
-use crate::toobig;
 
 /// Encapsulates a packet that was steered to a backend which takes it so, and sends it.
 // A function of its own: see `steer`'s query.
@@ -40,7 +39,7 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
     if port.mtu != 0 {
         room = port.mtu.saturating_sub(encap::overhead(&backend.addr) as u32);
         if packet.ip_length as u32 > room {
-            return too_big(frame, tables, packet, room);
+            return size::too_big(frame, tables, packet, room);
         }
     }
     if forward::take_hop(frame, packet).is_none() {
@@ -58,23 +57,6 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
         return Fate::drop(Reason::DropMalformed);
     }
     leave(tables, &port, work.steered.reason)
-}
-
-/// Tells the sender how large its packets may be. The stack could not: it would take the packet for its own, or forward it
-/// without an outer header, and an XDP program makes no fragments.
-#[inline(always)]
-fn too_big<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, packet: &Packet, room: u32) -> Fate {
-    // Nor is anybody told about a later fragment or an ICMP error (RFC 1122, 3.2.2).
-    if frame.headless() || !toobig::answer(frame, packet, room) {
-        return Fate::drop(Reason::DropTooBig);
-    }
-    let ingress = tables.ingress();
-    // A bounced frame vanishes where a veth's other end has no XDP program; a redirected one arrives wherever we send to.
-    if tables.takes_redirects(ingress) {
-        Fate::redirect(ingress, Reason::TooBig)
-    } else {
-        Fate::transmit(Reason::TooBig)
-    }
 }
 
 /// Length of a TCP header without options, which the MSS leaves out of account as well (RFC 6691).

@@ -8,7 +8,7 @@ use crate::frames::{ACK, FIN, L4, PSH, Pkt, RST, SYN};
 use crate::odd_frames::{
     DESTINATION, Error, FRAGMENT, HOP_BY_HOP, QINQ, ROUTING, VLAN, extended, fragments, tagged,
 };
-use crate::rig::{FAR, FAR6, Link, neighbour4, neighbour6};
+use crate::rig::{FAR, FAR6, Link, SNAT_PORT, SNAT_SOURCE, SNAT_SOURCE6, neighbour4, neighbour6};
 
 /// Sequence numbers near each other, near the reaches of the rules, far away, and around the wrap.
 const SEQS: [u32; 14] = [
@@ -37,6 +37,11 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     let client = client(random, id);
     let own = backend(service, number);
     let mut pkt = match random.below(20) {
+        // An answer to one of our ports.
+        0..3 if world::is_snat(service, number) => {
+            let ours: IpAddr = if is_v6(service) { SNAT_SOURCE6.into() } else { SNAT_SOURCE.into() };
+            packet(random, service).src(own).dst((ours, SNAT_PORT + random.below(17) as u16))
+        }
         // A reply, or the answer to somebody who asked the backend itself.
         0..4 if own.0.is_ipv6() == is_v6(id) => packet(random, service).src(own).dst(client),
         4 if own.0.is_ipv6() == is_v6(id) && random.chance(30) => {
@@ -125,8 +130,11 @@ fn error(random: &mut Random, id: u16, own: (IpAddr, u16), client: (IpAddr, u16)
         (Link::A, Error::about(&pkt.bytes(), router(Link::A), vip(id).0))
     } else {
         let from = if random.chance(50) { own.0 } else { router(Link::B) };
-        let pkt = pkt.src(client).dst(own);
-        (Link::B, Error::about(&pkt.bytes(), from, client.0))
+        let ours: IpAddr = if is_v6(id) { SNAT_SOURCE6.into() } else { SNAT_SOURCE.into() };
+        let mapped = (ours, SNAT_PORT + random.below(17) as u16);
+        let asking = if random.chance(40) { mapped } else { client };
+        let pkt = pkt.src(asking).dst(own);
+        (Link::B, Error::about(&pkt.bytes(), from, asking.0))
     };
     error.kind = if is_v6(id) {
         random.of(&[(2, 0), (2, 0), (1, 4), (3, 0), (4, 1), (128, 0), (5, 0)])

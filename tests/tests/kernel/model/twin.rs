@@ -17,13 +17,14 @@ use zdd_common::reason::{REASONS, Reason};
 use zdd_common::rules::Sweep;
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{EVENTS, Event, SignalCounters};
+use zdd_common::snat::mapping::{self, Mapping};
 use zdd_common::tables::Route;
 use zdd_common::time::{Tick, ticks};
 
 use crate::frames::assert_sums_kept;
 use crate::rig::{
     BACKENDS, BUCKETS, CELLS, FAR, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SIGNAL_FLOWS,
-    SIGNAL_SECRET, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
+    SIGNAL_SECRET, SNAT_BUCKETS, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
 };
 
 /// What the frames did, for whoever reads the output.
@@ -69,6 +70,8 @@ impl<'a> Twin<'a> {
         // The map has more slots than anybody names; they are all 0.
         model.ports = (0..4096).map(|index| (index, Port::default())).collect();
         model.routes = routes(rig);
+        model.pool = *rig.plane.pool();
+        model.mappings = vec![Default::default(); SNAT_BUCKETS];
         model.redirects = [rig.a, rig.b].into();
         model.signal_flows = vec![Default::default(); SIGNAL_FLOWS / SIGNAL_WAYS];
         model.signal_secret = SIGNAL_SECRET;
@@ -194,6 +197,21 @@ impl<'a> Twin<'a> {
         }
     }
 
+    /// The agent's sweep over the kernel's mappings, and the same rule over the model's.
+    pub fn sweep_mappings(&mut self, rule: impl Fn(Mapping) -> mapping::Fate) {
+        self.rig.plane.sweep_mappings(&rule);
+        for word in self.model.mappings.iter_mut().flat_map(|bucket| &mut bucket.words) {
+            if *word == 0 {
+                continue;
+            }
+            match rule(Mapping(*word)) {
+                mapping::Fate::Keep => {}
+                mapping::Fate::Over(new) => *word = new.0,
+                mapping::Fate::Free => *word = 0,
+            }
+        }
+    }
+
     // --- frames -------------------------------------------------------------------------------------------------------
 
     /// Sends a frame through both and compares everything that it can have touched but counters.
@@ -243,7 +261,7 @@ impl<'a> Twin<'a> {
     fn action(&self, verdict: Verdict) -> u32 {
         match verdict {
             Verdict::Pass(_) | Verdict::Odd => PASS,
-            Verdict::Drop(_) => DROP,
+            Verdict::Drop(_) | Verdict::Map => DROP,
             Verdict::Transmit(_) => TX,
             Verdict::Redirect(to, _) if to == self.rig.a || to == self.rig.b => REDIRECT,
             // Not in the map of interfaces that take redirects.
@@ -260,6 +278,7 @@ impl<'a> Twin<'a> {
     /// Whether flow table, filter, quotas and facts are the same, to the last bit.
     fn state_same(&self) -> bool {
         self.rig.flows.is(&self.model.buckets)
+            && self.rig.mappings.is(&self.model.mappings)
             && self.rig.filter.is(&self.model.filter)
             && self.rig.plane.quotas().used == self.model.used
             && self.facts_same(|a, b| a == b)
@@ -278,6 +297,11 @@ impl<'a> Twin<'a> {
         for (index, (a, b)) in self.rig.flows.all().iter().zip(&self.model.buckets).enumerate() {
             if a != b {
                 text += &format!("bucket {index}:\nkernel {a:x?}\nmodel  {b:x?}\n");
+            }
+        }
+        for (index, (a, b)) in self.rig.mappings.all().iter().zip(&self.model.mappings).enumerate() {
+            if a != b {
+                text += &format!("mappings {index}:\nkernel {a:x?}\nmodel  {b:x?}\n");
             }
         }
         for (index, (a, b)) in self.rig.filter.all().iter().zip(&self.model.filter).enumerate() {
@@ -313,6 +337,16 @@ impl<'a> Twin<'a> {
         });
         assert!(facts, "{}\n{}", what(), self.difference());
         assert_eq!(self.rig.plane.quotas().used, self.model.used, "{}", what());
+        let untimed = |buckets: &[mapping::Bucket]| {
+            let mut buckets = buckets.to_vec();
+            for word in buckets.iter_mut().flat_map(|bucket| &mut bucket.words) {
+                *word = *word << 25 >> 25;
+            }
+            buckets
+        };
+        let mappings = self.rig.mappings.all();
+        assert!(untimed(&mappings) == untimed(&self.model.mappings), "{}\n{}", what(), self.difference());
+        self.model.mappings = mappings;
         self.model.buckets = kernel;
         self.model.filter = self.rig.filter.all();
         for (id, facts) in (0u16..).zip(self.rig.facts.all()) {
@@ -394,7 +428,7 @@ impl<'a> Twin<'a> {
             let word = |at: usize| u16::from_ne_bytes([known[at], known[at + 1]]);
             let same = [trail.to, trail.service, trail.backend, trail.port, trail.covered];
             assert_eq!([word(0), word(2), word(4), word(6), word(12)], same, "{key:?}");
-            assert_eq!(known[14..], [trail.proto, 0], "{key:?}");
+            assert_eq!(known[14..], [trail.proto, trail.source], "{key:?}");
         }
     }
 
@@ -425,7 +459,8 @@ fn routes(rig: &Rig) -> HashMap<Addr, Route> {
     let mut routes = HashMap::new();
     for (link, src_mac) in [(Link::A, MAC_A), (Link::B, MAC_B)] {
         for host in NEIGHBOURS {
-            let route = Route { ifindex: rig.ifindex(link), src_mac, dst_mac: neighbour_mac(link, host) };
+            let route =
+                Route { ifindex: rig.ifindex(link), src_mac, dst_mac: neighbour_mac(link, host), fits: 0 };
             routes.insert(neighbour4(link, host).into(), route);
             routes.insert(neighbour6(link, host).into(), route);
         }

@@ -9,6 +9,7 @@ use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::rules::{self, Facts, Sweep, Timeouts};
 use zdd_common::signals::Rate;
+use zdd_common::snat::mapping;
 use zdd_common::steer::place;
 
 use super::random::Random;
@@ -32,6 +33,16 @@ const TIMES: Timeouts = Timeouts {
     half_life: 400 * MS,
     grace: 140 * MS,
     fin_linger: 200 * MS,
+};
+
+/// The same for mappings.
+const MAPPED: mapping::Timeouts = mapping::Timeouts {
+    idle: TIMES.idle,
+    udp_idle: TIMES.udp_idle,
+    half_life: TIMES.half_life,
+    scarce: 200 * MS,
+    time_wait: 300 * MS,
+    grace: TIMES.grace,
 };
 
 /// What the agent would know of a service.
@@ -60,12 +71,17 @@ pub fn is_udp(id: u16) -> bool {
 
 /// Whether its backends are behind `nat`; service 7 has both kinds.
 fn is_nat(id: u16, backend: u16) -> bool {
-    matches!(id, 1 | 3 | 4 | 6) || (id == 7 && backend.is_multiple_of(2))
+    matches!(id, 1 | 3 | 6) || (id == 7 && backend.is_multiple_of(2) && !is_snat(id, backend))
+}
+
+/// Whether they are behind `snat`; service 7 has all kinds.
+pub fn is_snat(id: u16, backend: u16) -> bool {
+    matches!(id, 4 | 8) || (id == 7 && backend % 4 == 2)
 }
 
 /// Whether they are behind `ipip`; services 2 and 7 have other kinds as well.
 fn is_ipip(id: u16, backend: u16) -> bool {
-    matches!(id, 5 | 8) || (id == 7 && backend % 4 == 1) || (id == 2 && backend.is_multiple_of(2))
+    id == 5 || (id == 7 && backend % 4 == 1) || (id == 2 && backend.is_multiple_of(2))
 }
 
 /// Whether a backend's address is IPv6: `ipip` carries either in either.
@@ -145,6 +161,7 @@ impl World {
                 let (addr, port) = backend(id, number);
                 let mode = match () {
                     () if is_nat(id, number) => Mode::Nat,
+                    () if is_snat(id, number) => Mode::Snat,
                     () if is_ipip(id, number) => Mode::Ipip,
                     () => Mode::L2,
                 };
@@ -183,10 +200,10 @@ impl World {
         // Some follow none of their flows, some all, some every other one.
         let rate = Rate((id % 3) as u8);
         twin.set_end(end(vip(id), id), entry.with_rate(rate));
-        for number in backends(id).filter(|number| is_nat(id, *number)) {
+        for number in backends(id).filter(|number| is_nat(id, *number) || is_snat(id, *number)) {
             let (addr, port) = vip(id);
             let entry = EndEntry {
-                kind: EndKind::NatBackend as u16,
+                kind: if is_nat(id, number) { EndKind::NatBackend } else { EndKind::SnatBackend } as u16,
                 service: id,
                 id: number,
                 vip_port: port.to_be(),
@@ -237,6 +254,10 @@ impl World {
                 self.sweep(twin, random.chance(30), later);
                 // What died then is free a grace period later.
                 self.sweep(twin, false, later + 2 * TIMES.grace);
+                let scarce = random.chance(50);
+                for now in [later, later + 2 * TIMES.grace] {
+                    twin.sweep_mappings(|mapping| mapping::sweep(mapping, &MAPPED, scarce, now));
+                }
             }
             11 => {
                 let number = random.of(&backends(id).collect::<Vec<_>>());

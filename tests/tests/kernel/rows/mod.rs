@@ -11,6 +11,7 @@ mod nat;
 mod parse;
 mod reply;
 pub mod scene;
+mod snat;
 mod steer;
 mod vlan;
 
@@ -227,6 +228,7 @@ fn every_row_holds() {
     rows.extend(extension::rows());
     rows.extend(fragment::rows());
     rows.extend(icmp::rows());
+    rows.extend(snat::rows());
     let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len(), "every row has a name of its own");
     let failed = rig::with(|rig| {

@@ -31,15 +31,20 @@ pub(super) fn rows() -> Vec<Row> {
         let payload = vec![1; length];
         Pkt { l4: L4::Tcp(ACK, 5), payload, ..to_client(NAT).dst((NARROW.into(), 40_000)) }
     };
+    // Without don't fragment.
+    let cut = |frame: Vec<u8>| super::ipip::summed(super::patch(frame, crate::frames::L3 + 6, &[0, 0]));
     rows.extend([
         Row::new("a reply as large as the path takes", to_narrow(960).bytes()).from(Link::B).out(
             REDIRECT,
             sent(&to_narrow(960), NAT, 17),
             Reason::Reply,
         ),
-        Row::new("a reply larger than the path: the stack tells the backend", to_narrow(961).bytes())
-            .from(Link::B)
-            .out(PASS, to_stack(&to_narrow(961), NAT), Reason::ReplyStackRouted),
+        Row::new(
+            "a reply larger than the path, which may be cut: the stack does it",
+            cut(to_narrow(961).bytes()),
+        )
+        .from(Link::B)
+        .out(PASS, cut(to_stack(&to_narrow(961), NAT)), Reason::ReplyStackRouted),
     ]);
     let hole = to_client(NAT).dst((BLACKHOLE.into(), 40_000));
     rows.push(Row::new("a reply into a blackhole is the stack's to drop", hole.bytes()).from(Link::B).out(

@@ -41,6 +41,15 @@ pub const OTHER: u16 = 9;
 /// A VIP whose service number is beyond the map.
 pub const BEYOND: u16 = 10;
 
+/// `snat`, TCP, IPv4.
+pub const SNAT: u16 = 20;
+/// `snat`, UDP, IPv4.
+pub const SNAT_UDP: u16 = 21;
+/// `snat`, TCP, IPv6.
+pub const SNAT_V6: u16 = 22;
+/// `snat`, UDP, IPv6.
+pub const SNAT_UDP_V6: u16 = 23;
+
 /// The VIP of a service.
 pub fn vip(n: u16) -> (IpAddr, u16) {
     let port = if is_udp(n) { 53 } else { 80 };
@@ -73,15 +82,19 @@ fn host(n: u16) -> u8 {
 }
 
 pub fn is_v6(n: u16) -> bool {
-    matches!(n, L2_V6 | NAT_V6 | NAT_UDP_V6)
+    matches!(n, L2_V6 | NAT_V6 | NAT_UDP_V6 | SNAT_V6 | SNAT_UDP_V6)
 }
 
 pub fn is_udp(n: u16) -> bool {
-    matches!(n, NAT_UDP | NAT_UDP_V6 | L2_UDP)
+    matches!(n, NAT_UDP | NAT_UDP_V6 | L2_UDP | SNAT_UDP | SNAT_UDP_V6)
 }
 
 pub fn is_nat(n: u16) -> bool {
     matches!(n, NAT | NAT_UDP | NAT_V6 | NAT_UDP_V6)
+}
+
+pub fn is_snat(n: u16) -> bool {
+    matches!(n, SNAT | SNAT_UDP | SNAT_V6 | SNAT_UDP_V6)
 }
 
 /// A packet of the service's protocol from its client to its VIP; TCP with a plain ACK.
@@ -124,7 +137,8 @@ pub fn build(rig: &mut Rig) {
     ] {
         rig.plane.set_port(slot, Port { ifindex, flags, mac, tags: 0, mtu: 0 }).expect("a port");
     }
-    for n in [L2, NAT, NAT_UDP, L2_V6, NAT_V6, NAT_UDP_V6, L2_UDP, NEVER, OTHER] {
+    let all = [L2, NAT, NAT_UDP, L2_V6, NAT_V6, NAT_UDP_V6, L2_UDP, NEVER, OTHER];
+    for n in all.into_iter().chain([SNAT, SNAT_UDP, SNAT_V6, SNAT_UDP_V6]) {
         let (addr, port) = backend(n);
         rig.plane.write_backend(
             n,
@@ -132,7 +146,11 @@ pub fn build(rig: &mut Rig) {
                 addr: addr.into(),
                 next_hop: NextHop::new(mac(n), REDIRECT).0,
                 port: port.to_be(),
-                mode: if is_nat(n) { Mode::Nat } else { Mode::L2 } as u16,
+                mode: match () {
+                    () if is_nat(n) => Mode::Nat,
+                    () if is_snat(n) => Mode::Snat,
+                    () => Mode::L2,
+                } as u16,
                 service: n.into(),
                 ..Backend::default()
             },
@@ -157,9 +175,10 @@ pub fn build(rig: &mut Rig) {
             let entry = EndEntry { kind: EndKind::Vip as u16, service: n, id: n, ..EndEntry::default() };
             rig.plane.set_end(end(vip(n), n), entry, "a VIP").expect("a VIP");
         }
-        if is_nat(n) {
+        if is_nat(n) || is_snat(n) {
+            let kind = if is_nat(n) { EndKind::NatBackend } else { EndKind::SnatBackend } as u16;
             let (vip, vip_port) = (vip(n).0.into(), vip(n).1.to_be());
-            let entry = EndEntry { kind: EndKind::NatBackend as u16, service: n, id: n, vip_port, vip };
+            let entry = EndEntry { kind, service: n, id: n, vip_port, vip };
             rig.plane.set_end(end(backend(n), n), entry, "a backend").expect("a backend");
         }
     }

@@ -73,6 +73,7 @@ fn status(seconds: u64) -> Status {
                 version("v2", Role::Candidate, 0.1, seconds * 10, ill),
             ],
         }],
+        snat: vec![],
         flow_table: FlowTableStatus { capacity: 262_144, entries: 60, half: 2, ..FlowTableStatus::default() },
         syn_filter: SynFilterStatus { bytes: 4 << 20, fill: 0.0123 },
         reasons: [("base", seconds * 900), ("new", seconds * 100), ("pass_not_vip", 7), ("reply", 0)]

@@ -178,13 +178,13 @@ fn one_backend_in_two_services_under_nat() {
     let second = SECOND.replace("10.1.0.53:53", "10.1.0.1:8080").replace(":53/udp", ":81/tcp");
     insta::assert_snapshot!(mistakes(&(BASE.to_owned() + &second)), @r#"
     zdd.toml:19:13: backend 10.1.0.1:8080 is in service `web` already
-    help: nat finds the VIP of a reply by the backend's address: let the backend listen on another port for this service, or use forward = "l2" for both
+    help: nat and snat know a reply by the backend's address: let the backend listen on another port for this service, or use forward = "l2" for both
     "#);
     // One of the two is enough: the replies of the other one pass here as well.
     let l2 = second.replace("nat", "l2").replace(":81/tcp", ":8080/tcp");
     insta::assert_snapshot!(mistakes(&(BASE.to_owned() + &l2)), @r#"
     zdd.toml:19:13: backend 10.1.0.1:8080 is in service `web` already
-    help: nat finds the VIP of a reply by the backend's address: let the backend listen on another port for this service, or use forward = "l2" for both
+    help: nat and snat know a reply by the backend's address: let the backend listen on another port for this service, or use forward = "l2" for both
     "#);
 }
 
@@ -237,7 +237,7 @@ fn many_mistakes_are_told_at_once_in_the_order_of_the_file() {
     zdd.toml:4:8: `name`: `` cannot name a service
     help: use 1 to 63 of a-z, 0-9 and -
     zdd.toml:6:11: `forward`: `dsr` is no forwarding mode
-    help: write "nat", "l2" or "ipip"
+    help: write "nat", "snat", "l2" or "ipip"
     zdd.toml:9:13: `backends`: `x` is not an address
     help: write address:port, as "10.1.0.1:8080" or "[2001:db8::2]:8080"
     "#);

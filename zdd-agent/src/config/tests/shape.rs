@@ -115,11 +115,11 @@ fn vips() {
 fn modes() {
     insta::assert_snapshot!(changed("forward = \"nat\"\n", ""), @r#"
     zdd.toml:3:1: `forward` is missing in service `web`
-    help: write "nat" (replies pass this host), "l2" (backends own the VIP and answer directly) or "ipip" (the same, across routers)
+    help: write "nat" (replies pass this host), "snat" (the same, for backends anywhere), "l2" (backends own the VIP and answer directly) or "ipip" (the same, across routers)
     "#);
     insta::assert_snapshot!(changed("\"nat\"", "\"dsr\""), @r#"
     zdd.toml:6:11: `forward`: `dsr` is no forwarding mode
-    help: write "nat", "l2" or "ipip"
+    help: write "nat", "snat", "l2" or "ipip"
     "#);
     insta::assert_snapshot!(with("affinity = \"source\""), @r#"
     zdd.toml:7:12: `affinity`: `source` is no affinity

@@ -32,11 +32,17 @@ fn what_is_not_said_has_its_documented_default() {
             syn_filter: 4194304,
             direct: 65536,
             signals: 32768,
+            snat: 65536,
         },
         syn_memory: 64s,
         encap: EncapSources {
             v4: 10.255.0.0/16,
             v6: fd7a:6464::/64,
+        },
+        snat: SnatSpec {
+            sources: [],
+            first: 61000,
+            last: 65535,
         },
         probe_budget: ProbeBudget {
             concurrent: 256,
@@ -188,11 +194,17 @@ fn everything_can_be_said() {
                 syn_filter: 65536,
                 direct: 128,
                 signals: 32768,
+                snat: 65536,
             },
             syn_memory: 2s,
             encap: EncapSources {
                 v4: 10.255.0.0/16,
                 v6: fd7a:6464::/64,
+            },
+            snat: SnatSpec {
+                sources: [],
+                first: 61000,
+                last: 65535,
             },
             probe_budget: ProbeBudget {
                 concurrent: 256,

@@ -1,0 +1,108 @@
+//! Sweeping the mappings of `snat`: each has the timeouts of its backend's service.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use zdd_common::entries::BackendId;
+use zdd_common::snat::mapping::{self, Fate, Timeouts};
+
+use super::Reconciler;
+use super::service::Service;
+use crate::dataplane::MappingTotals;
+use crate::report::SnatStatus;
+
+/// How long either end may be in TIME_WAIT: Linux keeps it for 60 s (TCP_TIMEWAIT_LEN).
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// What a handshake, or an unanswered UDP flow, gets while more than half of the ports are in use: a SYN and three copies fit.
+const SCARCE: Duration = Duration::from_secs(10);
+/// Mappings of removed backends that one sweep ends: their clients reconnect one after another.
+const PACE: u32 = 1000;
+
+impl Reconciler {
+    /// Ends mappings whose time has come, frees ports, and counts each backend's live flows, which under `snat` are all known.
+    pub(super) fn sweep_mappings(&mut self, now: u64) {
+        let capacity = self.dataplane.mapping_capacity();
+        if capacity == [0, 0] {
+            return;
+        }
+        let mut known: HashMap<BackendId, (usize, Timeouts, bool)> = HashMap::new();
+        for (index, service) in self.services.iter().enumerate() {
+            let times = timeouts(service);
+            for backend in &service.saved.backends {
+                let gone = self.let_go(index, backend) || service.given_up.contains(&backend.id);
+                known.insert(backend.id, (index, times, gone));
+            }
+        }
+        let used = |family: usize| {
+            let MappingTotals { live, finished, resting } = self.mapped[family];
+            live + finished + resting
+        };
+        let scarce = (0..2).any(|family| used(family) > capacity[family] / 2);
+        let mut flows: HashMap<BackendId, u64> = HashMap::new();
+        let mut paced = 0;
+        let mapped = self.dataplane.sweep_mappings(|mapping| {
+            let Some((_, times, gone)) = known.get(&mapping.backend()) else {
+                // Of a backend that is gone: nobody can answer.
+                return match mapping::over(mapping, now) {
+                    Fate::Keep => mapping::sweep(mapping, &ANY, scarce, now),
+                    over => over,
+                };
+            };
+            if *gone
+                && paced < PACE
+                && let over @ Fate::Over(_) = mapping::over(mapping, now)
+            {
+                paced += 1;
+                return over;
+            }
+            let fate = mapping::sweep(mapping, times, scarce, now);
+            if fate == Fate::Keep && mapping.is(mapping::State::Live) && !mapping.finished() {
+                *flows.entry(mapping.backend()).or_default() += 1;
+            }
+            fate
+        });
+        self.mapped = mapped;
+        for (id, flows) in flows {
+            let (index, ..) = known[&id];
+            let seen = self.services[index].flows.entry(id).or_default();
+            // Some of them have an entry of the flow table as well.
+            *seen = flows.max(*seen);
+        }
+    }
+
+    /// What `snat` gives out and has given out.
+    pub(super) fn snat_status(&self) -> Vec<SnatStatus> {
+        let pool = self.dataplane.pool();
+        let capacity = self.dataplane.mapping_capacity();
+        let of = |v6: bool| {
+            let family = usize::from(v6);
+            let MappingTotals { live, finished, resting } = self.mapped[family];
+            SnatStatus {
+                sources: self.dataplane.snat_sources(v6).iter().map(ToString::to_string).collect(),
+                ports: format!("{}-{}", pool.first, u32::from(pool.first) + u32::from(pool.ports) - 1),
+                capacity: capacity[family],
+                per_backend: capacity[family] / u64::from(pool.planes.max(1)),
+                live,
+                finished: finished + resting,
+            }
+        };
+        [false, true].into_iter().filter(|v6| capacity[usize::from(*v6)] > 0).map(of).collect()
+    }
+}
+
+/// For what nobody has timeouts for.
+const ANY: Timeouts =
+    Timeouts { idle: 0, udp_idle: 0, half_life: 0, scarce: 0, time_wait: 0, grace: 1_000_000_000 };
+
+fn timeouts(service: &Service) -> Timeouts {
+    let times = service.times;
+    let ns = |duration: Duration| duration.as_nanos() as u64;
+    Timeouts {
+        idle: times.idle,
+        udp_idle: times.udp_idle,
+        half_life: times.half_life,
+        scarce: ns(SCARCE).min(times.half_life),
+        time_wait: ns(TIME_WAIT),
+        grace: times.grace,
+    }
+}
