@@ -70,12 +70,11 @@ pub(super) unsafe fn find<A: Atomics>(bucket: *mut SignalBucket, key: &SignalKey
             }
         }
     }
-    // SAFETY: as above.
-    if at < SIGNAL_WAYS {
-        Some(unsafe { bucket.cast::<SignalFlow>().add(at & (SIGNAL_WAYS - 1)) })
-    } else {
-        None
+    if at == SIGNAL_WAYS {
+        return None;
     }
+    // SAFETY: as above.
+    Some(unsafe { bucket.cast::<SignalFlow>().add(at & (SIGNAL_WAYS - 1)) })
 }
 
 /// The flow that matters least: none, one that has ended, or the one that was silent longest.
