@@ -245,7 +245,12 @@ pub struct RolloutAsk {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RolloutAct {
     /// Begin one with this candidate.
-    Start(String),
+    Start {
+        /// The version; of a rolling rollout the one whose backends are done.
+        version: String,
+        /// Rolling: old and new addresses. Empty: all backends are restarted where they are.
+        replace: Vec<(SocketAddr, SocketAddr)>,
+    },
     /// Hold the weights.
     Pause,
     /// End a pause.

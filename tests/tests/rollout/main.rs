@@ -400,7 +400,7 @@ fn an_abort_is_in_force_as_soon_as_a_shift_is() -> Result<()> {
         let mut client = Client::connect(&socket).await.expect("the agent answers");
         let mut took = Vec::new();
         for _ in 0..50 {
-            let start = ask(RolloutAct::Start("v2".to_owned()));
+            let start = ask(RolloutAct::Start { version: "v2".to_owned(), replace: Vec::new() });
             let report = client.rollout("web", start).await.expect("started");
             assert_eq!((report.weight, report.phase.as_str()), (0.1, "running"));
             let since = Instant::now();

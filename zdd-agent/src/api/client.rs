@@ -216,8 +216,13 @@ impl Client {
         let RolloutAsk { act, revision, reason, break_glass } = ask;
         let (service, mut undo_to) = (service.to_owned(), None);
         let r#move = match act {
-            RolloutAct::Start(candidate) => {
-                let request = pb::StartRolloutRequest { service, candidate, reason, break_glass };
+            RolloutAct::Start { version: candidate, replace } => {
+                let pair = |(old, new): (SocketAddr, SocketAddr)| pb::Replace {
+                    old: old.to_string(),
+                    new: new.to_string(),
+                };
+                let replace = replace.into_iter().map(pair).collect();
+                let request = pb::StartRolloutRequest { service, candidate, reason, break_glass, replace };
                 return report(self.inner.start_rollout(request).await);
             }
             RolloutAct::Pause => pb::Move::Pause,

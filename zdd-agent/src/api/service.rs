@@ -192,8 +192,16 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::StartRolloutRequest>,
     ) -> Result<Response<pb::RolloutReport>, Status> {
-        let pb::StartRolloutRequest { service, candidate, reason, break_glass } = request.into_inner();
-        let ask = RolloutAsk { act: RolloutAct::Start(candidate), revision: None, reason, break_glass };
+        let pb::StartRolloutRequest { service, candidate, reason, break_glass, replace } =
+            request.into_inner();
+        let replace = replace.iter().map(|pair| Ok((address(&pair.old)?, address(&pair.new)?)));
+        let replace = replace.collect::<Result<Vec<_>, Status>>()?;
+        let ask = RolloutAsk {
+            act: RolloutAct::Start { version: candidate, replace },
+            revision: None,
+            reason,
+            break_glass,
+        };
         answer(self.handle.rollout(service, ask).await)
     }
 

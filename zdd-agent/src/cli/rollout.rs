@@ -27,8 +27,13 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
         }
         RolloutCommand::StopTheLine { reason } => out.print(&client.line(Some(reason)).await?, line)?,
         RolloutCommand::ReleaseTheLine => out.print(&client.line(None).await?, line)?,
-        RolloutCommand::Start { service, version, reason, break_glass, wait } => {
-            let ask = RolloutAsk { act: RolloutAct::Start(version), revision: None, reason, break_glass };
+        RolloutCommand::Start { service, version, replace, reason, break_glass, wait } => {
+            let ask = RolloutAsk {
+                act: RolloutAct::Start { version, replace },
+                revision: None,
+                reason,
+                break_glass,
+            };
             let report = client.rollout(&service, ask).await?;
             return shown(report, wait, client, out).await;
         }

@@ -308,7 +308,12 @@ impl Reconciler {
     }
 
     /// One address belongs to one version of one service: under `nat` a reply is told by where it comes from.
-    fn address_is_free(&self, index: usize, version: &str, address: SocketAddr) -> Result<(), Refused> {
+    pub(super) fn address_is_free(
+        &self,
+        index: usize,
+        version: &str,
+        address: SocketAddr,
+    ) -> Result<(), Refused> {
         let own = &self.services[index];
         if own.saved.spec.vips.iter().any(|vip| vip.socket() == address) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
@@ -386,7 +391,11 @@ impl Reconciler {
     }
 
     /// Puts one changed service in force.
-    fn adjust_one(&mut self, index: usize, spec: crate::desired::ServiceSpec) -> Result<(), Refused> {
+    pub(super) fn adjust_one(
+        &mut self,
+        index: usize,
+        spec: crate::desired::ServiceSpec,
+    ) -> Result<(), Refused> {
         let mut target = self.specs();
         target[index] = spec;
         super::apply::adjust(self, &target)

@@ -167,6 +167,7 @@ impl Reconciler {
                 }
                 Effect::Start(..) => self.start_work(index, &effect),
                 Effect::Stop(token) => self.stop_work(index, token),
+                Effect::Batch(step, number) => self.see_to_batch(index, step, number),
                 Effect::Drain => self.see_to_drain(index),
                 Effect::Announce(text) => self.tell_hooks(index, &text),
             }
@@ -221,6 +222,7 @@ impl Reconciler {
             let Some(rollout) = self.services[index].saved.rollouts.active() else { continue };
             let saved_before = rollout.clock_ms / SAVE_EVERY_MS;
             self.look_at_holds(index);
+            self.look_at_batch(index);
             self.rollout_goes_on(index, Event::Tick);
             let clock = self.services[index].saved.rollouts.active().map(|rollout| rollout.clock_ms);
             if clock.is_some_and(|clock| clock / SAVE_EVERY_MS != saved_before)

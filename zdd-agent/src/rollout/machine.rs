@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runs::{Outcome, Run};
 use super::spec::{HookKind, RolloutSpec};
-use super::stages::{Stage, stages};
+use super::stages::{BatchStep, Stage, stages};
 use super::walk::Walk;
 use crate::desired::BasisPoints;
 
@@ -138,6 +138,15 @@ pub struct Progress {
     pub polls: Vec<HookRun>,
     /// The old version is drained, or its time is up.
     pub drained: bool,
+    /// Rolling: what is to be done with the present batch is done.
+    #[serde(default)]
+    pub batch_done: bool,
+    /// Rolling: since when the present batch has been healthy.
+    #[serde(default)]
+    pub ready_since_ms: Option<u64>,
+    /// Rolling: why the present step was refused when it was last tried, and when it is tried again.
+    #[serde(default)]
+    pub batch_refused: Option<(String, u64)>,
     /// The last one given out.
     pub token: u64,
 }
@@ -185,6 +194,10 @@ pub enum Event {
     Stopped(Option<String>),
     /// All of the train have met for this time, from 0.
     Cleared(u16),
+    /// Rolling: this was done with a batch, or could not be done.
+    Batch(BatchStep, u16, Result<(), String>),
+    /// Rolling: all of the present batch are healthy, or not any more.
+    Healthy(bool),
     /// Somebody else changed the weights.
     Interfered(String),
 }
@@ -201,12 +214,15 @@ pub enum Work {
 /// What shall be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Give the candidate this share and the stable version the rest; answered by `WeightsSet` or `Refused`.
+    /// Give the candidate this share and the stable version the rest; answered by `WeightsSet` or `Refused`. Rolling: 0, take
+    /// the present batch back.
     SetWeights(BasisPoints),
     /// Begin this; answered by `Measured` or `HookDone`.
     Start(u64, Work),
     /// Its answer is of no use any more.
     Stop(u64),
+    /// See that this is done with a batch of backends; answered by `Batch`.
+    Batch(BatchStep, u16),
     /// See that the stable version drains; answered by `Drained` when it has.
     Drain,
     /// Tell people.
@@ -256,6 +272,9 @@ pub fn begin(plan: &Plan, holds: Holds, now: u64) -> (Progress, Vec<Effect>) {
         hook: None,
         polls: polls.map(poll).collect(),
         drained: false,
+        batch_done: false,
+        ready_since_ms: None,
+        batch_refused: None,
         token: 0,
     };
     let mut walk = Walk { plan, stages: stages(&plan.spec), progress, said: Vec::new(), now };
