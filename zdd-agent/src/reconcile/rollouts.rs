@@ -204,7 +204,7 @@ impl Reconciler {
             outcome: phase.name().to_owned(),
             why: phase.why().map(str::to_owned),
             left: left.clone(),
-            contracted: rollout.progress.contracting(plan),
+            contracted: rollout.progress.contracted,
             started_unix_ms: rollout.started_unix_ms,
             ended_unix_ms: unix_ms(),
             log: rollout.log.clone(),

@@ -23,7 +23,10 @@ impl Walk<'_> {
             return;
         }
         match self.at() {
-            Some(Stage::Hooks(kind)) => self.progress.hook = self.next_hook(kind, 0),
+            Some(Stage::Hooks(kind)) => {
+                self.progress.hook = self.next_hook(kind, 0);
+                self.progress.contracted |= kind == HookKind::Contract;
+            }
             Some(Stage::Weight(to)) => self.set(to),
             _ => {}
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runs::{Outcome, Run};
 use super::spec::{HookKind, RolloutSpec};
-use super::stages::{BatchStep, Stage, stages};
+use super::stages::{BatchStep, stages};
 use super::walk::Walk;
 use crate::desired::BasisPoints;
 
@@ -147,6 +147,9 @@ pub struct Progress {
     /// Rolling: why the present step was refused when it was last tried, and when it is tried again.
     #[serde(default)]
     pub batch_refused: Option<(String, u64)>,
+    /// A `contract` hook was called: the old version may not be able to live with the database any more.
+    #[serde(default)]
+    pub contracted: bool,
     /// The last one given out.
     pub token: u64,
 }
@@ -275,6 +278,7 @@ pub fn begin(plan: &Plan, holds: Holds, now: u64) -> (Progress, Vec<Effect>) {
         batch_done: false,
         ready_since_ms: None,
         batch_refused: None,
+        contracted: false,
         token: 0,
     };
     let mut walk = Walk { plan, stages: stages(&plan.spec), progress, said: Vec::new(), now };
@@ -331,12 +335,6 @@ impl Progress {
             .filter_map(|(at, run)| run.under_way.map(|(token, _)| (token, Work::Measure(at))));
         let hooks = self.hook.iter().chain(&self.polls);
         runs.chain(hooks.filter_map(|hook| hook.token.map(|token| (token, Work::Call(hook.hook))))).collect()
-    }
-
-    /// The `contract` hooks have been called, or are being called.
-    pub fn contracting(&self, plan: &Plan) -> bool {
-        let contract = stages(&plan.spec).iter().position(|stage| *stage == Stage::Hooks(HookKind::Contract));
-        contract.is_some_and(|at| self.stage >= at)
     }
 
     /// Steps are not taken.

@@ -218,7 +218,7 @@ fn a_contract_that_fails_is_never_rolled_back_by_itself() {
     assert!(effects.contains(&Effect::SetWeights(FULL)), "{effects:?}");
     let event = |progress: &Progress, event, now| step(&plan, progress, event, now).unwrap();
     let (progress, effects) = event(&progress, Event::WeightsSet(FULL), 0);
-    assert!(effects.contains(&Effect::Drain) && !progress.contracting(&plan), "{effects:?}");
+    assert!(effects.contains(&Effect::Drain) && !progress.contracted, "{effects:?}");
     let (progress, _) = event(&progress, Event::Drained, 1_000);
     let (progress, effects) = event(&progress, Event::Tick, 2_999);
     assert!(!effects.iter().any(|e| matches!(e, Effect::Start(..))), "the soak is not over: {effects:?}");
@@ -230,7 +230,9 @@ fn a_contract_that_fails_is_never_rolled_back_by_itself() {
         "{progress:?}"
     );
     assert!(!effects.iter().any(|e| matches!(e, Effect::SetWeights(_))), "{effects:?}");
-    // A retry calls it again.
-    let (_, effects) = event(&progress, Event::Operator(Command::Retry, String::new()), 4_000);
+    // A retry proves and soaks anew, and calls it again. That it was called once is not forgotten.
+    let (progress, _) = event(&progress, Event::Operator(Command::Retry, String::new()), 4_000);
+    assert!(progress.contracted, "{progress:?}");
+    let (_, effects) = event(&progress, Event::Tick, 6_000);
     assert!(effects.iter().any(|e| matches!(e, Effect::Start(_, Work::Call(0)))), "{effects:?}");
 }

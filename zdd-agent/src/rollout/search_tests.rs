@@ -185,7 +185,7 @@ fn judge(plan: &Plan, before: &Progress, after: &Progress, effects: &[Effect]) {
         assert!(next == Some(to) || (after.full && *to == FULL), "a jump from {} to {to}", after.weight);
         assert!(proven(plan, after, after.weight), "{to} without proof: {after:?}");
     }
-    if after.contracting(plan) && after.phase == Phase::Running {
+    if after.contracted && !before.contracted {
         assert!(
             after.drained && after.weight == FULL,
             "contract before the old version is drained: {after:?}"

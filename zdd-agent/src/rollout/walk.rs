@@ -53,7 +53,9 @@ impl Walk<'_> {
             }
             Event::Stopped(what) => self.stopped(what),
             Event::Cleared(time) => self.progress.cleared = self.progress.cleared.max(time + 1),
-            Event::Interfered(what) => self.interfered(what),
+            // A rolling rollout has no weights that somebody could change.
+            Event::Interfered(what) if !self.rolling() => self.interfered(what),
+            Event::Interfered(_) => {}
         }
         Ok(())
     }

@@ -304,7 +304,7 @@ fn strategies_and_their_keys() {
     help: remove it, or write strategy = "blue-green"
     "#);
     insta::assert_snapshot!(replaced("\"canary\"", "\"blue-green\""), @r#"
-    zdd.toml:15:9: `steps` mean nothing to a blue-green rollout
+    zdd.toml:15:9: `steps` mean something to a canary only
     help: remove them, or write strategy = "canary"
     "#);
     insta::assert_snapshot!(replaced("\"canary\"", "\"canary\"\non_failure = \"ignore\"\nprogress_deadline = \"0s\"\nstrategie = 1"), @r#"
