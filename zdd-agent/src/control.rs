@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
-    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Snapshot, Status, WhoMoves,
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::text::{Unreadable, parse_socket};
@@ -141,6 +141,9 @@ impl FromStr for Target {
 pub enum Request {
     Status {
         reply: Reply<Status>,
+    },
+    Snapshot {
+        reply: Reply<Snapshot>,
     },
     Shift {
         service: String,
@@ -277,6 +280,7 @@ impl Request {
         // A caller that has gone away needs no answer, so a failed send is nothing to act on.
         match self {
             Request::Status { reply } => drop(reply.send(Err(refused))),
+            Request::Snapshot { reply } => drop(reply.send(Err(refused))),
             Request::Shift { reply, .. } | Request::Rollback { reply, .. } => drop(reply.send(Err(refused))),
             Request::BackendAdd { reply, .. }
             | Request::BackendRemove { reply, .. }
@@ -327,6 +331,11 @@ impl Handle {
     /// Everything at this moment.
     pub async fn status(&self) -> Result<Status, Refused> {
         self.ask(|reply| Request::Status { reply }).await
+    }
+
+    /// The same, and the rollouts.
+    pub async fn snapshot(&self) -> Result<Snapshot, Refused> {
+        self.ask(|reply| Request::Snapshot { reply }).await
     }
 
     /// Gives the named versions these weights and the remainder to the others ([`crate::weights::complete`]). Answered when new
