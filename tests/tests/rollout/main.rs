@@ -4,6 +4,7 @@ mod answers;
 mod database;
 mod holds;
 mod page;
+mod rolling;
 mod undo;
 
 use std::time::{Duration, Instant};

@@ -35,15 +35,11 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     let canary = strategy.as_ref().is_none_or(|at| at.value == "canary");
     let blue_green = strategy.as_ref().is_some_and(|at| at.value == "blue-green");
     let steps = steps::read(&mut table, canary, sink);
-<<<<<<< HEAD
     let rolls = strategy.as_ref().is_some_and(|at| at.value == "rolling");
     let batch = rolling::count(&mut table, "batch", sink);
     let max_unavailable = rolling::count(&mut table, "max_unavailable", sink);
     let min_ready = table.duration("min_ready", Duration::ZERO..=DAY, sink);
     let auto_promote = table.boolean("auto_promote", sink);
-=======
-    let auto_promote = table.boolean("auto_promote", sink);
->>>>>>> rolling
     let bake = table.duration("bake", Duration::ZERO..=30 * DAY, sink);
     let on_failure = table.parsed("on_failure", sink, |text| match text {
         "rollback" => Ok(OnFailure::Rollback),
@@ -54,14 +50,9 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     let drain_deadline = table.duration("drain_deadline", SECOND..=30 * DAY, sink);
     let freeze = windows(&mut table, sink);
     let soak = table.duration("soak", Duration::ZERO..=30 * DAY, sink);
-<<<<<<< HEAD
     let reversible = table.boolean("reversible", sink);
     let analyses =
         several(&mut table, "analysis", sink, |table, sink| analysis::read(table, !blue_green, sink));
-=======
-    let reversible = table.boolean("reversible", sink);
-    let analyses = several(&mut table, "analysis", sink, |table, sink| analysis::read(table, canary, sink));
->>>>>>> rolling
     let hooks = several(&mut table, "hook", sink, hook::read);
     analysis::names(&analyses, sink);
     let span = table.span.clone();
