@@ -122,6 +122,44 @@ pub struct Wait {
     pub timeout: Option<Duration>,
 }
 
+/// What to do with a release train.
+#[derive(Debug, Subcommand)]
+pub enum TrainCommand {
+    /// Begin the rollouts of all services of a train, or of none.
+    Start {
+        /// Train: what `train` says in the [service.rollout] of its services.
+        train: String,
+        /// Each service of the train and the version that is to have all its new flows.
+        #[arg(value_name = "SERVICE=VERSION", required = true, value_parser = passenger)]
+        services: Vec<(String, String)>,
+        /// Why.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Show the rollouts of a train's last run.
+    Status {
+        /// Train.
+        train: String,
+    },
+    /// Give everything of a train back.
+    Abort {
+        /// Train.
+        train: String,
+        /// Why; kept in the history.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+fn passenger(text: &str) -> Result<(String, String), Unreadable> {
+    match text.split_once('=') {
+        Some((service, version)) if !service.is_empty() && !version.is_empty() => {
+            Ok((service.to_owned(), version.to_owned()))
+        }
+        _ => Err(Unreadable(format!("`{text}` is no pair; write SERVICE=VERSION, as web=v2"))),
+    }
+}
+
 /// What to do with a gate.
 #[derive(Debug, Subcommand)]
 pub enum GateCommand {

@@ -7,7 +7,7 @@ use super::Reconciler;
 use super::drains;
 use super::service::Service;
 use crate::clock;
-use crate::control::{Refused, Request};
+use crate::control::{Refused, Request, TrainAct};
 use crate::desired::{BackendSpec, BasisPoints, FULL, Vip};
 use crate::report::{ChangeReport, ShiftReport, VersionShare};
 use crate::text::percent;
@@ -46,6 +46,11 @@ impl Reconciler {
             Request::Gate { service, closed, reason, reply } => {
                 drop(reply.send(self.gate(&service, closed, &reason)));
             }
+            Request::Train { train, act, reply } => drop(reply.send(match act {
+                TrainAct::Start { candidates, reason } => self.start_train(&train, &candidates, &reason),
+                TrainAct::Abort { reason } => self.abort_train(&train, &reason),
+                TrainAct::Status => self.train_status(&train),
+            })),
             Request::Line { stopped, reply } => drop(reply.send(self.set_line(stopped))),
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));

@@ -26,6 +26,7 @@ mod sick;
 mod status;
 mod sweep;
 pub mod table;
+mod trains;
 mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -154,8 +154,29 @@ impl Reconciler {
         if let Some(refused) = refusals.into_iter().next() {
             return Err(refused);
         }
+        if let Some(train) = &spec.train {
+            let name = self.services[index].name();
+            return Err(Refused::refused(format!(
+                "{name} is part of train {train}, which moves together\nhelp: `zdd train start {train} {name}={candidate} ...`"
+            )));
+        }
         let id = self.services[index].saved.rollouts.last_id + 1;
-        self.begin_rollout(index, Plan { id, spec, stable, candidate: candidate.to_owned() }, glass)
+        self.begin_rollout(
+            index,
+            Plan { id, spec, stable, candidate: candidate.to_owned(), train_run: 0 },
+            glass,
+        )
+    }
+
+    /// What a rollout of this candidate as part of its train would be.
+    pub(super) fn plan_of(&self, index: usize, candidate: &str) -> Result<Plan, Refused> {
+        let spec = self.spec_of(index)?;
+        let (stable, refusals) = self.versions_for(index, candidate, false)?;
+        if let Some(refused) = refusals.into_iter().next() {
+            return Err(refused);
+        }
+        let id = self.services[index].saved.rollouts.last_id + 1;
+        Ok(Plan { id, spec, stable, candidate: candidate.to_owned(), train_run: 0 })
     }
 
     fn retry(&mut self, index: usize, glass: Option<String>) -> Result<(), Refused> {

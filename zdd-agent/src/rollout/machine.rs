@@ -25,6 +25,9 @@ pub struct Plan {
     pub stable: String,
     /// The version that is to have them.
     pub candidate: String,
+    /// Which run of its train it is part of: when that left, in milliseconds since 1970; 0 without a train.
+    #[serde(default)]
+    pub train_run: u64,
 }
 
 /// Where a rollout stands.

@@ -132,6 +132,15 @@ pub struct RolloutPlan {
     pub refusals: Vec<String>,
 }
 
+/// `zdd train`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReport {
+    /// Its name.
+    pub train: String,
+    /// The rollouts of its last run.
+    pub rollouts: Vec<RolloutReport>,
+}
+
 /// `zdd rollout stop-the-line` and `release-the-line`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppedLine {

@@ -50,7 +50,7 @@ pub(super) fn plan(strategy: Strategy, on_failure: OnFailure, hooks: &[HookKind]
         soak: Duration::from_secs(1),
         train: None,
     };
-    Plan { id: 1, spec, stable: "v1".to_owned(), candidate: "v2".to_owned() }
+    Plan { id: 1, spec, stable: "v1".to_owned(), candidate: "v2".to_owned(), train_run: 0 }
 }
 
 pub(super) fn canary() -> Strategy {

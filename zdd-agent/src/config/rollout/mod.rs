@@ -50,6 +50,12 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     let drain_deadline = table.duration("drain_deadline", SECOND..=30 * DAY, sink);
     let freeze = windows(&mut table, sink);
     let soak = table.duration("soak", Duration::ZERO..=30 * DAY, sink);
+    let train = table.parsed("train", sink, |text| {
+        let fits = (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        fits.then(|| text.to_owned())
+            .ok_or_else(|| Unreadable(format!("`{text}` is no name; use a-z, 0-9 and -, up to 63 of them")))
+    });
     let reversible = table.boolean("reversible", sink);
     let analyses =
         several(&mut table, "analysis", sink, |table, sink| analysis::read(table, !blue_green, sink));
@@ -122,7 +128,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
         hooks: hooks.into_iter().map(|at| at.value).collect(),
         freeze,
         soak: value(soak).unwrap_or_default(),
-        train: None,
+        train: value(train),
     })
 }
 
