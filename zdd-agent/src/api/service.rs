@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status};
 use super::pb;
 use super::wire::Wire;
 use crate::config::Config;
-use crate::control::{Handle, Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
+use crate::control::{Handle, Refused, RefusedCode, RolloutAct, RolloutAsk, Target, TrainAct};
 
 /// Without an interval from the caller.
 const WATCH_DEFAULT: Duration = Duration::from_secs(1);
@@ -192,8 +192,16 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::StartRolloutRequest>,
     ) -> Result<Response<pb::RolloutReport>, Status> {
-        let pb::StartRolloutRequest { service, candidate, reason, break_glass } = request.into_inner();
-        let ask = RolloutAsk { act: RolloutAct::Start(candidate), revision: None, reason, break_glass };
+        let pb::StartRolloutRequest { service, candidate, reason, break_glass, replace } =
+            request.into_inner();
+        let replace = replace.iter().map(|pair| Ok((address(&pair.old)?, address(&pair.new)?)));
+        let replace = replace.collect::<Result<Vec<_>, Status>>()?;
+        let ask = RolloutAsk {
+            act: RolloutAct::Start { version: candidate, replace },
+            revision: None,
+            reason,
+            break_glass,
+        };
         answer(self.handle.rollout(service, ask).await)
     }
 
@@ -256,6 +264,30 @@ impl pb::control_server::Control for Control {
         request: Request<pb::GetRolloutHistoryRequest>,
     ) -> Result<Response<pb::RolloutHistory>, Status> {
         answer(self.handle.rollout_history(request.into_inner().service).await)
+    }
+
+    async fn start_train(
+        &self,
+        request: Request<pb::StartTrainRequest>,
+    ) -> Result<Response<pb::TrainReport>, Status> {
+        let pb::StartTrainRequest { train, services, reason } = request.into_inner();
+        let candidates = services.into_iter().map(|one| (one.service, one.candidate)).collect();
+        answer(self.handle.train(train, TrainAct::Start { candidates, reason }).await)
+    }
+
+    async fn abort_train(
+        &self,
+        request: Request<pb::AbortTrainRequest>,
+    ) -> Result<Response<pb::TrainReport>, Status> {
+        let pb::AbortTrainRequest { train, reason } = request.into_inner();
+        answer(self.handle.train(train, TrainAct::Abort { reason }).await)
+    }
+
+    async fn get_train(
+        &self,
+        request: Request<pb::GetTrainRequest>,
+    ) -> Result<Response<pb::TrainReport>, Status> {
+        answer(self.handle.train(request.into_inner().train, TrainAct::Status).await)
     }
 
     async fn set_line(

@@ -12,7 +12,9 @@ mod holds;
 mod ids;
 mod network;
 mod publish;
+mod ramp;
 mod restore;
+mod rollout_batches;
 mod rollout_commands;
 mod rollout_signals;
 mod rollout_weights;
@@ -24,6 +26,7 @@ mod sick;
 mod status;
 mod sweep;
 pub mod table;
+mod trains;
 mod who_moves;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -167,6 +170,7 @@ impl Reconciler {
         self.advance_drains(now);
         self.follow_wanted(now);
         self.look_at_load();
+        self.look_at_ramps(now);
     }
 
     /// Does something with every service; an error is told, and the others go on.

@@ -12,6 +12,8 @@ use zdd_common::rules::Timeouts;
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::face::Face;
+use super::ramp::Ramp;
+use super::rollout_batches::held_back;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::Health;
@@ -48,6 +50,8 @@ pub(super) struct Service {
     /// Those of them whose flows are let go.
     pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
+    /// Since when backends take flows: those that have just begun take fewer.
+    pub(super) ramp: Ramp,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -151,6 +155,7 @@ impl Service {
             failing: HashMap::new(),
             given_up: Vec::new(),
             notes: Vec::new(),
+            ramp: Ramp::default(),
             saved,
         }
     }
@@ -212,12 +217,15 @@ impl Service {
     /// Whether a backend takes no new flows because it, or its version, drains.
     pub(super) fn drains(&self, version: &str, address: SocketAddr) -> bool {
         let own = self.saved.backends.iter().find(|b| b.address == address && b.version == version);
-        own.is_none_or(|b| b.drain.is_some() || b.removed) || self.version_drains(version)
+        own.is_none_or(|b| self.backend_drains(b)) || self.version_drains(version)
     }
 
     /// The same for one that is known: asked of each of 10,000 backends, looking them up is what takes the time.
     pub(super) fn backend_drains(&self, backend: &SavedBackend) -> bool {
-        backend.drain.is_some() || backend.removed || self.version_drains(&backend.version)
+        backend.drain.is_some()
+            || backend.removed
+            || self.version_drains(&backend.version)
+            || held_back(&self.saved.rollouts, backend.address)
     }
 
     fn version_drains(&self, version: &str) -> bool {
@@ -249,7 +257,7 @@ impl Service {
             slots[slot].push(Candidate {
                 id: backend.id,
                 identity: maglev::identity(backend.address.ip().into(), backend.address.port().to_be()),
-                weight,
+                weight: self.ramp.weight(backend.id, weight),
                 healthy: verdict != Some(Health::Unhealthy),
                 draining: self.backend_drains(backend),
             });

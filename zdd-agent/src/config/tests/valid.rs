@@ -56,6 +56,7 @@ fn what_is_not_said_has_its_documented_default() {
             udp: Stick,
             drain_timeout: None,
             capacity: None,
+            slow_start: Duration::ZERO,
             cells: 16384,
             health: None,
             rollout: None,
@@ -196,6 +197,7 @@ fn everything_can_be_said() {
                     5400s,
                 ),
                 capacity: None,
+                slow_start: 0ns,
                 cells: 4096,
                 health: Some(
                     HealthSpec {

@@ -27,6 +27,8 @@ pub struct About {
     pub phase: String,
     /// Number of the rollout in its service: the same for every attempt at a step, so that it can be made once.
     pub rollout: String,
+    /// Rolling: the backends that it is about.
+    pub backends: Vec<String>,
     /// Why the call is made: the hook's time, or what happened.
     pub what: String,
 }
@@ -39,13 +41,15 @@ impl About {
             .replace("{{candidate}}", &self.candidate)
     }
 
-    fn variables(&self) -> [(&'static str, &str); 5] {
+    fn variables(&self) -> [(&'static str, String); 6] {
+        let text = String::clone;
         [
-            ("ZDD_SERVICE", &self.service),
-            ("ZDD_STABLE", &self.stable),
-            ("ZDD_CANDIDATE", &self.candidate),
-            ("ZDD_WEIGHT", &self.weight),
-            ("ZDD_ROLLOUT", &self.rollout),
+            ("ZDD_SERVICE", text(&self.service)),
+            ("ZDD_STABLE", text(&self.stable)),
+            ("ZDD_CANDIDATE", text(&self.candidate)),
+            ("ZDD_WEIGHT", text(&self.weight)),
+            ("ZDD_ROLLOUT", text(&self.rollout)),
+            ("ZDD_BACKENDS", self.backends.join(" ")),
         ]
     }
 }
