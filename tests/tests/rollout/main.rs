@@ -6,6 +6,7 @@ mod holds;
 mod kills;
 mod page;
 mod rolling;
+mod train;
 mod undo;
 
 use std::time::{Duration, Instant};

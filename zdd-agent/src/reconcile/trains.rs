@@ -78,7 +78,7 @@ impl Reconciler {
 
     /// Gives everything of a train back.
     pub(super) fn abort_train(&mut self, train: &str, reason: &str) -> Result<TrainReport, Refused> {
-        for index in self.members(train)? {
+        for index in self.run_of_train(train)? {
             if self.services[index].saved.rollouts.active().is_some() {
                 self.rollout_event(index, Event::Operator(Command::Abort, reason.to_owned()))?;
             }
@@ -88,7 +88,7 @@ impl Reconciler {
 
     /// Where the rollouts of a train stand that left last.
     pub(super) fn train_status(&self, train: &str) -> Result<TrainReport, Refused> {
-        let members = self.members(train)?;
+        let members = self.run_of_train(train)?;
         let rollouts = members.into_iter().filter_map(|index| {
             let service = &self.services[index];
             Some(report::report(service.name(), service.saved.rollouts.current.as_ref()?))
@@ -97,7 +97,7 @@ impl Reconciler {
     }
 
     /// The services whose present rollout left with a train's last run.
-    fn members(&self, train: &str) -> Result<Vec<usize>, Refused> {
+    fn run_of_train(&self, train: &str) -> Result<Vec<usize>, Refused> {
         let run_of = |index: usize| {
             let plan = &self.services[index].saved.rollouts.current.as_ref()?.plan;
             (plan.spec.train.as_deref() == Some(train)).then_some(plan.train_run)
@@ -122,7 +122,7 @@ impl Reconciler {
         trains.sort();
         trains.dedup();
         for train in trains {
-            let Ok(members) = self.members(&train) else { continue };
+            let Ok(members) = self.run_of_train(&train) else { continue };
             let rollouts = members.iter().filter_map(|index| {
                 let service = &self.services[*index];
                 let rollout = service.saved.rollouts.current.as_ref()?;

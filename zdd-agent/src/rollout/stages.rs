@@ -173,7 +173,12 @@ fn told_batch(step: BatchStep, spec: &RolloutSpec, number: u16) -> (String, Stri
 /// A stage in words, and what takes it back.
 pub fn told(stage: Stage, spec: &RolloutSpec, stable: &str, candidate: &str) -> (String, String) {
     let back = |text: &str| text.to_owned();
-    let all_back = format!("all new flows to {stable}; live ones stay where they are");
+    let all_back = match spec.strategy {
+        Strategy::Rolling { .. } => "the present batch is taken back; those before it stay done".to_owned(),
+        Strategy::Canary { .. } | Strategy::BlueGreen { .. } => {
+            format!("all new flows to {stable}; live ones stay where they are")
+        }
+    };
     match stage {
         Stage::Hooks(kind) if kind.confirms() => {
             (format!("ask {} until it agrees", kind.name()), back("nothing to take back"))

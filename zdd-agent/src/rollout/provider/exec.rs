@@ -29,14 +29,14 @@ impl Drop for Group {
 /// It cannot be started, or takes longer than `timeout`.
 pub(super) async fn run(
     argv: &[String],
-    variables: &[(&str, &str)],
+    variables: &[(&str, String)],
     input: &str,
     timeout: Duration,
 ) -> Result<(Option<i32>, String), String> {
     let [program, arguments @ ..] = argv else { return Err("no program is named".to_owned()) };
     let mut child = Command::new(program)
         .args(arguments)
-        .envs(variables.iter().copied())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
