@@ -4,6 +4,7 @@
 
 mod agent;
 mod check;
+mod health;
 mod problems;
 mod reader;
 mod rollout;

@@ -2,6 +2,7 @@
 
 mod across;
 mod fuzz;
+mod health;
 mod ranges;
 mod rollout;
 mod shape;

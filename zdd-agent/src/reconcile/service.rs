@@ -16,7 +16,7 @@ use super::ramp::Ramp;
 use super::rollout_batches::held_back;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
-use crate::health::Health;
+use crate::health::{DependencyState, Health, depends};
 use crate::plan::{self, Candidate, Usable};
 use crate::state::{SavedBackend, SavedService};
 
@@ -52,6 +52,8 @@ pub(super) struct Service {
     pub(super) notes: Vec<String>,
     /// Since when backends take flows: those that have just begun take fewer.
     pub(super) ramp: Ramp,
+    /// What backends last told of the things that they need.
+    pub(super) depends: HashMap<SocketAddr, Vec<DependencyState>>,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -156,6 +158,7 @@ impl Service {
             given_up: Vec::new(),
             notes: Vec::new(),
             ramp: Ramp::default(),
+            depends: HashMap::new(),
             saved,
         }
     }
@@ -238,7 +241,7 @@ impl Service {
     }
 
     /// The backends of each slot that serve a VIP, as planning sees them.
-    fn candidates(&self, vip: &Vip, health: &HealthMap) -> Vec<Vec<Candidate>> {
+    fn candidates(&self, vip: &Vip, health: &HealthMap, outages: &[&str]) -> Vec<Vec<Candidate>> {
         let mut slots = vec![Vec::new(); self.saved.slots.len()];
         let versions = &self.saved.spec.versions;
         let weights: HashMap<(&str, SocketAddr), u32> = versions
@@ -258,7 +261,7 @@ impl Service {
                 id: backend.id,
                 identity: maglev::identity(backend.address.ip().into(), backend.address.port().to_be()),
                 weight: self.ramp.weight(backend.id, weight),
-                healthy: verdict != Some(Health::Unhealthy),
+                healthy: verdict != Some(Health::Unhealthy) || self.explained(backend, outages),
                 draining: self.backend_drains(backend),
             });
         }
@@ -278,7 +281,39 @@ impl Service {
 
     /// What of it can take new flows that come to a VIP.
     pub(super) fn usable(&self, vip: &Vip, health: &HealthMap) -> Usable {
-        plan::usable(&self.candidates(vip, health), &self.preference())
+        let outages = self.outages();
+        let mut candidates = self.candidates(vip, health, &outages);
+        let threshold = self.saved.spec.health.as_ref().and_then(|health| health.panic_threshold);
+        let kept = threshold.map_or_else(Vec::new, |threshold| plan::panic(&mut candidates, threshold));
+        let mut usable = plan::usable(&candidates, &self.preference());
+        let panics = kept.iter().map(|panic| {
+            format!(
+                "{} of {} backends of {} fail their health checks, more than panic_threshold allows: all of them take new flows",
+                panic.failing, panic.all, self.saved.slots[panic.slot]
+            )
+        });
+        let outages = outages.iter().map(|name| {
+            format!("{name} fails for every backend: health checks that fail with it take nobody out")
+        });
+        let alarms: Vec<String> = usable.alarm.take().into_iter().chain(outages).chain(panics).collect();
+        usable.alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
+        usable
+    }
+
+    /// Shared dependencies that fail for all backends at once.
+    fn outages(&self) -> Vec<&str> {
+        if self.depends.is_empty() {
+            return Vec::new();
+        }
+        let active = self.saved.backends.iter().filter(|b| !self.backend_drains(b));
+        let told = |b: &SavedBackend| self.depends.get(&b.address).map_or(&[][..], Vec::as_slice);
+        depends::outages(&active.map(told).collect::<Vec<_>>())
+    }
+
+    /// Whether a backend fails because of something that fails for all.
+    fn explained(&self, backend: &SavedBackend, outages: &[&str]) -> bool {
+        !outages.is_empty()
+            && self.depends.get(&backend.address).is_some_and(|told| depends::explains(told, outages))
     }
 
     /// For each face, what can take new flows and the backend of each cell's.
