@@ -27,7 +27,7 @@ impl Drop for Group {
 /// It cannot be started, or takes longer than `timeout`.
 pub async fn run(
     argv: &[String],
-    variables: &[(&str, String)],
+    variables: &[(&str, impl AsRef<std::ffi::OsStr>)],
     input: &str,
     timeout: Duration,
 ) -> Result<(Option<i32>, String), String> {

@@ -35,7 +35,7 @@ impl Ramp {
             let since = *self.since.entry(*id).or_insert(first);
             let passed = u128::from(now.saturating_sub(since)) * u128::from(STEPS);
             let step = passed / slow_start.as_nanos().max(1);
-            if since > 0 && step < u128::from(STEPS) {
+            if since > 0 && !slow_start.is_zero() && step < u128::from(STEPS) {
                 steps.insert(*id, (step as u32).max(1));
             }
         }

@@ -275,7 +275,7 @@ fn no_sequence_of_events_jumps_promotes_unproven_or_survives_an_abort() {
         (blue_green.clone(), OnFailure::Freeze, &[HookKind::ConfirmPromotion, HookKind::PostRollout][..], 7),
         (blue_green, OnFailure::Rollback, &[HookKind::Contract][..], 7),
         (rolling(false), OnFailure::Rollback, &[HookKind::Restart][..], 7),
-        (rolling(false), OnFailure::Freeze, &[][..], 8),
+        (rolling(false), OnFailure::Freeze, &[][..], 7),
         (rolling(true), OnFailure::Rollback, &[][..], 7),
     ] {
         let mut plan = plan(strategy, on_failure, hooks);

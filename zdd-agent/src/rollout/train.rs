@@ -110,7 +110,7 @@ mod tests {
                 assert!(!ahead, "{one:?} {other:?}");
             }
             went_on += usize::from(least > 0);
-            if deep == 9 {
+            if deep == 7 {
                 continue;
             }
             let mut next = Vec::new();

@@ -75,6 +75,10 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
             sink.error(Some(span.clone()), format!("`{key}` means nothing to {}", rolling::told(kind)), help);
         }
     }
+    if let Some(train) = train.as_ref().filter(|_| rolls) {
+        let help = "remove it: a train moves weights, and a rolling rollout has none";
+        sink.error(Some(train.span.clone()), "`train` means nothing to a rolling rollout".to_owned(), help);
+    }
     for hook in hooks.iter().filter(|_| strategy.is_some()) {
         let on = hook.value.on;
         if rolls && rolling::moves_weights(on) || !rolls && on == HookKind::Restart {

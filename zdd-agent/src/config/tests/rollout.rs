@@ -513,3 +513,44 @@ fn mistakes_in_freeze_windows_database_steps_and_capacity_are_told() {
         assert!(text.contains(says) && text.contains("help: "), "{says} is not in:\n{text}");
     }
 }
+
+#[test]
+fn a_rolling_rollout_and_the_mistakes_of_one() {
+    let text = r#"[service.rollout]
+strategy = "rolling"
+batch = "25%"
+max_unavailable = 2
+min_ready = "10s"
+[[service.rollout.hook]]
+on = "restart"
+exec = ["/usr/local/bin/restart"]
+"#;
+    let (desired, _) = valid(&format!("{BASE}{text}"));
+    let strategy = &desired.services[0].rollout.as_ref().unwrap().strategy;
+    let Strategy::Rolling { batch, max_unavailable, min_ready, .. } = strategy else {
+        panic!("{strategy:?}")
+    };
+    assert_eq!((batch.of(8), batch.of(3), max_unavailable.map(|m| m.of(8))), (2, 1, Some(2)));
+    assert_eq!(*min_ready, Duration::from_secs(10));
+    for (line, says) in [
+        ("batch = 0", "says nothing"),
+        ("batch = \"0%\"", "says nothing"),
+        ("batch = true", "a number of backends"),
+        ("steps = []", "`steps` mean something to a canary only"),
+        ("bake = \"1m\"", "`bake` means nothing to a rolling rollout"),
+        ("train = \"spring\"", "`train` means nothing to a rolling rollout"),
+    ] {
+        let said = rollout(&format!("[service.rollout]\nstrategy = \"rolling\"\n{line}\n"));
+        assert!(said.contains(says), "{line}: {said}");
+    }
+    let said = replaced("strategy = \"canary\"", "strategy = \"canary\"\nbatch = 1\ntrain = \"No Name\"");
+    assert!(
+        said.contains("`batch` means nothing to a canary") && said.contains("`No Name` is no name"),
+        "{said}"
+    );
+    assert!(
+        hook("on = \"restart\"\nexec = [\"/bin/true\"]").contains("restart hook means nothing to a canary")
+    );
+    let weights = "[service.rollout]\nstrategy = \"rolling\"\n[[service.rollout.hook]]\non = \"contract\"\nexec = [\"/bin/true\"]\n";
+    assert!(rollout(weights).contains("a contract hook means nothing to a rolling rollout"));
+}

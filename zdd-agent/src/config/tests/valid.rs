@@ -59,8 +59,8 @@ fn what_is_not_said_has_its_documented_default() {
             udp_idle_timeout: 60s,
             udp: Stick,
             drain_timeout: None,
+            slow_start: 0ns,
             capacity: None,
-            slow_start: Duration::ZERO,
             cells: 16384,
             health: None,
             rollout: None,
@@ -204,8 +204,8 @@ fn everything_can_be_said() {
                 drain_timeout: Some(
                     5400s,
                 ),
-                capacity: None,
                 slow_start: 0ns,
+                capacity: None,
                 cells: 4096,
                 health: Some(
                     HealthSpec {
