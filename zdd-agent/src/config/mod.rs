@@ -3,6 +3,7 @@
 //! Nothing is guessed: an unknown key is an error, a value out of range is an error, and nothing outside the file is looked at.
 
 mod agent;
+mod api;
 mod check;
 mod health;
 mod problems;

@@ -3,7 +3,7 @@
 //! Drained means: no cell names one of the backends any more, so that every live flow of theirs has an entry, and a sweep
 //! begun after that found none. Before, nobody can tell who is left.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use zdd_common::entries::{BackendId, Cell};
@@ -13,6 +13,7 @@ use super::Reconciler;
 use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
+use crate::events::EventKind;
 use crate::report::{ChangeReport, DrainReport};
 use crate::state::{Drain, SavedBackend, SavedService, VersionDrain};
 
@@ -23,10 +24,7 @@ pub(super) struct Watcher {
     tell: watch::Sender<DrainReport>,
 }
 
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
+pub(super) use crate::clock::unix_ms;
 
 /// A drain that begins now.
 pub(super) fn begin(deadline: Option<Duration>) -> Drain {
@@ -38,7 +36,7 @@ pub(super) fn begin(deadline: Option<Duration>) -> Drain {
 
 impl Reconciler {
     /// Which service a target means.
-    fn resolve(&self, target: &Target) -> Result<usize, Refused> {
+    pub(super) fn resolve(&self, target: &Target) -> Result<usize, Refused> {
         let (service, what) = match target {
             Target::Version { service, version } => (service, version.clone()),
             Target::Backend { service, address } => (service, address.to_string()),
@@ -276,6 +274,9 @@ impl Reconciler {
         if let Err(error) = services[index].publish(dataplane, epochs, rows) {
             tracing::error!(service = name, %error, "the deadline is not published");
         }
+        let text =
+            format!("a drain's deadline has passed: what is left of {} backends is let go", passed.len());
+        self.note_event(EventKind::Drain, index, text);
         true
     }
 
@@ -312,6 +313,9 @@ impl Reconciler {
             service.saved.retired.entry(backend.version.clone()).or_default().add(&counters);
             let proto = service::proto(&service.saved.spec);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
+            let (name, generation) = (service.name().to_owned(), service.generation());
+            let text = format!("{} is drained and forgotten", backend.address);
+            self.events.note(EventKind::Drain, Some((&name, generation)), text, None);
             self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
