@@ -21,7 +21,7 @@ use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, NodeReport, ShiftReport, Snapshot, Status,
     WhoMoves,
 };
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine, TrainReport};
 use crate::text::{Unreadable, parse_socket};
 use crate::trace::{TraceFilter, TracedPacket};
 
@@ -233,6 +233,11 @@ pub enum Request {
         reason: String,
         reply: Reply<ChangeReport>,
     },
+    Train {
+        train: String,
+        act: TrainAct,
+        reply: Reply<TrainReport>,
+    },
     Line {
         stopped: Option<String>,
         reply: Reply<StoppedLine>,
@@ -277,11 +282,35 @@ pub struct RolloutAsk {
     pub break_glass: bool,
 }
 
+/// What is asked of a release train.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrainAct {
+    /// Begin the rollouts of all its services, or of none.
+    Start {
+        /// Each service and the version that is to have everything.
+        candidates: Vec<(String, String)>,
+        /// Why; may be empty.
+        reason: String,
+    },
+    /// Give everything back.
+    Abort {
+        /// Why, kept in the history; may be empty.
+        reason: String,
+    },
+    /// Look at it.
+    Status,
+}
+
 /// The ways in which an operator moves a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RolloutAct {
     /// Begin one with this candidate.
-    Start(String),
+    Start {
+        /// The version; of a rolling rollout the one whose backends are done.
+        version: String,
+        /// Rolling: old and new addresses. Empty: all backends are restarted where they are.
+        replace: Vec<(SocketAddr, SocketAddr)>,
+    },
     /// Hold the weights.
     Pause,
     /// End a pause.
@@ -326,6 +355,7 @@ impl Request {
             Request::RolloutHistory { reply, .. } => drop(reply.send(Err(refused))),
             Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
             Request::Line { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Train { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
             Request::DrainNode { reply, .. } | Request::UndrainNode { reply, .. } => {
@@ -486,6 +516,11 @@ impl Handle {
     /// Closes or opens the gate of a service: while it is closed no rollout takes a step up.
     pub async fn gate(&self, service: String, closed: bool, reason: String) -> Result<ChangeReport, Refused> {
         self.ask(|reply| Request::Gate { service, closed, reason, reply }).await
+    }
+
+    /// Begins, ends or shows a release train.
+    pub async fn train(&self, train: String, act: TrainAct) -> Result<TrainReport, Refused> {
+        self.ask(|reply| Request::Train { train, act, reply }).await
     }
 
     /// Stops the line: no rollout of any service takes a step up until it is released with `None`.

@@ -208,6 +208,9 @@ pub struct ServiceSpec {
     pub udp: UdpPolicy,
     /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
     pub drain_timeout: Option<Duration>,
+    /// How long a backend that begins to take flows takes fewer than its share, a tenth of it at first. Default none.
+    #[serde(default)]
+    pub slow_start: Duration,
     /// What a version's healthy backends must bear before it gets more; `None`: one healthy backend is enough.
     #[serde(default)]
     pub capacity: Option<crate::capacity::Capacity>,

@@ -27,7 +27,7 @@ impl Drop for Group {
 /// It cannot be started, or takes longer than `timeout`.
 pub async fn run(
     argv: &[String],
-    variables: &[(&str, &str)],
+    variables: &[(&str, impl AsRef<std::ffi::OsStr>)],
     input: &str,
     timeout: Duration,
 ) -> Result<(Option<i32>, String), String> {
@@ -36,7 +36,7 @@ pub async fn run(
     crate::privileges::none_for(&mut command);
     let mut child = command
         .args(arguments)
-        .envs(variables.iter().copied())
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

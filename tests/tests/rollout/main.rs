@@ -3,7 +3,10 @@
 mod answers;
 mod database;
 mod holds;
+mod kills;
 mod page;
+mod rolling;
+mod train;
 mod undo;
 
 use std::time::{Duration, Instant};
@@ -167,45 +170,6 @@ fn a_candidate_that_gets_sick_is_taken_back_by_the_agents_own_checks() -> Result
     world.refused(&["rollout", "start", "web", "v2"])?.says(1, &["v2 has no healthy backend", "help: "]);
     let plan = world.zdd().json(&["rollout", "plan", "web", "v2"])?;
     assert!(plan["refusals"][0].as_str().is_some_and(|why| why.contains("no healthy backend")), "{plan}");
-    unharmed(&load.finish());
-    Ok(())
-}
-
-#[test]
-fn killed_at_any_moment_it_goes_on_and_the_weights_never_jump() -> Result<()> {
-    let steps: Vec<String> =
-        (1..10).map(|i| format!("{{ weight = {} }}, {{ pause = \"200ms\" }}", i * 10)).collect();
-    let (mut world, _page) = with(canary("", &steps.join(", ")))?;
-    let load = world.load(20)?;
-    world.zdd().run(&["rollout", "start", "web", "v2"])?;
-    let mut seen = 0.0;
-    // Delays that are no multiples of anything in the plan, so that the kills fall on different stages.
-    for kill in 0..12u64 {
-        let until = Instant::now() + Duration::from_millis(37 + 173 * kill % 700);
-        wait_for("the moment", PATIENCE, Duration::from_millis(1), || {
-            Ok((Instant::now() >= until).then_some(()))
-        })?;
-        world.kill_agent();
-        world.start_agent()?;
-        let weight = asked(&world, "v2")?;
-        let tenths = weight * 10.0;
-        assert!((tenths - tenths.round()).abs() < 1e-9, "{weight} is not in the plan");
-        assert!(weight >= seen, "from {seen} back to {weight}");
-        seen = weight;
-        let report = rollout(&world)?;
-        assert!(report["paused"].is_null(), "{report:#}");
-    }
-    let report =
-        wait_rollout(&world, "the end", |r| r["phase"] == "promoted" || r["phase"] == "rolled-back")?;
-    assert_eq!(report["phase"], "promoted", "{report:#}");
-    let weights: Vec<String> = lines(&report).into_iter().filter(|line| line.starts_with("v2 has")).collect();
-    let mut once = weights.clone();
-    once.dedup();
-    let whole: Vec<String> = (1..=10).map(|i| format!("v2 has {}% of new flows", i * 10)).collect();
-    assert_eq!(once, whole, "every weight is in the history, in its order");
-    let history = world.zdd().json(&["rollout", "history", "web"])?;
-    assert_eq!(history["rollouts"].as_array().map(Vec::len), Some(1));
-    as_before(&load)?;
     unharmed(&load.finish());
     Ok(())
 }
@@ -382,47 +346,6 @@ fn healthy_rollouts_in_a_row_raise_no_false_alarm_and_their_events_are_told() ->
     let history = world.zdd().json(&["rollout", "history", "web"])?;
     assert_eq!(history["rollouts"].as_array().map(Vec::len), Some(IN_A_ROW));
     as_before(&load)?;
-    unharmed(&load.finish());
-    Ok(())
-}
-
-#[test]
-fn an_abort_is_in_force_as_soon_as_a_shift_is() -> Result<()> {
-    use zdd_agent::api::client::Client;
-    use zdd_agent::control::{RolloutAct, RolloutAsk};
-
-    let (world, _page) = with(canary("", WAITS))?;
-    let load = world.load(10)?;
-    let socket = world.zdd().socket().to_owned();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let ask = |act| RolloutAsk { act, revision: None, reason: String::new(), break_glass: false };
-    let (mut took, mut shifts): (Vec<Duration>, Vec<Duration>) = runtime.block_on(async {
-        let mut client = Client::connect(&socket).await.expect("the agent answers");
-        let mut took = Vec::new();
-        for _ in 0..50 {
-            let start = ask(RolloutAct::Start("v2".to_owned()));
-            let report = client.rollout("web", start).await.expect("started");
-            assert_eq!((report.weight, report.phase.as_str()), (0.1, "running"));
-            let since = Instant::now();
-            let report = client.rollout("web", ask(RolloutAct::Abort)).await.expect("aborted");
-            took.push(since.elapsed());
-            assert_eq!((report.weight, report.phase.as_str()), (0.0, "rolled-back"));
-        }
-        let mut shifts = Vec::new();
-        for round in 0..50u32 {
-            let since = Instant::now();
-            let weights = [("v2".to_owned(), round % 2 * 1_000)];
-            client.shift("web", &weights, false).await.expect("shifted");
-            shifts.push(since.elapsed());
-        }
-        client.shift("web", &[("v2".to_owned(), 0)], false).await.expect("shifted");
-        (took, shifts)
-    });
-    shifts.sort_unstable();
-    took.sort_unstable();
-    println!("abort: median {:?}, 98th percentile {:?}; shift: median {:?}", took[25], took[48], shifts[25]);
-    assert!(took[25] < 4 * shifts[25], "{:?} {:?}", took[25], shifts[25]);
-    assert_eq!(asked(&world, "v1")?, 1.0);
     unharmed(&load.finish());
     Ok(())
 }

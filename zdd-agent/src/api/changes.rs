@@ -10,7 +10,7 @@ use super::pb;
 use super::service::{address, status, target};
 use super::wire::Wire;
 use crate::config::Config;
-use crate::control::{Handle, RolloutAct, RolloutAsk};
+use crate::control::{Handle, RolloutAct, RolloutAsk, TrainAct};
 use crate::report::{ApplyReport, ChangeReport, ShiftReport, VersionShare};
 use crate::text::percent;
 
@@ -66,6 +66,8 @@ pub(super) const ALL: [&str; 14] = [
     pb::MoveRolloutRequest::RPC,
     pb::SetGateRequest::RPC,
     pb::SetLineRequest::RPC,
+    pb::StartTrainRequest::RPC,
+    pb::AbortTrainRequest::RPC,
     pb::DetachRequest::RPC,
 ];
 
@@ -310,8 +312,10 @@ impl Changing for pb::StartRolloutRequest {
     }
 
     async fn make(self, handle: Handle) -> Result<pb::RolloutReport, Status> {
+        let replace = self.replace.iter().map(|pair| Ok((address(&pair.old)?, address(&pair.new)?)));
+        let replace = replace.collect::<Result<Vec<_>, Status>>()?;
         let ask = RolloutAsk {
-            act: RolloutAct::Start(self.candidate),
+            act: RolloutAct::Start { version: self.candidate, replace },
             revision: None,
             reason: self.reason,
             break_glass: self.break_glass,
@@ -381,6 +385,55 @@ impl Changing for pb::SetGateRequest {
 
     async fn made(self, handle: Handle) -> Result<pb::ChangeReport, Status> {
         changed(handle, &self.service).await
+    }
+}
+
+impl Changing for pb::StartTrainRequest {
+    type Report = pb::TrainReport;
+    const RPC: &'static str = "StartTrain";
+    options!();
+
+    fn what(&self) -> String {
+        let services: Vec<String> =
+            self.services.iter().map(|one| format!("{}={}", one.service, one.candidate)).collect();
+        format!("train start {} {}", self.train, services.join(" "))
+    }
+
+    fn why(&self) -> &str {
+        &self.reason
+    }
+
+    async fn make(self, handle: Handle) -> Result<pb::TrainReport, Status> {
+        let candidates = self.services.into_iter().map(|one| (one.service, one.candidate)).collect();
+        let act = TrainAct::Start { candidates, reason: self.reason };
+        handle.train(self.train, act).await.map(Wire::into_pb).map_err(status)
+    }
+
+    async fn made(self, handle: Handle) -> Result<pb::TrainReport, Status> {
+        handle.train(self.train, TrainAct::Status).await.map(Wire::into_pb).map_err(status)
+    }
+}
+
+impl Changing for pb::AbortTrainRequest {
+    type Report = pb::TrainReport;
+    const RPC: &'static str = "AbortTrain";
+    options!();
+
+    fn what(&self) -> String {
+        format!("train abort {}", self.train)
+    }
+
+    fn why(&self) -> &str {
+        &self.reason
+    }
+
+    async fn make(self, handle: Handle) -> Result<pb::TrainReport, Status> {
+        let act = TrainAct::Abort { reason: self.reason };
+        handle.train(self.train, act).await.map(Wire::into_pb).map_err(status)
+    }
+
+    async fn made(self, handle: Handle) -> Result<pb::TrainReport, Status> {
+        handle.train(self.train, TrainAct::Status).await.map(Wire::into_pb).map_err(status)
     }
 }
 

@@ -17,13 +17,13 @@ use super::pb;
 use super::pb::control_client::ControlClient;
 pub use super::wire::Malformed;
 use super::wire::Wire;
-use crate::control::{Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
+use crate::control::{Refused, RefusedCode, RolloutAct, RolloutAsk, Target, TrainAct};
 use crate::desired::BasisPoints;
 use crate::events::Event;
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, NodeReport, ShiftReport, Status, WhoMoves,
 };
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine, TrainReport};
 use crate::trace::{TraceFilter, TracedPacket};
 
 /// Why a call failed.
@@ -378,8 +378,14 @@ impl Client {
         let RolloutAsk { act, revision, reason, break_glass } = ask;
         let (service, mut undo_to) = (service.to_owned(), None);
         let r#move = match act {
-            RolloutAct::Start(candidate) => {
-                let request = pb::StartRolloutRequest { service, candidate, reason, break_glass, options };
+            RolloutAct::Start { version: candidate, replace } => {
+                let pair = |(old, new): (SocketAddr, SocketAddr)| pb::Replace {
+                    old: old.to_string(),
+                    new: new.to_string(),
+                };
+                let replace = replace.into_iter().map(pair).collect();
+                let request =
+                    pb::StartRolloutRequest { service, candidate, reason, break_glass, replace, options };
                 return report(self.inner.start_rollout(request).await);
             }
             RolloutAct::Pause => pb::Move::Pause,
@@ -429,6 +435,24 @@ impl Client {
     pub async fn rollout_history(&mut self, service: &str) -> Result<RolloutHistory, ClientError> {
         let request = pb::GetRolloutHistoryRequest { service: service.to_owned() };
         report(self.inner.get_rollout_history(request).await)
+    }
+
+    /// See [`Handle::train`](crate::control::Handle::train).
+    pub async fn train(&mut self, train: &str, act: TrainAct) -> Result<TrainReport, ClientError> {
+        let (train, options) = (train.to_owned(), self.with.clone());
+        match act {
+            TrainAct::Start { candidates, reason } => {
+                let one = |(service, candidate)| pb::TrainService { service, candidate };
+                let services = candidates.into_iter().map(one).collect();
+                report(
+                    self.inner.start_train(pb::StartTrainRequest { train, services, reason, options }).await,
+                )
+            }
+            TrainAct::Abort { reason } => {
+                report(self.inner.abort_train(pb::AbortTrainRequest { train, reason, options }).await)
+            }
+            TrainAct::Status => report(self.inner.get_train(pb::GetTrainRequest { train }).await),
+        }
     }
 
     /// See [`Handle::line`](crate::control::Handle::line).

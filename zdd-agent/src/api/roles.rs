@@ -32,6 +32,9 @@ const NEEDED: &[(&str, &str, Access)] = &[
     // Packets have what people say to each other in them.
     (CONTROL, "Trace", Access::Operator),
     (CONTROL, "SetLogLevel", Access::Operator),
+    (CONTROL, "StartTrain", Access::Operator),
+    (CONTROL, "AbortTrain", Access::Operator),
+    (CONTROL, "GetTrain", Access::Viewer),
     (CONTROL, "Apply", Access::Admin),
     (CONTROL, "Detach", Access::Admin),
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", Access::Viewer),

@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 use super::ledger::Ledger;
 use super::pb;
 use super::wire::Wire;
-use crate::control::{Handle, Refused, RefusedCode, Target};
+use crate::control::{Handle, Refused, RefusedCode, Target, TrainAct};
 use crate::events::{Event, EventLog};
 use crate::text::Unreadable;
 use crate::trace::{self, TraceFilter};
@@ -292,6 +292,27 @@ impl pb::control_server::Control for Control {
         request: Request<pb::GetRolloutHistoryRequest>,
     ) -> Result<Response<pb::RolloutHistory>, Status> {
         answer(self.handle.rollout_history(request.into_inner().service).await)
+    }
+
+    async fn start_train(
+        &self,
+        request: Request<pb::StartTrainRequest>,
+    ) -> Result<Response<pb::TrainReport>, Status> {
+        self.ledger.change(&self.handle, request).await
+    }
+
+    async fn abort_train(
+        &self,
+        request: Request<pb::AbortTrainRequest>,
+    ) -> Result<Response<pb::TrainReport>, Status> {
+        self.ledger.change(&self.handle, request).await
+    }
+
+    async fn get_train(
+        &self,
+        request: Request<pb::GetTrainRequest>,
+    ) -> Result<Response<pb::TrainReport>, Status> {
+        answer(self.handle.train(request.into_inner().train, TrainAct::Status).await)
     }
 
     async fn set_line(

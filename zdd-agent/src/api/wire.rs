@@ -185,6 +185,7 @@ message!(
         log
     }
 );
+message!(rollout::TrainReport, TrainReport { train, rollouts });
 message!(rollout::StoppedLine, StoppedLine { stopped, rollouts });
 message!(rollout::StepReport, RolloutStep { what, rollback, state });
 message!(

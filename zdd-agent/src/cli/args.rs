@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use super::rollout_args::{GateCommand, RolloutCommand};
+use super::rollout_args::{GateCommand, RolloutCommand, TrainCommand};
 use crate::api::client::{At, Server};
 use crate::api::pb::ChangeOptions;
 use crate::control::Target;
@@ -167,6 +167,9 @@ pub enum Command {
     /// Bring a version in step by step, watched, with a way back.
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    /// Roll several services out together, or not at all.
+    #[command(subcommand)]
+    Train(TrainCommand),
     /// Hold the rollouts of a service, or let them go on.
     #[command(subcommand)]
     Gate(GateCommand),

@@ -114,6 +114,7 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             out.print(&client.rollback(&service, force).await?, table::shift)?;
         }
         Command::Rollout(command) => return super::rollout::ask(command, &mut client, out).await,
+        Command::Train(command) => return super::rollout::train(command, &mut client, out).await,
         Command::Gate(command) => return super::rollout::gate(command, &mut client, out).await,
         Command::Backend(BackendCommand::Add { service, version, address, weight, safely }) => {
             let report = client.with(safely.into()).backend_add(&service, &version, address, weight).await?;

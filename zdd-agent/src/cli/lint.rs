@@ -151,7 +151,13 @@ fn of_rollout(
                     .to_owned();
             find("endless-drain", what, "drain_deadline = \"1h\"");
         }
-        Strategy::BlueGreen { .. } => {}
+        Strategy::Rolling { .. } if rollout.drain_deadline.is_none() && service.drain_timeout.is_none() => {
+            let what =
+                "rolling without a deadline: one connection that never ends keeps a batch out for ever"
+                    .to_owned();
+            find("endless-drain", what, "drain_deadline = \"1h\"");
+        }
+        Strategy::BlueGreen { .. } | Strategy::Rolling { .. } => {}
     }
     if rollout.on_failure == OnFailure::Freeze {
         let told = rollout.hooks.iter().any(|hook| hook.on == crate::rollout::spec::HookKind::Event);

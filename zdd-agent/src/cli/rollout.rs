@@ -7,11 +7,11 @@ use futures::StreamExt;
 
 use super::Outcome;
 use super::output::Output;
-use super::rollout_args::{GateCommand, Move, RolloutCommand, Wait};
+use super::rollout_args::{GateCommand, Move, RolloutCommand, TrainCommand, Wait};
 use super::table;
 use crate::api::client::{Client, ClientError};
 use crate::api::pb::ChangeOptions;
-use crate::control::{RolloutAct, RolloutAsk};
+use crate::control::{RolloutAct, RolloutAsk, TrainAct};
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport, StoppedLine};
 
 /// How often somebody who waits looks.
@@ -28,10 +28,15 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
         }
         RolloutCommand::StopTheLine { reason } => out.print(&client.line(Some(reason)).await?, line)?,
         RolloutCommand::ReleaseTheLine => out.print(&client.line(None).await?, line)?,
-        RolloutCommand::Start { service, version, reason, break_glass, wait, idempotency_key } => {
+        RolloutCommand::Start { service, version, replace, reason, break_glass, wait, idempotency_key } => {
             let mut keyed =
                 client.clone().with(ChangeOptions { idempotency_key, ..ChangeOptions::default() });
-            let ask = RolloutAsk { act: RolloutAct::Start(version), revision: None, reason, break_glass };
+            let ask = RolloutAsk {
+                act: RolloutAct::Start { version, replace },
+                revision: None,
+                reason,
+                break_glass,
+            };
             let report = keyed.rollout(&service, ask).await?;
             return shown(report, wait, client, out).await;
         }
@@ -63,6 +68,20 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
             return moved(RolloutAct::Undo { to: number }, to, client, out).await;
         }
     }
+    Ok(Outcome::Done)
+}
+
+/// Runs one of `zdd train`.
+pub async fn train(command: TrainCommand, client: &mut Client, out: &mut Output) -> anyhow::Result<Outcome> {
+    let (train, act) = match command {
+        TrainCommand::Start { train, services, reason } => {
+            (train, TrainAct::Start { candidates: services, reason })
+        }
+        TrainCommand::Status { train } => (train, TrainAct::Status),
+        TrainCommand::Abort { train, reason } => (train, TrainAct::Abort { reason }),
+    };
+    let report = client.train(&train, act).await?;
+    out.print(&report, |report| report.rollouts.iter().map(status).collect())?;
     Ok(Outcome::Done)
 }
 

@@ -1,10 +1,17 @@
 //! The grammar of `zdd rollout` and `zdd gate`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::text::parse_duration;
+use crate::text::{Unreadable, parse_duration, parse_socket};
+
+fn pair(text: &str) -> Result<(SocketAddr, SocketAddr), Unreadable> {
+    let wrong = || Unreadable(format!("`{text}` is no pair; write OLD=NEW, as 10.1.0.1:8080=10.1.0.9:8080"));
+    let (old, new) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((parse_socket(old)?, parse_socket(new)?))
+}
 
 /// What to do with a rollout.
 #[derive(Debug, Subcommand)]
@@ -22,6 +29,9 @@ pub enum RolloutCommand {
         service: String,
         /// The version that is to have all new flows.
         version: String,
+        /// Rolling: put the backend NEW in the place of OLD, instead of restarting backends where they are; may be repeated.
+        #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
+        replace: Vec<(SocketAddr, SocketAddr)>,
         /// Why; kept in the history.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
@@ -113,6 +123,44 @@ pub struct Wait {
     /// Give up waiting after this time (3).
     #[arg(long, value_name = "D", value_parser = parse_duration, requires = "wait")]
     pub timeout: Option<Duration>,
+}
+
+/// What to do with a release train.
+#[derive(Debug, Subcommand)]
+pub enum TrainCommand {
+    /// Begin the rollouts of all services of a train, or of none.
+    Start {
+        /// Train: what `train` says in the [service.rollout] of its services.
+        train: String,
+        /// Each service of the train and the version that is to have all its new flows.
+        #[arg(value_name = "SERVICE=VERSION", required = true, value_parser = passenger)]
+        services: Vec<(String, String)>,
+        /// Why.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Show the rollouts of a train's last run.
+    Status {
+        /// Train.
+        train: String,
+    },
+    /// Give everything of a train back.
+    Abort {
+        /// Train.
+        train: String,
+        /// Why; kept in the history.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+fn passenger(text: &str) -> Result<(String, String), Unreadable> {
+    match text.split_once('=') {
+        Some((service, version)) if !service.is_empty() && !version.is_empty() => {
+            Ok((service.to_owned(), version.to_owned()))
+        }
+        _ => Err(Unreadable(format!("`{text}` is no pair; write SERVICE=VERSION, as web=v2"))),
+    }
 }
 
 /// What to do with a gate.

@@ -29,6 +29,7 @@ pub(super) struct ServiceRead {
     udp: Option<At<UdpPolicy>>,
     drain_timeout: Option<Duration>,
     capacity: Option<Capacity>,
+    slow_start: Duration,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
     signals: Option<Option<SignalSpec>>,
@@ -102,6 +103,7 @@ impl ServiceRead {
             udp: value(self.udp).unwrap_or_default(),
             drain_timeout: self.drain_timeout,
             capacity: self.capacity,
+            slow_start: self.slow_start,
             cells: self.cells.value,
             health: self.health,
             signals: self
@@ -158,6 +160,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         let help = format!("choose {below} or {above}");
         sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
     }
+    let slow_start = table.duration("slow_start", Duration::ZERO..=3_600 * SECOND, sink);
     let capacity = table.table("capacity", "capacity", sink).map(|capacity| read_capacity(capacity, sink));
     let health = table.table("health", "health", sink).and_then(|health| super::health::read(health, sink));
     let udp_only = vips.first().is_some_and(|vip| vip.value.protocol == Protocol::Udp);
@@ -186,6 +189,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         udp,
         drain_timeout: value(drain_timeout),
         capacity,
+        slow_start: value(slow_start).unwrap_or_default(),
         cells,
         health,
         signals,

@@ -7,7 +7,7 @@ use super::Reconciler;
 use super::drains;
 use super::service::Service;
 use crate::clock;
-use crate::control::{Refused, Request};
+use crate::control::{Refused, Request, TrainAct};
 use crate::desired::{BackendSpec, BasisPoints, FULL, Vip};
 use crate::report::{ChangeReport, ShiftReport, VersionShare};
 use crate::text::percent;
@@ -48,6 +48,11 @@ impl Reconciler {
             Request::Gate { service, closed, reason, reply } => {
                 drop(reply.send(self.gate(&service, closed, &reason)));
             }
+            Request::Train { train, act, reply } => drop(reply.send(match act {
+                TrainAct::Start { candidates, reason } => self.start_train(&train, &candidates, &reason),
+                TrainAct::Abort { reason } => self.abort_train(&train, &reason),
+                TrainAct::Status => self.train_status(&train),
+            })),
             Request::Line { stopped, reply } => drop(reply.send(self.set_line(stopped))),
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
@@ -316,7 +321,12 @@ impl Reconciler {
     }
 
     /// One address belongs to one version of one service: under `nat` a reply is told by where it comes from.
-    fn address_is_free(&self, index: usize, version: &str, address: SocketAddr) -> Result<(), Refused> {
+    pub(super) fn address_is_free(
+        &self,
+        index: usize,
+        version: &str,
+        address: SocketAddr,
+    ) -> Result<(), Refused> {
         let own = &self.services[index];
         if own.saved.spec.vips.iter().any(|vip| vip.socket() == address) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
@@ -394,7 +404,11 @@ impl Reconciler {
     }
 
     /// Puts one changed service in force.
-    fn adjust_one(&mut self, index: usize, spec: crate::desired::ServiceSpec) -> Result<(), Refused> {
+    pub(super) fn adjust_one(
+        &mut self,
+        index: usize,
+        spec: crate::desired::ServiceSpec,
+    ) -> Result<(), Refused> {
         let mut target = self.specs();
         target[index] = spec;
         super::apply::adjust(self, &target)

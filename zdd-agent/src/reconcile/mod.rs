@@ -15,7 +15,9 @@ mod mapped;
 mod network;
 mod nodes;
 mod publish;
+mod ramp;
 mod restore;
+mod rollout_batches;
 mod rollout_commands;
 mod rollout_signals;
 mod rollout_traces;
@@ -30,6 +32,7 @@ mod status;
 mod sweep;
 pub mod table;
 mod traces;
+mod trains;
 mod troubles;
 mod who_moves;
 
@@ -192,6 +195,7 @@ impl Reconciler {
         self.advance_drains(now);
         self.follow_wanted(now);
         self.look_at_load();
+        self.look_at_ramps(now);
     }
 
     /// Does something with every service; an error is told, and the others go on.

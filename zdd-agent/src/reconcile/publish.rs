@@ -17,6 +17,7 @@ impl Service {
         now: u64,
     ) -> Result<(), DataplaneError> {
         let name = self.saved.spec.name.clone();
+        self.follow_ramp(health, now);
         let new = self.rows(health);
         let mut rows = Vec::new();
         for (face, (usable, currents)) in self.faces.iter_mut().zip(new) {

@@ -1,5 +1,7 @@
 //! What operators ask of rollouts.
 
+use std::net::SocketAddr;
+
 use super::Reconciler;
 use super::drains::unix_ms;
 use crate::control::{Refused, RolloutAct, RolloutAsk};
@@ -8,7 +10,7 @@ use crate::report::ChangeReport;
 use crate::rollout::machine::{Command, Event, Phase, Plan};
 use crate::rollout::report::{self, RolloutHistory, RolloutPlan, RolloutReport};
 use crate::rollout::saved::{Line, Past};
-use crate::rollout::spec::{OnFailure, RolloutSpec};
+use crate::rollout::spec::{HookKind, OnFailure, RolloutSpec, Strategy, Unit};
 
 impl Reconciler {
     /// Begins or moves a rollout.
@@ -24,7 +26,9 @@ impl Reconciler {
         self.seen(index, revision)?;
         let active = self.services[index].saved.rollouts.active().is_some();
         match act {
-            RolloutAct::Start(candidate) => self.start_rollout(index, &candidate, glass.clone())?,
+            RolloutAct::Start { version, replace } => {
+                self.start_rollout(index, &version, &replace, glass.clone())?;
+            }
             RolloutAct::Undo { to: None } if active => self.command(index, Command::Abort, reason)?,
             RolloutAct::Undo { to } => self.undo(index, to, &reason, break_glass)?,
             RolloutAct::Retry if !active => self.retry(index, glass.clone())?,
@@ -86,7 +90,12 @@ impl Reconciler {
     }
 
     /// The version that has everything, and all that keeps `candidate` from being rolled out.
-    fn versions_for(&self, index: usize, candidate: &str) -> Result<(String, Vec<Refused>), Refused> {
+    fn versions_for(
+        &self,
+        index: usize,
+        candidate: &str,
+        rolling: bool,
+    ) -> Result<(String, Vec<Refused>), Refused> {
         let service = &self.services[index];
         let (name, versions) = (service.name(), &service.saved.spec.versions);
         if !versions.iter().any(|version| version.name == candidate) {
@@ -102,6 +111,9 @@ impl Reconciler {
                 "rollout {} of {} is under way\nhelp: wait for its end, or `zdd rollout abort {name}`",
                 rollout.plan.id, rollout.plan.candidate
             )));
+        }
+        if rolling {
+            return Ok((candidate.to_owned(), refusals));
         }
         let whole = versions.iter().find(|version| version.weight == FULL);
         let stable = whole.map_or_else(|| versions[0].name.clone(), |version| version.name.clone());
@@ -123,14 +135,48 @@ impl Reconciler {
         Ok((stable, refusals))
     }
 
-    fn start_rollout(&mut self, index: usize, candidate: &str, glass: Option<String>) -> Result<(), Refused> {
+    fn start_rollout(
+        &mut self,
+        index: usize,
+        candidate: &str,
+        replace: &[(SocketAddr, SocketAddr)],
+        glass: Option<String>,
+    ) -> Result<(), Refused> {
+        let mut spec = self.spec_of(index)?;
+        let rolling = matches!(spec.strategy, Strategy::Rolling { .. });
+        let (stable, refusals) = self.versions_for(index, candidate, rolling)?;
+        if rolling && replace.is_empty() && !spec.calls(HookKind::Restart) {
+            return Err(Refused::refused(
+                "nothing restarts the backends\nhelp: write a [[service.rollout.hook]] with on = \"restart\", or name new addresses with --replace OLD=NEW",
+            ));
+        }
+        spec.strategy = self.batches(index, candidate, &spec.strategy, replace)?;
+        if let Some(refused) = refusals.into_iter().next() {
+            return Err(refused);
+        }
+        if let Some(train) = &spec.train {
+            let name = self.services[index].name();
+            return Err(Refused::refused(format!(
+                "{name} is part of train {train}, which moves together\nhelp: `zdd train start {train} {name}={candidate} ...`"
+            )));
+        }
+        let id = self.services[index].saved.rollouts.last_id + 1;
+        self.begin_rollout(
+            index,
+            Plan { id, spec, stable, candidate: candidate.to_owned(), train_run: 0 },
+            glass,
+        )
+    }
+
+    /// What a rollout of this candidate as part of its train would be.
+    pub(super) fn plan_of(&self, index: usize, candidate: &str) -> Result<Plan, Refused> {
         let spec = self.spec_of(index)?;
-        let (stable, refusals) = self.versions_for(index, candidate)?;
+        let (stable, refusals) = self.versions_for(index, candidate, false)?;
         if let Some(refused) = refusals.into_iter().next() {
             return Err(refused);
         }
         let id = self.services[index].saved.rollouts.last_id + 1;
-        self.begin_rollout(index, Plan { id, spec, stable, candidate: candidate.to_owned() }, glass)
+        Ok(Plan { id, spec, stable, candidate: candidate.to_owned(), train_run: 0 })
     }
 
     fn retry(&mut self, index: usize, glass: Option<String>) -> Result<(), Refused> {
@@ -140,7 +186,21 @@ impl Reconciler {
             return Err(Refused::refused("the last rollout was promoted: there is nothing to retry"));
         }
         let candidate = rollout.plan.candidate.clone();
-        self.start_rollout(index, &candidate, glass)
+        // Of a rolling one what is left to be done.
+        let left = |unit: &Unit| {
+            let own = self.services[index].saved.spec.versions.iter().find(|v| v.name == candidate);
+            own.is_some_and(|v| v.backends.iter().any(|b| b.address == unit.old))
+        };
+        let replace: Vec<_> = match &rollout.plan.spec.strategy {
+            Strategy::Rolling { batches, .. } => batches
+                .iter()
+                .flatten()
+                .filter(|unit| left(unit))
+                .filter_map(|unit| Some((unit.old, unit.new?)))
+                .collect(),
+            Strategy::Canary { .. } | Strategy::BlueGreen { .. } => Vec::new(),
+        };
+        self.start_rollout(index, &candidate, &replace, glass)
     }
 
     fn undo(
@@ -245,8 +305,10 @@ impl Reconciler {
 
     pub(super) fn rollout_plan(&self, name: &str, candidate: &str) -> Result<RolloutPlan, Refused> {
         let index = self.index_of(name)?;
-        let spec = self.spec_of(index)?;
-        let (stable, refusals) = self.versions_for(index, candidate)?;
+        let mut spec = self.spec_of(index)?;
+        spec.strategy = self.batches(index, candidate, &spec.strategy, &[])?;
+        let rolling = matches!(spec.strategy, Strategy::Rolling { .. });
+        let (stable, refusals) = self.versions_for(index, candidate, rolling)?;
         let on_failure = match spec.on_failure {
             OnFailure::Rollback => "rollback",
             OnFailure::Freeze => "freeze",

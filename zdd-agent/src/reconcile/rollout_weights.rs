@@ -4,7 +4,7 @@ use super::Reconciler;
 use crate::control::{Refused, Target};
 use crate::desired::{BasisPoints, FULL};
 use crate::rollout::machine::{Event, Phase};
-use crate::rollout::spec::HookKind;
+use crate::rollout::spec::{HookKind, Strategy};
 use crate::text::percent;
 
 impl Reconciler {
@@ -14,6 +14,9 @@ impl Reconciler {
         let saved = &self.services[index].saved;
         let Some(rollout) = &saved.rollouts.current else { return Ok(()) };
         let back = matches!(rollout.progress.phase, Phase::RollingBack(_));
+        if matches!(rollout.plan.spec.strategy, Strategy::Rolling { .. }) {
+            return self.batch_back(index);
+        }
         let (stable, candidate) = (rollout.plan.stable.clone(), rollout.plan.candidate.clone());
         let has = |name: &str| saved.spec.versions.iter().any(|version| version.name == name);
         if !has(&stable) && back {
@@ -96,6 +99,10 @@ impl Reconciler {
             let saved = &self.services[index].saved;
             let Some(rollout) = saved.rollouts.active() else { continue };
             let (plan, progress) = (&rollout.plan, &rollout.progress);
+            // A rolling rollout sets no weights.
+            if matches!(plan.spec.strategy, Strategy::Rolling { .. }) {
+                continue;
+            }
             let watched = matches!(progress.phase, Phase::Running | Phase::Frozen(_)) && !progress.displaced;
             let weight = |name: &str| saved.spec.versions.iter().find(|v| v.name == name).map(|v| v.weight);
             let (candidate, stable) = (weight(&plan.candidate), weight(&plan.stable));

@@ -21,6 +21,7 @@ impl Reconciler {
             weight: percent(rollout.progress.weight),
             phase: rollout.progress.phase.name().to_owned(),
             rollout: rollout.plan.id.to_string(),
+            backends: self.present_batch(index).iter().map(|unit| unit.old.to_string()).collect(),
             what: what.to_owned(),
             traceparent: None,
         })

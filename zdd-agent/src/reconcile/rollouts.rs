@@ -79,6 +79,7 @@ impl Reconciler {
                 self.start_work(index, &effect);
             }
         }
+        self.conduct_trains();
         self.watch_weights();
     }
 
@@ -103,6 +104,23 @@ impl Reconciler {
         broke_glass: Option<String>,
     ) -> Result<(), Refused> {
         let before = self.services[index].saved.rollouts.clone();
+        let effects = self.put_rollout(index, plan, broke_glass);
+        if let Err(refused) = self.save() {
+            self.services[index].saved.rollouts = before;
+            return Err(refused);
+        }
+        self.trace_rollout(index, &before);
+        self.carry_out(index, effects);
+        Ok(())
+    }
+
+    /// The same, neither persisted nor carried out.
+    pub(super) fn put_rollout(
+        &mut self,
+        index: usize,
+        plan: machine::Plan,
+        broke_glass: Option<String>,
+    ) -> Vec<Effect> {
         let (progress, effects) = machine::begin(&plan, self.holds(index, &plan.spec, broke_glass), 0);
         let rollouts = &mut self.services[index].saved.rollouts;
         rollouts.last_id = plan.id;
@@ -118,13 +136,7 @@ impl Reconciler {
         let name = self.services[index].name().to_owned();
         self.rollouts.clocks.insert(name, Instant::now());
         self.write_announcements(index, &effects);
-        if let Err(refused) = self.save() {
-            self.services[index].saved.rollouts = before;
-            return Err(refused);
-        }
-        self.trace_rollout(index, &before);
-        self.carry_out(index, effects);
-        Ok(())
+        effects
     }
 
     /// One event of the rollout under way, and all that follows from it.
@@ -167,7 +179,7 @@ impl Reconciler {
         }
     }
 
-    fn carry_out(&mut self, index: usize, effects: Vec<Effect>) {
+    pub(super) fn carry_out(&mut self, index: usize, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::SetWeights(to) => {
@@ -182,6 +194,7 @@ impl Reconciler {
                 }
                 Effect::Start(..) => self.start_work(index, &effect),
                 Effect::Stop(token) => self.stop_work(index, token),
+                Effect::Batch(step, number) => self.see_to_batch(index, step, number),
                 Effect::Drain => self.see_to_drain(index),
                 Effect::Announce(text) => {
                     self.note_event(EventKind::Rollout, index, text.clone());
@@ -241,6 +254,7 @@ impl Reconciler {
             let Some(rollout) = self.services[index].saved.rollouts.active() else { continue };
             let saved_before = rollout.clock_ms / SAVE_EVERY_MS;
             self.look_at_holds(index);
+            self.look_at_batch(index);
             self.rollout_goes_on(index, Event::Tick);
             let clock = self.services[index].saved.rollouts.active().map(|rollout| rollout.clock_ms);
             if clock.is_some_and(|clock| clock / SAVE_EVERY_MS != saved_before)
@@ -249,5 +263,6 @@ impl Reconciler {
                 tracing::error!("{refused}");
             }
         }
+        self.conduct_trains();
     }
 }

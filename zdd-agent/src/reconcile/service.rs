@@ -13,6 +13,8 @@ use zdd_common::signals::Rate;
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::face::Face;
+use super::ramp::Ramp;
+use super::rollout_batches::held_back;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::{DependencyState, Health, depends};
@@ -51,6 +53,8 @@ pub(super) struct Service {
     pub(super) notes: Vec<String>,
     /// What its backends' entries say of how many flows are followed, once they were written.
     rate_written: Option<Rate>,
+    /// Since when backends take flows: those that have just begun take fewer.
+    pub(super) ramp: Ramp,
     /// What backends last told of the things that they need.
     pub(super) depends: HashMap<SocketAddr, Vec<DependencyState>>,
 }
@@ -157,6 +161,7 @@ impl Service {
             given_up: Vec::new(),
             notes: Vec::new(),
             rate_written: None,
+            ramp: Ramp::default(),
             depends: HashMap::new(),
             saved,
         }
@@ -219,12 +224,15 @@ impl Service {
     /// Whether a backend takes no new flows because it, or its version, drains.
     pub(super) fn drains(&self, version: &str, address: SocketAddr) -> bool {
         let own = self.saved.backends.iter().find(|b| b.address == address && b.version == version);
-        own.is_none_or(|b| b.drain.is_some() || b.removed) || self.version_drains(version)
+        own.is_none_or(|b| self.backend_drains(b)) || self.version_drains(version)
     }
 
     /// The same for one that is known: asked of each of 10,000 backends, looking them up is what takes the time.
     pub(super) fn backend_drains(&self, backend: &SavedBackend) -> bool {
-        backend.drain.is_some() || backend.removed || self.version_drains(&backend.version)
+        backend.drain.is_some()
+            || backend.removed
+            || self.version_drains(&backend.version)
+            || held_back(&self.saved.rollouts, backend.address)
     }
 
     fn version_drains(&self, version: &str) -> bool {
@@ -256,7 +264,7 @@ impl Service {
             slots[slot].push(Candidate {
                 id: backend.id,
                 identity: maglev::identity(backend.address.ip().into(), backend.address.port().to_be()),
-                weight,
+                weight: self.ramp.weight(backend.id, weight),
                 healthy: verdict != Some(Health::Unhealthy) || self.explained(backend, outages),
                 draining: self.backend_drains(backend),
             });

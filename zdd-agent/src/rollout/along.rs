@@ -2,7 +2,7 @@
 
 use super::machine::{Effect, Phase, SET_AGAIN_MS, Work};
 use super::spec::{HookKind, Strategy, When};
-use super::stages::Stage;
+use super::stages::{BatchStep, Stage, batch_at};
 use super::walk::Walk;
 use crate::desired::FULL;
 
@@ -11,6 +11,9 @@ impl Walk<'_> {
     pub(super) fn enter(&mut self) {
         self.progress.entered_ms = self.now;
         self.progress.promoted = false;
+        self.progress.batch_done = false;
+        self.progress.ready_since_ms = None;
+        self.progress.batch_refused = None;
         self.enter_again();
     }
 
@@ -67,6 +70,12 @@ impl Walk<'_> {
                 .zip(&progress.runs)
                 .all(|(spec, run)| spec.dry_run || !self.active(spec.when) || run.proven >= spec.count),
             Some(Stage::Drain) => progress.drained,
+            Some(Stage::Batch(BatchStep::Ready, _)) => {
+                let Strategy::Rolling { min_ready, .. } = &self.plan.spec.strategy else { return true };
+                let since = progress.ready_since_ms;
+                since.is_some_and(|since| self.now >= since + min_ready.as_millis() as u64)
+            }
+            Some(Stage::Batch(..)) => progress.batch_done,
             Some(Stage::Together(time)) => progress.cleared > time,
         }
     }
@@ -77,7 +86,10 @@ impl Walk<'_> {
         while self.progress.phase == Phase::Running && !self.progress.held() && self.done() {
             if self.at().is_none() {
                 self.progress.phase = Phase::Promoted;
-                self.say(format!("promoted: {} has everything", self.plan.candidate));
+                self.say(match self.rolling() {
+                    true => format!("promoted: all batches of {} are done", self.plan.candidate),
+                    false => format!("promoted: {} has everything", self.plan.candidate),
+                });
                 break;
             }
             self.progress.stage += 1;
@@ -91,6 +103,7 @@ impl Walk<'_> {
         let progress = &self.progress;
         let looks = match self.plan.spec.strategy {
             Strategy::Canary { .. } => progress.weight > 0,
+            Strategy::Rolling { .. } => batch_at(&self.stages, progress.stage).is_some(),
             Strategy::BlueGreen { .. } => self
                 .stages
                 .iter()
@@ -107,6 +120,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn due(&mut self) {
+        self.late_batch();
         let now = self.now;
         for at in 0..self.progress.runs.len() {
             let spec = &self.plan.spec.analyses[at];
@@ -152,6 +166,15 @@ impl Walk<'_> {
         if self.progress.phase == Phase::Running && self.at() == Some(Stage::Drain) && !self.progress.drained
         {
             effects.push(Effect::Drain);
+        }
+        let waits = self.progress.batch_refused.as_ref().is_some_and(|(_, next_ms)| now < *next_ms);
+        if let Some(Stage::Batch(step, number)) = self.at()
+            && self.progress.phase == Phase::Running
+            && step != BatchStep::Ready
+            && !self.progress.batch_done
+            && !waits
+        {
+            effects.push(Effect::Batch(step, number));
         }
         effects
     }

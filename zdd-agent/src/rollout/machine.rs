@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runs::{Outcome, Run};
 use super::spec::{HookKind, RolloutSpec};
-use super::stages::stages;
+use super::stages::{BatchStep, stages};
 use super::walk::Walk;
 use crate::desired::BasisPoints;
 
@@ -25,6 +25,9 @@ pub struct Plan {
     pub stable: String,
     /// The version that is to have them.
     pub candidate: String,
+    /// Which run of its train it is part of: when that left, in milliseconds since 1970; 0 without a train.
+    #[serde(default)]
+    pub train_run: u64,
 }
 
 /// Where a rollout stands.
@@ -138,6 +141,15 @@ pub struct Progress {
     pub polls: Vec<HookRun>,
     /// The old version is drained, or its time is up.
     pub drained: bool,
+    /// Rolling: what is to be done with the present batch is done.
+    #[serde(default)]
+    pub batch_done: bool,
+    /// Rolling: since when the present batch has been healthy.
+    #[serde(default)]
+    pub ready_since_ms: Option<u64>,
+    /// Rolling: why the present step was refused when it was last tried, and when it is tried again.
+    #[serde(default)]
+    pub batch_refused: Option<(String, u64)>,
     /// A `contract` hook was called: the old version may not be able to live with the database any more.
     #[serde(default)]
     pub contracted: bool,
@@ -188,6 +200,10 @@ pub enum Event {
     Stopped(Option<String>),
     /// All of the train have met for this time, from 0.
     Cleared(u16),
+    /// Rolling: this was done with a batch, or could not be done.
+    Batch(BatchStep, u16, Result<(), String>),
+    /// Rolling: all of the present batch are healthy, or not any more.
+    Healthy(bool),
     /// Somebody else changed the weights.
     Interfered(String),
 }
@@ -204,12 +220,15 @@ pub enum Work {
 /// What shall be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Give the candidate this share and the stable version the rest; answered by `WeightsSet` or `Refused`.
+    /// Give the candidate this share and the stable version the rest; answered by `WeightsSet` or `Refused`. Rolling: 0, take
+    /// the present batch back.
     SetWeights(BasisPoints),
     /// Begin this; answered by `Measured` or `HookDone`.
     Start(u64, Work),
     /// Its answer is of no use any more.
     Stop(u64),
+    /// See that this is done with a batch of backends; answered by `Batch`.
+    Batch(BatchStep, u16),
     /// See that the stable version drains; answered by `Drained` when it has.
     Drain,
     /// Tell people.
@@ -259,6 +278,9 @@ pub fn begin(plan: &Plan, holds: Holds, now: u64) -> (Progress, Vec<Effect>) {
         hook: None,
         polls: polls.map(poll).collect(),
         drained: false,
+        batch_done: false,
+        ready_since_ms: None,
+        batch_refused: None,
         contracted: false,
         token: 0,
     };

@@ -2,7 +2,7 @@
 
 use super::machine::*;
 use super::runs::Outcome;
-use super::search_tests::{canary, plan};
+use super::search_tests::{canary, plan, rolling};
 use super::spec::*;
 use crate::desired::FULL;
 use std::time::Duration;
@@ -43,6 +43,7 @@ impl<'a> Story<'a> {
                 Effect::Start(token, Work::Measure(_)) => Event::Measured(token, (self.measure)(self.now)),
                 Effect::Start(token, Work::Call(_)) => Event::HookDone(token, (self.call)(self.now)),
                 Effect::Stop(_) => continue,
+                Effect::Batch(step, number) => Event::Batch(step, number, Ok(())),
                 Effect::Drain => Event::Drained,
             };
             self.event(event);
@@ -235,4 +236,27 @@ fn a_contract_that_fails_is_never_rolled_back_by_itself() {
     assert!(progress.contracted, "{progress:?}");
     let (_, effects) = event(&progress, Event::Tick, 6_000);
     assert!(effects.iter().any(|e| matches!(e, Effect::Start(_, Work::Call(0)))), "{effects:?}");
+}
+
+#[test]
+fn a_rolling_rollout_in_the_words_it_tells_and_what_a_batch_that_stays_sick_does() {
+    let plan = plan(rolling(false), OnFailure::Rollback, &[HookKind::Restart]);
+    let mut story = Story::new(&plan);
+    story.seconds(2);
+    assert_eq!(story.progress.stage, 2, "it waits for the first backend: {:?}", story.progress);
+    story.event(Event::Healthy(true));
+    story.seconds(4);
+    story.event(Event::Healthy(true));
+    story.seconds(4);
+    assert_eq!(story.progress.phase, Phase::Promoted, "{:?}", story.told);
+    let told = story.told.join("\n");
+    assert!(told.contains("batch 1 takes flows") && told.contains("batch 2 takes flows"), "{told}");
+    assert!(told.ends_with("promoted: all batches of v2 are done") && !told.contains("new flows"), "{told}");
+    // The plan's progress_deadline is three seconds.
+    let mut story = Story::new(&plan);
+    story.event(Event::Healthy(true));
+    story.event(Event::Healthy(false));
+    story.seconds(3);
+    let Phase::RolledBack(why) = &story.progress.phase else { panic!("{:?}", story.progress) };
+    assert!(why.contains("batch 1: not healthy"), "{why}");
 }

@@ -13,6 +13,7 @@ pub mod runs;
 pub mod saved;
 pub mod spec;
 pub mod stages;
+pub mod train;
 mod walk;
 pub mod windows;
 

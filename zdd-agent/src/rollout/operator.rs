@@ -88,6 +88,12 @@ impl Walk<'_> {
                 self.plan.candidate
             ));
         }
+        if full && self.rolling() {
+            return Err(
+                "a rolling rollout has no steps to leave out\nhelp: `promote` without --full ends a waiting"
+                    .to_owned(),
+            );
+        }
         if full && let Some(train) = &self.plan.spec.train {
             return Err(format!(
                 "it is part of train {train}, which moves together\nhelp: promote its waiting without --full"

@@ -132,6 +132,15 @@ pub struct RolloutPlan {
     pub refusals: Vec<String>,
 }
 
+/// `zdd train`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainReport {
+    /// Its name.
+    pub train: String,
+    /// The rollouts of its last run.
+    pub rollouts: Vec<RolloutReport>,
+}
+
 /// `zdd rollout stop-the-line` and `release-the-line`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppedLine {
@@ -271,7 +280,7 @@ fn waits_for(saved: &SavedRollout) -> Vec<String> {
     if let Some(why) = progress.setting.as_ref().and_then(|setting| setting.refused.as_ref()) {
         all.push(format!("its weight to be possible: {why}"));
     }
-    match stages(&plan.spec).get(progress.stage) {
+    match stages(&plan.spec).get(progress.stage).copied() {
         Some(Stage::Hooks(kind)) => {
             let said = progress.hook.as_ref().and_then(|hook| hook.said.as_deref());
             all.push(format!(
@@ -294,6 +303,12 @@ fn waits_for(saved: &SavedRollout) -> Vec<String> {
             }));
         }
         Some(Stage::Drain) => all.push(format!("{} to be drained", plan.stable)),
+        Some(stage @ Stage::Batch(..)) => {
+            let (what, _) = told(stage, &plan.spec, &plan.stable, &plan.candidate);
+            let refused =
+                progress.batch_refused.as_ref().map_or(String::new(), |(why, _)| format!(" ({why})"));
+            all.push(format!("{what}{refused}"));
+        }
         Some(Stage::Together(_)) => {
             all.push(format!("the others of train {}", plan.spec.train.as_deref().unwrap_or_default()));
         }

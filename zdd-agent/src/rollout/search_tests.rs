@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::machine::*;
 use super::runs::Outcome;
 use super::spec::*;
-use super::stages::{Stage, stages};
+use super::stages::{BatchStep, Stage, stages};
 use super::windows::Windows;
 use crate::desired::{BasisPoints, FULL};
 
@@ -36,7 +36,7 @@ fn analysis(name: &str, dry_run: bool, when: When) -> AnalysisSpec {
 
 pub(super) fn plan(strategy: Strategy, on_failure: OnFailure, hooks: &[HookKind]) -> Plan {
     let when = match strategy {
-        Strategy::Canary { .. } => [When::Always, When::Always],
+        Strategy::Canary { .. } | Strategy::Rolling { .. } => [When::Always, When::Always],
         Strategy::BlueGreen { .. } => [When::PrePromotion, When::PostPromotion],
     };
     let spec = RolloutSpec {
@@ -50,7 +50,7 @@ pub(super) fn plan(strategy: Strategy, on_failure: OnFailure, hooks: &[HookKind]
         soak: Duration::from_secs(1),
         train: None,
     };
-    Plan { id: 1, spec, stable: "v1".to_owned(), candidate: "v2".to_owned() }
+    Plan { id: 1, spec, stable: "v1".to_owned(), candidate: "v2".to_owned(), train_run: 0 }
 }
 
 pub(super) fn canary() -> Strategy {
@@ -61,6 +61,18 @@ pub(super) fn canary() -> Strategy {
         Step::PauseUntilPromoted,
     ];
     Strategy::Canary { steps }
+}
+
+/// Two backends, one after the other: restarted, or replaced by two others.
+pub(super) fn rolling(replace: bool) -> Strategy {
+    let address = |port| std::net::SocketAddr::from(([10, 1, 0, 1], port));
+    let unit = |port| Unit { old: address(port), new: replace.then(|| address(port + 100)) };
+    Strategy::Rolling {
+        batch: Count::Number(1),
+        max_unavailable: None,
+        min_ready: Duration::from_secs(1),
+        batches: vec![vec![unit(1)], vec![unit(2)]],
+    }
 }
 
 /// A rollout and what the agent owes it.
@@ -111,6 +123,18 @@ fn events(plan: &Plan, world: &World) -> Vec<Option<Event>> {
         all.push(Some(Event::Cleared(world.progress.cleared)));
     }
     all.push(Some(Event::Interfered("somebody shifted".to_owned())));
+    if let Some(Stage::Batch(step, number)) = stages(&plan.spec).get(world.progress.stage).copied() {
+        match step {
+            BatchStep::Ready => {
+                all.push(Some(Event::Healthy(true)));
+                all.push(Some(Event::Healthy(false)));
+            }
+            step => {
+                all.push(Some(Event::Batch(step, number, Ok(()))));
+                all.push(Some(Event::Batch(step, number, Err("too few".to_owned()))));
+            }
+        }
+    }
     if world.drain_asked {
         all.push(Some(Event::Drained));
     }
@@ -135,7 +159,16 @@ fn judge(plan: &Plan, before: &Progress, after: &Progress, effects: &[Effect]) {
         .into_iter()
         .filter_map(|stage| if let Stage::Weight(weight) = stage { Some(weight) } else { None })
         .collect();
+    let rolling = matches!(plan.spec.strategy, Strategy::Rolling { .. });
     for effect in effects {
+        if let Effect::Batch(step, number) = effect {
+            assert_eq!(after.phase, Phase::Running, "{effect:?}");
+            let begins = before.stage != after.stage && *step == BatchStep::Out && *number > 0;
+            let proved =
+                plan.spec.analyses.iter().zip(&after.runs).all(|(s, run)| s.dry_run || run.proven >= s.count);
+            assert!(!begins || proved, "batch {number} before the one before it was proved: {after:?}");
+            assert!(!begins || after.paused.is_none(), "batch {number} while it is held: {after:?}");
+        }
         assert!(!before.phase.over(), "{effect:?} after the end");
         let Effect::SetWeights(to) = effect else { continue };
         if *to == 0 && matches!(after.phase, Phase::RollingBack(_)) || *to == after.weight {
@@ -159,7 +192,9 @@ fn judge(plan: &Plan, before: &Progress, after: &Progress, effects: &[Effect]) {
         );
     }
     if after.phase == Phase::Promoted {
-        assert_eq!((after.weight, after.displaced), (FULL, false), "{after:?}");
+        let all = if rolling { 0 } else { FULL };
+        assert_eq!((after.weight, after.displaced), (all, false), "{after:?}");
+        assert_eq!(after.stage, stages(&plan.spec).len(), "{after:?}");
     }
     if matches!(after.phase, Phase::RolledBack(_)) {
         assert_eq!(after.weight, 0, "{after:?}");
@@ -239,6 +274,9 @@ fn no_sequence_of_events_jumps_promotes_unproven_or_survives_an_abort() {
         (blue_green.clone(), OnFailure::Rollback, &[][..], 7),
         (blue_green.clone(), OnFailure::Freeze, &[HookKind::ConfirmPromotion, HookKind::PostRollout][..], 7),
         (blue_green, OnFailure::Rollback, &[HookKind::Contract][..], 7),
+        (rolling(false), OnFailure::Rollback, &[HookKind::Restart][..], 7),
+        (rolling(false), OnFailure::Freeze, &[][..], 7),
+        (rolling(true), OnFailure::Rollback, &[][..], 7),
     ] {
         let mut plan = plan(strategy, on_failure, hooks);
         // Every other one is part of a train.

@@ -1,11 +1,12 @@
 //! What a rollout shall do: the validated form of `[service.rollout]`. Plain data; `config` makes it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::windows::Windows;
-use crate::desired::BasisPoints;
+use crate::desired::{BasisPoints, FULL};
 use crate::signals::{CompareSpec, Metric};
 
 /// How a candidate takes over.
@@ -36,6 +37,14 @@ pub struct RolloutSpec {
 }
 
 impl RolloutSpec {
+    /// Rolling: a batch; empty where there is none of that number.
+    pub fn batch(&self, number: u16) -> &[Unit] {
+        match &self.strategy {
+            Strategy::Rolling { batches, .. } => batches.get(usize::from(number)).map_or(&[], Vec::as_slice),
+            Strategy::Canary { .. } | Strategy::BlueGreen { .. } => &[],
+        }
+    }
+
     /// Whether a hook of this kind is there.
     pub fn calls(&self, kind: HookKind) -> bool {
         self.hooks.iter().any(|hook| hook.on == kind)
@@ -58,6 +67,47 @@ pub enum Strategy {
         /// How long the analyses after the switch go on before the old version is drained.
         bake: Duration,
     },
+    /// Backends of one version, a few at a time: restarted where they are, or replaced by others.
+    Rolling {
+        /// How many at a time.
+        batch: Count,
+        /// How many of the version may take no flows at a time, the sick ones included. `None`: as many as a batch has.
+        max_unavailable: Option<Count>,
+        /// How long a backend must have been healthy before it takes flows again.
+        min_ready: Duration,
+        /// What is done, in this order. Empty until a rollout begins.
+        #[serde(default)]
+        batches: Vec<Vec<Unit>>,
+    },
+}
+
+/// A number of backends, or a share of those of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Count {
+    /// So many.
+    Number(u32),
+    /// Rounded down, and one at the least.
+    Share(BasisPoints),
+}
+
+impl Count {
+    /// How many of `all`.
+    pub fn of(self, all: usize) -> usize {
+        match self {
+            Count::Number(number) => number as usize,
+            Count::Share(share) => (all as u64 * u64::from(share) / u64::from(FULL)).max(1) as usize,
+        }
+    }
+}
+
+/// One backend of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// The address that it has.
+    pub old: SocketAddr,
+    /// The one that takes its place; `None`: it is restarted where it is.
+    pub new: Option<SocketAddr>,
 }
 
 impl Strategy {
@@ -66,6 +116,7 @@ impl Strategy {
         match self {
             Strategy::Canary { .. } => "canary",
             Strategy::BlueGreen { .. } => "blue-green",
+            Strategy::Rolling { .. } => "rolling",
         }
     }
 }
@@ -266,6 +317,8 @@ pub enum HookKind {
     ConfirmPromotion,
     /// Once at 100 %; its failure is told and changes nothing.
     PostRollout,
+    /// Rolling: the drained backends of a batch are restarted; must succeed.
+    Restart,
     /// Once the old version is drained and the soak is over: the database lets go of what only the old version needed.
     Contract,
     /// Asked at every interval: its success rolls back.
@@ -284,6 +337,7 @@ impl HookKind {
             HookKind::Rollout => "rollout",
             HookKind::ConfirmPromotion => "confirm-promotion",
             HookKind::PostRollout => "post-rollout",
+            HookKind::Restart => "restart",
             HookKind::Contract => "contract",
             HookKind::Rollback => "rollback",
             HookKind::Event => "event",

@@ -23,8 +23,30 @@ pub enum Stage {
     Proof,
     /// Until the old version is drained, or the deadline has passed.
     Drain,
+    /// Rolling: this is done with the batch of this number.
+    Batch(BatchStep, u16),
     /// Until the others of the train are as far: which time this is, from 0.
     Together(u16),
+}
+
+/// What is done with a batch of backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BatchStep {
+    /// The new addresses are made known; they take no flows yet.
+    Enter,
+    /// The backends take no new flows, until they are drained or the deadline has passed.
+    Out,
+    /// Until they have been healthy for `min_ready`.
+    Ready,
+    /// They take flows; where they replace others, those take none any more.
+    In,
+}
+
+/// The batch that a stage of a rolling rollout belongs to: the latest that was begun.
+pub fn batch_at(stages: &[Stage], stage: usize) -> Option<u16> {
+    let begun = stages.iter().take(stage + 1).rev();
+    let batch = |stage: &Stage| if let Stage::Batch(_, number) = stage { Some(*number) } else { None };
+    begun.filter_map(batch).next()
 }
 
 /// The stages of a rollout.
@@ -41,10 +63,27 @@ pub fn stages(spec: &RolloutSpec) -> Vec<Stage> {
             promotion(&mut all);
             all.extend([Stage::Pause(*bake), Stage::Proof]);
         }
+        Strategy::Rolling { batches, .. } => {
+            for (number, batch) in (0..).zip(batches) {
+                let step = |step| Stage::Batch(step, number);
+                let [enter, out, ready, enters] =
+                    [BatchStep::Enter, BatchStep::Out, BatchStep::Ready, BatchStep::In].map(step);
+                if batch.iter().any(|unit| unit.new.is_some()) {
+                    all.extend([enter, ready, enters, out]);
+                } else {
+                    all.extend([out, Stage::Hooks(HookKind::Restart), ready, enters]);
+                }
+                all.push(Stage::Proof);
+            }
+        }
     }
     all.push(Stage::Hooks(HookKind::PostRollout));
     let contracts = spec.calls(HookKind::Contract);
-    if contracts || spec.drain_deadline.is_some() || matches!(spec.strategy, Strategy::BlueGreen { .. }) {
+    let rolling = matches!(spec.strategy, Strategy::Rolling { .. });
+    if contracts
+        || spec.drain_deadline.is_some() && !rolling
+        || matches!(spec.strategy, Strategy::BlueGreen { .. })
+    {
         all.push(Stage::Drain);
     }
     if contracts {
@@ -106,10 +145,40 @@ fn promotion(all: &mut Vec<Stage>) {
     ]);
 }
 
+fn told_batch(step: BatchStep, spec: &RolloutSpec, number: u16) -> (String, String) {
+    let batch = spec.batch(number);
+    let replaced = batch.iter().any(|unit| unit.new.is_some());
+    let olds = batch.iter().map(|unit| unit.old.to_string()).collect::<Vec<_>>().join(", ");
+    let news: Vec<String> = batch.iter().map(|unit| unit.new.unwrap_or(unit.old).to_string()).collect();
+    let news = news.join(", ");
+    let back = if replaced {
+        format!("{olds} take flows, {news} drain and go")
+    } else {
+        format!("{olds} take flows again")
+    };
+    let ready = match &spec.strategy {
+        Strategy::Rolling { min_ready, .. } => humantime::format_duration(*min_ready).to_string(),
+        Strategy::Canary { .. } | Strategy::BlueGreen { .. } => String::new(),
+    };
+    let what = match step {
+        BatchStep::Enter => format!("make {news} known, without flows"),
+        BatchStep::Out => format!("drain {olds}"),
+        BatchStep::Ready => format!("{news} healthy for {ready}"),
+        BatchStep::In if replaced => format!("{news} take the flows of {olds}"),
+        BatchStep::In => format!("{olds} take flows again"),
+    };
+    (what, back)
+}
+
 /// A stage in words, and what takes it back.
 pub fn told(stage: Stage, spec: &RolloutSpec, stable: &str, candidate: &str) -> (String, String) {
     let back = |text: &str| text.to_owned();
-    let all_back = format!("all new flows to {stable}; live ones stay where they are");
+    let all_back = match spec.strategy {
+        Strategy::Rolling { .. } => "the present batch is taken back; those before it stay done".to_owned(),
+        Strategy::Canary { .. } | Strategy::BlueGreen { .. } => {
+            format!("all new flows to {stable}; live ones stay where they are")
+        }
+    };
     match stage {
         Stage::Hooks(kind) if kind.confirms() => {
             (format!("ask {} until it agrees", kind.name()), back("nothing to take back"))
@@ -122,6 +191,7 @@ pub fn told(stage: Stage, spec: &RolloutSpec, stable: &str, candidate: &str) -> 
             format!("call contract: the database lets go of what only {stable} needs"),
             back("none: it cannot be taken back"),
         ),
+        Stage::Batch(step, number) => told_batch(step, spec, number),
         Stage::Together(_) => {
             let train = spec.train.as_deref().unwrap_or_default();
             (format!("wait for all of train {train}"), all_back)

@@ -2,8 +2,8 @@
 
 use super::machine::{Event, HookRun, Phase, Plan, Progress, SET_AGAIN_MS, Setting};
 use super::runs::Outcome;
-use super::spec::{HookKind, OnFailure};
-use super::stages::Stage;
+use super::spec::{HookKind, OnFailure, Strategy};
+use super::stages::{BatchStep, Stage};
 use crate::desired::BasisPoints;
 use crate::text::percent;
 
@@ -46,11 +46,61 @@ impl Walk<'_> {
                 self.progress.broke_glass.take_if(|_| closed);
                 self.say(format!("gate {}", if closed { "closed: no step is taken" } else { "opened" }));
             }
+            Event::Batch(step, number, done) => self.batch(step, number, done),
+            Event::Healthy(healthy) => {
+                let since = self.progress.ready_since_ms.unwrap_or(self.now);
+                self.progress.ready_since_ms = healthy.then_some(since);
+            }
             Event::Stopped(what) => self.stopped(what),
             Event::Cleared(time) => self.progress.cleared = self.progress.cleared.max(time + 1),
-            Event::Interfered(what) => self.interfered(what),
+            // A rolling rollout has no weights that somebody could change.
+            Event::Interfered(what) if !self.rolling() => self.interfered(what),
+            Event::Interfered(_) => {}
         }
         Ok(())
+    }
+
+    pub(super) fn rolling(&self) -> bool {
+        matches!(self.plan.spec.strategy, Strategy::Rolling { .. })
+    }
+
+    fn batch(&mut self, step: BatchStep, number: u16, done: Result<(), String>) {
+        let present = self.at() == Some(Stage::Batch(step, number));
+        if !present || self.progress.phase != Phase::Running || self.progress.batch_done {
+            return;
+        }
+        let Err(why) = done else {
+            self.progress.batch_done = true;
+            self.progress.batch_refused = None;
+            if step == BatchStep::In {
+                // What was seen while the batch took no flows proves nothing of it.
+                for (run, spec) in self.progress.runs.iter_mut().zip(&self.plan.spec.analyses) {
+                    run.weight_changed(spec, self.now);
+                }
+                self.say(format!("batch {} takes flows", number + 1));
+            }
+            return;
+        };
+        let news = self.progress.batch_refused.as_ref().is_none_or(|(before, _)| *before != why);
+        if news {
+            self.say(format!("batch {} has to wait: {why}", number + 1));
+        }
+        self.progress.batch_refused = Some((why, self.now + SET_AGAIN_MS));
+    }
+
+    /// A batch that does not get on within the deadline has failed.
+    pub(super) fn late_batch(&mut self) {
+        let Some(Stage::Batch(step, number)) = self.at() else { return };
+        let deadline = self.plan.spec.progress_deadline.as_millis() as u64;
+        if self.progress.phase != Phase::Running || self.now < self.progress.entered_ms + deadline {
+            return;
+        }
+        let why = match (step, &self.progress.batch_refused) {
+            (BatchStep::Ready, _) if self.progress.ready_since_ms.is_none() => "not healthy",
+            (_, Some((why, _))) => why,
+            _ => return,
+        };
+        self.fail(format!("no progress within the deadline: batch {}: {why}", number + 1));
     }
 
     fn stopped(&mut self, what: Option<String>) {
@@ -130,7 +180,9 @@ impl Walk<'_> {
         for (run, spec) in self.progress.runs.iter_mut().zip(&self.plan.spec.analyses) {
             run.weight_changed(spec, self.now);
         }
-        self.say(format!("{} has {} of new flows", self.plan.candidate, percent(to)));
+        if !self.rolling() {
+            self.say(format!("{} has {} of new flows", self.plan.candidate, percent(to)));
+        }
         if let Phase::RollingBack(why) = &self.progress.phase {
             let why = why.clone();
             self.say(format!("rolled back: {why}"));

@@ -249,6 +249,9 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 note(format!("history {service}"));
                 drop(reply.send(Ok(crate::rollout::history())));
             }
+            Request::Train { train, reply, .. } => {
+                drop(reply.send(Ok(zdd_agent::rollout::report::TrainReport { train, rollouts: Vec::new() })));
+            }
             Request::Line { stopped, reply } => {
                 drop(reply.send(Ok(StoppedLine { stopped, rollouts: vec!["web".to_owned()] })));
             }

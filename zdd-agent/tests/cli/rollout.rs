@@ -149,7 +149,7 @@ async fn what_goes_on_is_asked_with_the_revision_that_was_seen_and_what_goes_bac
     assert_eq!(agent.run(&["gate", "close", "web", "--reason", "holiday"]).await.code, Some(0));
     assert_eq!(agent.run(&["gate", "open", "web"]).await.code, Some(0));
     insta::assert_snapshot!(asked.lock().unwrap().join("\n"), @r#"
-    rollout web RolloutAsk { act: Start("v2"), revision: None, reason: "because", break_glass: false }
+    rollout web RolloutAsk { act: Start { version: "v2", replace: [] }, revision: None, reason: "because", break_glass: false }
     rollout web RolloutAsk { act: Pause, revision: Some(7), reason: "", break_glass: false }
     rollout web RolloutAsk { act: Resume, revision: Some(7), reason: "", break_glass: false }
     rollout web RolloutAsk { act: Promote { full: false }, revision: Some(7), reason: "", break_glass: false }

@@ -16,6 +16,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Hook
         PreRollout,
         Expand,
         Rollout,
+        Restart,
         ConfirmPromotion,
         PostRollout,
         Contract,

@@ -3,6 +3,7 @@
 mod analysis;
 mod hook;
 pub(super) mod provider;
+mod rolling;
 mod steps;
 
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
-use crate::rollout::spec::{AnalysisSpec, HookKind, OnFailure, RolloutSpec, Strategy};
+use crate::rollout::spec::{AnalysisSpec, Count, HookKind, OnFailure, RolloutSpec, Strategy};
 use crate::rollout::windows::{Window, Windows};
 use crate::text::Unreadable;
 
@@ -21,12 +22,23 @@ const MOST: usize = 64;
 
 pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<RolloutSpec> {
     let strategy = table.parsed("strategy", sink, |text| match text {
-        "canary" | "blue-green" => Ok(text.to_owned()),
-        _ => Err(Unreadable(format!("`{text}` is no strategy; write \"canary\" or \"blue-green\""))),
+        "canary" | "blue-green" | "rolling" => Ok(text.to_owned()),
+        _ => Err(Unreadable(format!(
+            "`{text}` is no strategy; write \"canary\", \"blue-green\" or \"rolling\""
+        ))),
     });
-    table.missing("strategy", "write \"canary\" (step by step) or \"blue-green\" (all at once)", sink);
+    table.missing(
+        "strategy",
+        "write \"canary\" (step by step), \"blue-green\" (all at once) or \"rolling\" (backend by backend)",
+        sink,
+    );
     let canary = strategy.as_ref().is_none_or(|at| at.value == "canary");
+    let blue_green = strategy.as_ref().is_some_and(|at| at.value == "blue-green");
     let steps = steps::read(&mut table, canary, sink);
+    let rolls = strategy.as_ref().is_some_and(|at| at.value == "rolling");
+    let batch = rolling::count(&mut table, "batch", sink);
+    let max_unavailable = rolling::count(&mut table, "max_unavailable", sink);
+    let min_ready = table.duration("min_ready", Duration::ZERO..=DAY, sink);
     let auto_promote = table.boolean("auto_promote", sink);
     let bake = table.duration("bake", Duration::ZERO..=30 * DAY, sink);
     let on_failure = table.parsed("on_failure", sink, |text| match text {
@@ -38,17 +50,40 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     let drain_deadline = table.duration("drain_deadline", SECOND..=30 * DAY, sink);
     let freeze = windows(&mut table, sink);
     let soak = table.duration("soak", Duration::ZERO..=30 * DAY, sink);
+    let train = table.parsed("train", sink, |text| {
+        let fits = (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        fits.then(|| text.to_owned())
+            .ok_or_else(|| Unreadable(format!("`{text}` is no name; use a-z, 0-9 and -, up to 63 of them")))
+    });
     let reversible = table.boolean("reversible", sink);
-    let analyses = several(&mut table, "analysis", sink, |table, sink| analysis::read(table, canary, sink));
+    let analyses =
+        several(&mut table, "analysis", sink, |table, sink| analysis::read(table, !blue_green, sink));
     let hooks = several(&mut table, "hook", sink, hook::read);
     analysis::names(&analyses, sink);
     let span = table.span.clone();
-    if canary {
-        for (key, given) in [("auto_promote", auto_promote.is_some()), ("bake", bake.is_some())] {
-            if given {
-                let help = "remove it, or write strategy = \"blue-green\"";
-                sink.error(Some(span.clone()), format!("`{key}` means nothing to a canary"), help);
-            }
+    let kind = strategy.as_ref().map_or("canary", |at| at.value.as_str());
+    for (key, given, of) in [
+        ("auto_promote", auto_promote.is_some(), "blue-green"),
+        ("bake", bake.is_some(), "blue-green"),
+        ("batch", batch.is_some(), "rolling"),
+        ("max_unavailable", max_unavailable.is_some(), "rolling"),
+        ("min_ready", min_ready.is_some(), "rolling"),
+    ] {
+        if given && kind != of {
+            let help = format!("remove it, or write strategy = \"{of}\"");
+            sink.error(Some(span.clone()), format!("`{key}` means nothing to {}", rolling::told(kind)), help);
+        }
+    }
+    if let Some(train) = train.as_ref().filter(|_| rolls) {
+        let help = "remove it: a train moves weights, and a rolling rollout has none";
+        sink.error(Some(train.span.clone()), "`train` means nothing to a rolling rollout".to_owned(), help);
+    }
+    for hook in hooks.iter().filter(|_| strategy.is_some()) {
+        let on = hook.value.on;
+        if rolls && rolling::moves_weights(on) || !rolls && on == HookKind::Restart {
+            let message = format!("a {} hook means nothing to {}", on.name(), rolling::told(kind));
+            sink.error(Some(hook.span.clone()), message, "remove it: it would never be called");
         }
     }
     if let Some(at) = soak.as_ref().filter(|_| !hooks.iter().any(|hook| hook.value.on == HookKind::Contract))
@@ -74,9 +109,15 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     }
     let strategy = match strategy?.value.as_str() {
         "canary" => Strategy::Canary { steps: steps? },
-        _ => Strategy::BlueGreen {
+        "blue-green" => Strategy::BlueGreen {
             auto_promote: auto_promote.unwrap_or(false),
             bake: value(bake).unwrap_or_default(),
+        },
+        _ => Strategy::Rolling {
+            batch: value(batch).unwrap_or(Count::Number(1)),
+            max_unavailable: value(max_unavailable),
+            min_ready: value(min_ready).unwrap_or_default(),
+            batches: Vec::new(),
         },
     };
     Some(RolloutSpec {
@@ -91,7 +132,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
         hooks: hooks.into_iter().map(|at| at.value).collect(),
         freeze,
         soak: value(soak).unwrap_or_default(),
-        train: None,
+        train: value(train),
     })
 }
 

@@ -18,7 +18,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, canary: bool, sink: &mut Sink<'_>)
     if !canary {
         if let Some(items) = items {
             let help = "remove them, or write strategy = \"canary\"";
-            sink.error(Some(items.span), "`steps` mean nothing to a blue-green rollout".to_owned(), help);
+            sink.error(Some(items.span), "`steps` mean something to a canary only".to_owned(), help);
         }
         return None;
     }

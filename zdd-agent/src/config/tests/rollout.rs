@@ -291,11 +291,11 @@ timeout = "1m"
 fn strategies_and_their_keys() {
     insta::assert_snapshot!(replaced("strategy = \"canary\"\n", ""), @r#"
     zdd.toml:13:1: `strategy` is missing in [service.rollout]
-    help: write "canary" (step by step) or "blue-green" (all at once)
+    help: write "canary" (step by step), "blue-green" (all at once) or "rolling" (backend by backend)
     "#);
-    insta::assert_snapshot!(replaced("canary", "rolling"), @r#"
-    zdd.toml:14:12: `strategy`: `rolling` is no strategy
-    help: write "canary" or "blue-green"
+    insta::assert_snapshot!(replaced("canary", "ramped"), @r#"
+    zdd.toml:14:12: `strategy`: `ramped` is no strategy
+    help: write "canary", "blue-green" or "rolling"
     "#);
     insta::assert_snapshot!(replaced("\"canary\"", "\"canary\"\nbake = \"1m\"\nauto_promote = true"), @r#"
     zdd.toml:13:1: `auto_promote` means nothing to a canary
@@ -304,7 +304,7 @@ fn strategies_and_their_keys() {
     help: remove it, or write strategy = "blue-green"
     "#);
     insta::assert_snapshot!(replaced("\"canary\"", "\"blue-green\""), @r#"
-    zdd.toml:15:9: `steps` mean nothing to a blue-green rollout
+    zdd.toml:15:9: `steps` mean something to a canary only
     help: remove them, or write strategy = "canary"
     "#);
     insta::assert_snapshot!(replaced("\"canary\"", "\"canary\"\non_failure = \"ignore\"\nprogress_deadline = \"0s\"\nstrategie = 1"), @r#"
@@ -435,7 +435,7 @@ fn hooks() {
     zdd.toml:19:1: a hook calls either a `webhook` or an `exec`
     help: write webhook = "http://10.0.0.9/hook" or exec = ["/usr/local/bin/hook"]
     zdd.toml:20:6: `on`: `sometimes` is no time for a hook
-    help: write one of confirm-rollout, pre-rollout, expand, rollout, confirm-promotion, post-rollout, contract, rollback, event
+    help: write one of confirm-rollout, pre-rollout, expand, rollout, restart, confirm-promotion, post-rollout, contract, rollback, event
     zdd.toml:21:11: `webhook`: `ftp://x` is no address
     help: write "http://host:port/path"
     zdd.toml:22:8: `exec` names no program
@@ -512,4 +512,45 @@ fn mistakes_in_freeze_windows_database_steps_and_capacity_are_told() {
     ] {
         assert!(text.contains(says) && text.contains("help: "), "{says} is not in:\n{text}");
     }
+}
+
+#[test]
+fn a_rolling_rollout_and_the_mistakes_of_one() {
+    let text = r#"[service.rollout]
+strategy = "rolling"
+batch = "25%"
+max_unavailable = 2
+min_ready = "10s"
+[[service.rollout.hook]]
+on = "restart"
+exec = ["/usr/local/bin/restart"]
+"#;
+    let (desired, _) = valid(&format!("{BASE}{text}"));
+    let strategy = &desired.services[0].rollout.as_ref().unwrap().strategy;
+    let Strategy::Rolling { batch, max_unavailable, min_ready, .. } = strategy else {
+        panic!("{strategy:?}")
+    };
+    assert_eq!((batch.of(8), batch.of(3), max_unavailable.map(|m| m.of(8))), (2, 1, Some(2)));
+    assert_eq!(*min_ready, Duration::from_secs(10));
+    for (line, says) in [
+        ("batch = 0", "says nothing"),
+        ("batch = \"0%\"", "says nothing"),
+        ("batch = true", "a number of backends"),
+        ("steps = []", "`steps` mean something to a canary only"),
+        ("bake = \"1m\"", "`bake` means nothing to a rolling rollout"),
+        ("train = \"spring\"", "`train` means nothing to a rolling rollout"),
+    ] {
+        let said = rollout(&format!("[service.rollout]\nstrategy = \"rolling\"\n{line}\n"));
+        assert!(said.contains(says), "{line}: {said}");
+    }
+    let said = replaced("strategy = \"canary\"", "strategy = \"canary\"\nbatch = 1\ntrain = \"No Name\"");
+    assert!(
+        said.contains("`batch` means nothing to a canary") && said.contains("`No Name` is no name"),
+        "{said}"
+    );
+    assert!(
+        hook("on = \"restart\"\nexec = [\"/bin/true\"]").contains("restart hook means nothing to a canary")
+    );
+    let weights = "[service.rollout]\nstrategy = \"rolling\"\n[[service.rollout.hook]]\non = \"contract\"\nexec = [\"/bin/true\"]\n";
+    assert!(rollout(weights).contains("a contract hook means nothing to a rolling rollout"));
 }

@@ -73,6 +73,7 @@ fn what_is_not_said_has_its_documented_default() {
             udp_idle_timeout: 60s,
             udp: Stick,
             drain_timeout: None,
+            slow_start: 0ns,
             capacity: None,
             cells: 16384,
             health: None,
@@ -235,6 +236,7 @@ fn everything_can_be_said() {
                 drain_timeout: Some(
                     5400s,
                 ),
+                slow_start: 0ns,
                 capacity: None,
                 cells: 4096,
                 health: Some(

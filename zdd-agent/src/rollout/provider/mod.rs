@@ -25,6 +25,8 @@ pub struct About {
     pub phase: String,
     /// Number of the rollout in its service: the same for every attempt at a step, so that it can be made once.
     pub rollout: String,
+    /// Rolling: the backends that it is about.
+    pub backends: Vec<String>,
     /// Why the call is made: the hook's time, or what happened.
     pub what: String,
     /// The trace that the call belongs to (W3C Trace Context), for its header and its environment.
@@ -40,15 +42,17 @@ impl About {
             .replace("{{candidate}}", &self.candidate)
     }
 
-    fn variables(&self) -> Vec<(&'static str, &str)> {
-        let mut all: Vec<(_, &str)> = vec![
-            ("ZDD_SERVICE", &self.service),
-            ("ZDD_STABLE", &self.stable),
-            ("ZDD_CANDIDATE", &self.candidate),
-            ("ZDD_WEIGHT", &self.weight),
-            ("ZDD_ROLLOUT", &self.rollout),
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        let text = String::clone;
+        let mut all = vec![
+            ("ZDD_SERVICE", text(&self.service)),
+            ("ZDD_STABLE", text(&self.stable)),
+            ("ZDD_CANDIDATE", text(&self.candidate)),
+            ("ZDD_WEIGHT", text(&self.weight)),
+            ("ZDD_ROLLOUT", text(&self.rollout)),
+            ("ZDD_BACKENDS", self.backends.join(" ")),
         ];
-        all.extend(self.traceparent.as_deref().map(|value| ("TRACEPARENT", value)));
+        all.extend(self.traceparent.clone().map(|value| ("TRACEPARENT", value)));
         all
     }
 

@@ -12,6 +12,7 @@ fn about() -> About {
     let text = str::to_owned;
     About {
         rollout: "7".to_owned(),
+        backends: Vec::new(),
         service: text("web"),
         stable: text("v1"),
         candidate: text("v2"),

@@ -1,0 +1,104 @@
+//! Release trains: services that go up together, or not at all.
+
+use serde_json::Value;
+use zdd_tests::rig::{Result, wait_for};
+use zdd_tests::world::status::{number, version};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
+
+use crate::page::Page;
+use crate::{BAD, GOOD, analyses};
+
+const STEPS: &str = "{ weight = 10 }, { pause = \"300ms\" }, { weight = 50 }, { pause = \"300ms\" }";
+
+/// `web` is judged by the page, `echo` by its own backends' health; both are part of train `spring`.
+fn world() -> Result<(World, Page)> {
+    let rollout = format!(
+        "[service.rollout]\nstrategy = \"canary\"\nsteps = [{STEPS}]\ntrain = \"spring\"\n{}",
+        analyses()
+    );
+    let setup = Setup { rollout: Some(rollout), ..Setup::default() };
+    let mut world = World::new(setup)?;
+    let text = std::fs::read_to_string(world.config()).expect("the configuration was written");
+    let mine = format!(
+        "[service.rollout]\nstrategy = \"canary\"\nsteps = [{STEPS}]\ntrain = \"spring\"\n\
+         [[service.rollout.analysis]]\nname = \"health\"\ninterval = \"200ms\"\ninconclusive_limit = 0\n\
+         builtin = {{ metric = \"healthy-share\", success = \">= 1\" }}\n"
+    );
+    let at = text.find("name = \"echo\"").expect("there is echo");
+    let (web, echo) = text.split_at(at);
+    let echo = echo.replacen("[[service.version]]", &format!("{mine}[[service.version]]"), 1);
+    world.write("zdd.toml", &format!("{web}{echo}"))?;
+    world.start_agent()?;
+    world.wait_healthy()?;
+    let page = Page::start(&world.rig, GOOD)?;
+    Ok((world, page))
+}
+
+fn shares(world: &World) -> Result<[f64; 2]> {
+    let status = world.status()?;
+    Ok(["web", "echo"].map(|name| number(version(&status, name, "v2"), "asked")))
+}
+
+fn phases(world: &World) -> Result<Vec<String>> {
+    let train = world.zdd().json(&["train", "status", "spring"])?;
+    let rollouts = train["rollouts"].as_array().cloned().unwrap_or_default();
+    Ok(rollouts.iter().filter_map(|r: &Value| r["phase"].as_str().map(str::to_owned)).collect())
+}
+
+fn wait_phases(world: &World, phase: &str) -> Result<()> {
+    let mut last = Vec::new();
+    let found = wait_for(&format!("both to be {phase}"), PATIENCE, LOOK_EVERY, || {
+        last = phases(world)?;
+        Ok((last == [phase, phase]).then_some(()))
+    });
+    found.inspect_err(|_| eprintln!("last: {last:?}"))
+}
+
+#[test]
+fn two_services_take_each_step_together_also_over_a_kill() -> Result<()> {
+    let (mut world, _page) = world()?;
+    let load = world.load(10)?;
+    world.refused(&["rollout", "start", "web", "v2"])?.says(1, &["part of train spring", "zdd train start"]);
+    world.refused(&["train", "start", "spring", "web=v2"])?.says(1, &["has service echo too"]);
+    world.refused(&["train", "start", "autumn", "web=v2"])?.says(1, &["there is no train `autumn`"]);
+    world.zdd().run(&["train", "start", "spring", "web=v2", "echo=v2", "--reason", "spring"])?;
+    wait_for("the first step", PATIENCE, LOOK_EVERY, || Ok((shares(&world)? == [0.1, 0.1]).then_some(())))?;
+    world.kill_agent();
+    world.start_agent()?;
+    let mut apart = Vec::new();
+    wait_for("the end", PATIENCE, LOOK_EVERY, || {
+        let [web, echo] = shares(&world)?;
+        // The status may be asked between the two of one step, but never a step later.
+        if web != echo && web.min(echo) != 0.1 && web.min(echo) != 0.5 {
+            apart.push((web, echo));
+        }
+        Ok((phases(&world)? == ["promoted", "promoted"]).then_some(()))
+    })?;
+    assert_eq!((apart, shares(&world)?), (vec![], [1.0, 1.0]));
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn one_that_fails_takes_all_back() -> Result<()> {
+    let (world, page) = world()?;
+    let load = world.load(10)?;
+    world.zdd().run(&["train", "start", "spring", "web=v2", "echo=v2"])?;
+    wait_for("the first step", PATIENCE, LOOK_EVERY, || Ok((shares(&world)? == [0.1, 0.1]).then_some(())))?;
+    page.says(BAD);
+    wait_phases(&world, "rolled-back")?;
+    assert_eq!(shares(&world)?, [0.0, 0.0]);
+    let echo = world.zdd().json(&["rollout", "status", "echo"])?;
+    let why = echo["why"].as_str().unwrap_or_default();
+    assert!(why.contains("train spring: web has gone back: analysis errors"), "{why}");
+    // And by hand.
+    page.says(GOOD);
+    world.zdd().run(&["train", "start", "spring", "web=v2", "echo=v2"])?;
+    wait_for("the first step", PATIENCE, LOOK_EVERY, || Ok((shares(&world)? == [0.1, 0.1]).then_some(())))?;
+    world.zdd().run(&["train", "abort", "spring", "--reason", "enough"])?;
+    assert_eq!((phases(&world)?, shares(&world)?), (vec!["rolled-back".to_owned(); 2], [0.0, 0.0]));
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
