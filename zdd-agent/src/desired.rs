@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::{AccessSpec, NewPerSource};
 use crate::prefix::{ENCAP_SOURCES, Prefix};
+use crate::text;
 
 /// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
 pub type BasisPoints = u32;
@@ -116,6 +118,12 @@ pub struct ServiceSpec {
     pub udp: UdpPolicy,
     /// A drain without a deadline of its own ends after this; `None` (the default) waits for ever.
     pub drain_timeout: Option<Duration>,
+    /// Which clients may dial it.
+    #[serde(default)]
+    pub access: AccessSpec,
+    /// How many new connections one source may open; `None` (the default): any number.
+    #[serde(default)]
+    pub new_per_source: Option<NewPerSource>,
     /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.
@@ -127,13 +135,16 @@ pub struct ServiceSpec {
     pub versions: Vec<VersionSpec>,
 }
 
-/// Address, port and protocol that clients dial.
+/// Address, port (or ports) and protocol that clients dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Vip {
     /// Address.
     pub addr: IpAddr,
-    /// Port, host order.
+    /// Port, or the first of a range, host order. 0 only if all ports are meant.
     pub port: u16,
+    /// How many ports follow it. 0: one port; 65,535: all, see [`Vip::all_ports`].
+    #[serde(default)]
+    pub more: u16,
     /// Protocol.
     pub protocol: Protocol,
 }
@@ -142,6 +153,16 @@ impl Vip {
     /// Whether a backend is of its address family, and so can take what comes to it.
     pub fn serves(&self, backend: &SocketAddr) -> bool {
         self.addr.is_ipv4() == backend.is_ipv4()
+    }
+
+    /// The ports, first and last, host order.
+    pub fn ports(&self) -> (u16, u16) {
+        (self.port, self.port.saturating_add(self.more))
+    }
+
+    /// Whether it is every port of its address.
+    pub fn all_ports(&self) -> bool {
+        self.more == u16::MAX
     }
 
     /// `IPv4` or `IPv6`.
@@ -159,6 +180,11 @@ impl ServiceSpec {
     /// The VIP that a backend serves: that of its family; the only one there is, which `ipip` can carry over another family.
     pub fn vip_of(&self, backend: &SocketAddr) -> Option<&Vip> {
         self.vips.iter().find(|vip| self.vips.len() == 1 || vip.serves(backend))
+    }
+
+    /// How many ports follow a backend's own: as many as the VIP that it serves has.
+    pub fn more_ports(&self, backend: &SocketAddr) -> u16 {
+        self.vip_of(backend).map_or(0, |vip| vip.more)
     }
 
     /// Whether flows stay where they began when cells change.
@@ -234,10 +260,29 @@ impl Forward {
             let help = format!("{help}{ipip}");
             return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help));
         }
+        let first = if vip.all_ports() { "*".to_owned() } else { vip.port.to_string() };
+        if vip.all_ports() && address.port() != 0 {
+            return Err((
+                format!("backend {address} has one port, the VIP {vip} has all"),
+                format!("write \"{}\": each port goes to the same port", text::at_port(address.ip(), "*")),
+            ));
+        }
         if self != Forward::Nat && address.port() != vip.port {
             return Err((
                 format!("backend {address} has another port than the VIP {vip} under {self}"),
-                format!("{self} does not rewrite ports: write port {}, or use forward = \"nat\"", vip.port),
+                format!("{self} does not rewrite ports: write port {first}, or use forward = \"nat\""),
+            ));
+        }
+        if !vip.all_ports() && address.port() == 0 {
+            return Err((
+                format!("backend {address} has no port of its own, and the VIP {vip} does not have all ports"),
+                format!("write \"{}\"", text::at_port(address.ip(), &first)),
+            ));
+        }
+        if address.port().checked_add(vip.more).is_none() {
+            return Err((
+                format!("backend {address} has no room behind its port for the {} ports of the VIP {vip}", u32::from(vip.more) + 1),
+                "the VIP's first port goes to the backend's, the second to the next, and so on: choose a lower one".to_owned(),
             ));
         }
         Ok(())

@@ -28,6 +28,10 @@ pub const EXTENSION_BYTES_MAX: usize = 128;
 pub const FRAGMENTED_MAX: u32 = 8192;
 /// For how long: what the stack waits for the rest of an IPv4 datagram (ipfrag_time, 30 s).
 pub const FRAGMENT_LIFE_NS: u64 = 30_000_000_000;
+/// Prefixes of ports and of sources, over all VIPs: tries take memory for what is in them only.
+pub const PREFIXES_MAX: u32 = 1 << 20;
+/// Sources whose new connections are counted at a time; the least recently seen make room.
+pub const PACED_MAX: u32 = 1 << 16;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
 pub const LAYOUT: u32 = 2;

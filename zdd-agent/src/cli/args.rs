@@ -10,7 +10,7 @@ use super::rollout_args::{GateCommand, RolloutCommand};
 use crate::control::Target;
 use crate::desired::BasisPoints;
 use crate::prefix::Prefix;
-use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
+use crate::text::{Unreadable, parse_backend, parse_duration, parse_percent, parse_socket};
 
 /// Shifts live traffic between versions in the kernel, and breaks no connection.
 #[derive(Debug, Parser)]
@@ -199,7 +199,7 @@ pub enum BackendCommand {
         /// Version.
         version: String,
         /// Address and port.
-        #[arg(value_name = "ADDR:PORT", value_parser = parse_socket)]
+        #[arg(value_name = "ADDR:PORT", value_parser = parse_backend)]
         address: SocketAddr,
         /// Weight relative to the version's other backends.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -210,7 +210,7 @@ pub enum BackendCommand {
         /// Service.
         service: String,
         /// Address and port.
-        #[arg(value_name = "ADDR:PORT", value_parser = parse_socket)]
+        #[arg(value_name = "ADDR:PORT", value_parser = parse_backend)]
         address: SocketAddr,
         /// Remove it after this time even if flows are left.
         #[arg(long, value_name = "D", value_parser = parse_duration)]

@@ -2,9 +2,11 @@
 //!
 //! Nothing is guessed: an unknown key is an error, a value out of range is an error, and nothing outside the file is looked at.
 
+mod admission;
 mod agent;
 mod check;
 mod problems;
+mod ranges;
 mod reader;
 mod rollout;
 mod service;

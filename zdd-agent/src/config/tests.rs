@@ -1,5 +1,6 @@
 //! Every mistake and its message; what is valid, and its defaults.
 
+mod admission;
 mod across;
 mod fuzz;
 mod ranges;

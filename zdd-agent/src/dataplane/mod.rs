@@ -13,6 +13,8 @@ mod per_cpu;
 mod pins;
 pub mod probe;
 mod rows;
+mod sources;
+mod spans;
 mod tables;
 
 pub use attach::{Attached, detach};
@@ -21,6 +23,8 @@ pub use error::DataplaneError;
 pub use grace::GraceWaiter;
 pub use object::{Dataplane, EventLogger, Opened};
 pub use rows::Row;
+pub use sources::SourceSet;
+pub use spans::Ends;
 pub use tables::{FlowScan, FlowTotals};
 
 #[doc(hidden)]

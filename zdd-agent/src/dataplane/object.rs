@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, xdp::DevMapHash};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
@@ -12,6 +13,8 @@ use zdd_common::flows::Bucket;
 use zdd_common::limits::WAYS;
 use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
+use zdd_common::sources::{Source, SourceKey};
+use zdd_common::spans::{Span, SpanKey};
 use zdd_common::syn_filter::{self, Line};
 
 use super::DataplaneError;
@@ -47,6 +50,8 @@ pub struct Dataplane {
     pub(super) facts: Mapped<Facts>,
     pub(super) quotas: Mapped<Quotas>,
     pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
+    pub(super) spans: LpmTrie<MapData, Plain<SpanKey>, Plain<Span>>,
+    pub(super) sources: LpmTrie<MapData, Plain<SourceKey>, Plain<Source>>,
     pub(super) repliers: Mapped<Repliers>,
     pub(super) ports: Array<MapData, Plain<Port>>,
     pub(super) tx: DevMapHash<MapData>,
@@ -145,6 +150,8 @@ impl Dataplane {
             facts: mapped(&mut ebpf, "FACTS", limits.services)?,
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
             ends: take(&mut ebpf, "ENDS")?,
+            spans: take(&mut ebpf, "SPANS")?,
+            sources: take(&mut ebpf, "SOURCES")?,
             repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
             ports: take(&mut ebpf, "PORTS")?,
             tx: take(&mut ebpf, "TX")?,

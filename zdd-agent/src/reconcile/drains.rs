@@ -10,7 +10,6 @@ use zdd_common::entries::{BackendId, Cell};
 use zdd_common::rules;
 
 use super::Reconciler;
-use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::report::{ChangeReport, DrainReport};
@@ -310,9 +309,9 @@ impl Reconciler {
             let backend = service.saved.backends.remove(at);
             let counters = self.dataplane.backend_counters(*id);
             service.saved.retired.entry(backend.version.clone()).or_default().add(&counters);
-            let proto = service::proto(&service.saved.spec);
+            let ends = service.backend_ends(&backend.address);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
-            self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
+            self.dataplane.remove_ends(ends);
         }
         if !gone.is_empty() {
             self.ids.forget();

@@ -12,7 +12,8 @@ use zdd_common::rules::Timeouts;
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::face::Face;
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::admission::NewPerSource;
+use crate::dataplane::{Dataplane, DataplaneError, Ends};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::Health;
 use crate::plan::{self, Candidate, Usable};
@@ -100,6 +101,7 @@ fn fixed(spec: &ServiceSpec, key: HashKey, udp_idle: u64) -> Fixed {
         desired::Affinity::Client => Affinity::Client,
         desired::Affinity::ClientVersion => Affinity::ClientVersion,
     };
+    let pace = NewPerSource::pace(spec.new_per_source);
     Fixed {
         commit: 0,
         key,
@@ -107,7 +109,9 @@ fn fixed(spec: &ServiceSpec, key: HashKey, udp_idle: u64) -> Fixed {
         per_group: per_group(spec),
         affinity: affinity as u32,
         udp_idle: time::ticks(udp_idle),
-        reserved: [0; 3],
+        new_interval: pace.interval,
+        new_burst: pace.burst,
+        reserved: [0; 2],
     }
 }
 
@@ -339,15 +343,21 @@ impl Service {
                 id: backend.id,
                 vip_port: face.at.vip.port.to_be(),
                 vip: face.at.vip.addr.into(),
+                ..EndEntry::default()
             };
-            let key = end(backend.address.ip(), backend.address.port(), proto(spec));
-            dataplane.set_end(
-                key,
+            dataplane.set_ends(
+                self.backend_ends(&backend.address),
                 entry,
                 &format!("{}/{} {}", spec.name, backend.version, backend.address),
             )?;
         }
         Ok(())
+    }
+
+    /// A backend as its replies come: with as many ports as its VIP has.
+    pub(super) fn backend_ends(&self, address: &SocketAddr) -> Ends {
+        let spec = &self.saved.spec;
+        Ends { first: end(address.ip(), address.port(), proto(spec)), more: spec.more_ports(address) }
     }
 
     /// Forwarding mode of a version.

@@ -11,7 +11,7 @@ use crate::entries::{EndKind, FlowKey};
 use crate::frame::Frame;
 use crate::net::{Addr, DirectKey, End, TCP, UDP};
 use crate::packet::{L3, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
-use crate::process::{Fate, Next};
+use crate::process::{self, Fate, Next};
 use crate::reason::Reason;
 use crate::steer;
 use crate::tables::Tables;
@@ -133,9 +133,14 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         return done();
     }
     let us = odd.work.packet.dst;
-    if let Some(end) = tables.end(&End::new(us, quote.src_port, quote.proto))
+    if let Some(mut end) = process::known(tables, &End::new(us, quote.src_port, quote.proto))
         && end.kind == EndKind::Vip as u16
     {
+        // Whoever sends the error, it is about this client's flow.
+        if end.sources != 0 && !process::admit(tables, &mut end, &quote.dst) {
+            odd.work.fate = Fate::drop(Reason::DropDenied);
+            return done();
+        }
         let key = FlowKey::new(quote.dst, quote.dst_port, quote.src_port, end.id);
         odd.work.steered = steer::peek(tables, end.service, &key);
         odd.work.end = end;
@@ -143,7 +148,7 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         return done();
     }
     let backend = End::new(quote.dst, quote.dst_port, quote.proto);
-    if let Some(end) = tables.end(&backend)
+    if let Some(end) = process::known(tables, &backend)
         && end.kind == EndKind::NatBackend as u16
     {
         let key = DirectKey { backend, peer: us, peer_port: quote.src_port, zero: [0; 6] };
@@ -177,7 +182,8 @@ pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut 
         && backend.mode == crate::entries::Mode::Nat as u16
     {
         let old = odd.work.packet.dst;
-        let change = Change { destination: false, old, new: backend.addr, port: backend.port, outside: true };
+        let port = process::behind(backend.port, odd.work.end.vip_port);
+        let change = Change { destination: false, old, new: backend.addr, port, outside: true };
         rewrite(frame, odd, &change);
     }
     done()

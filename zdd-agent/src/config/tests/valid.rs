@@ -45,6 +45,7 @@ fn what_is_not_said_has_its_documented_default() {
                 Vip {
                     addr: 10.0.0.10,
                     port: 80,
+                    more: 0,
                     protocol: Tcp,
                 },
             ],
@@ -54,6 +55,11 @@ fn what_is_not_said_has_its_documented_default() {
             udp_idle_timeout: 60s,
             udp: Stick,
             drain_timeout: None,
+            access: AccessSpec {
+                allow: [],
+                deny: [],
+            },
+            new_per_source: None,
             cells: 16384,
             health: None,
             rollout: None,
@@ -174,6 +180,7 @@ fn everything_can_be_said() {
                     Vip {
                         addr: 2001:db8::1,
                         port: 443,
+                        more: 0,
                         protocol: Tcp,
                     },
                 ],
@@ -185,6 +192,11 @@ fn everything_can_be_said() {
                 drain_timeout: Some(
                     5400s,
                 ),
+                access: AccessSpec {
+                    allow: [],
+                    deny: [],
+                },
+                new_per_source: None,
                 cells: 4096,
                 health: Some(
                     HealthSpec {
