@@ -14,6 +14,8 @@ mod publish;
 mod restore;
 mod rollout_commands;
 mod rollout_signals;
+mod rollout_weights;
+mod rollout_work;
 mod rollouts;
 mod rows;
 mod service;

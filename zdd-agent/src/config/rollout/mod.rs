@@ -1,0 +1,139 @@
+//! `[service.rollout]`: the strategy, and what all of its parts are read with.
+
+mod analysis;
+mod hook;
+mod provider;
+mod steps;
+
+use std::time::Duration;
+
+use super::problems::Sink;
+use super::reader::{At, Table, wrong_type};
+use super::value;
+use crate::rollout::spec::{AnalysisSpec, OnFailure, RolloutSpec, Strategy};
+use crate::text::Unreadable;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Steps, analyses and hooks of one rollout, each.
+const MOST: usize = 64;
+
+pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<RolloutSpec> {
+    let strategy = table.parsed("strategy", sink, |text| match text {
+        "canary" | "blue-green" => Ok(text.to_owned()),
+        _ => Err(Unreadable(format!("`{text}` is no strategy; write \"canary\" or \"blue-green\""))),
+    });
+    table.missing("strategy", "write \"canary\" (step by step) or \"blue-green\" (all at once)", sink);
+    let canary = strategy.as_ref().is_none_or(|at| at.value == "canary");
+    let steps = steps::read(&mut table, canary, sink);
+    let auto_promote = boolean(&mut table, "auto_promote", sink);
+    let bake = table.duration("bake", Duration::ZERO..=30 * DAY, sink);
+    let on_failure = table.parsed("on_failure", sink, |text| match text {
+        "rollback" => Ok(OnFailure::Rollback),
+        "freeze" => Ok(OnFailure::Freeze),
+        _ => Err(Unreadable(format!("`{text}` is no way to act; write \"rollback\" or \"freeze\""))),
+    });
+    let progress_deadline = table.duration("progress_deadline", SECOND..=30 * DAY, sink);
+    let drain_deadline = table.duration("drain_deadline", SECOND..=30 * DAY, sink);
+    let analyses = several(&mut table, "analysis", sink, |table, sink| analysis::read(table, canary, sink));
+    let hooks = several(&mut table, "hook", sink, hook::read);
+    analysis::names(&analyses, sink);
+    let span = table.span.clone();
+    if canary {
+        for (key, given) in [("auto_promote", auto_promote.is_some()), ("bake", bake.is_some())] {
+            if given {
+                let help = "remove it, or write strategy = \"blue-green\"";
+                sink.error(Some(span.clone()), format!("`{key}` means nothing to a canary"), help);
+            }
+        }
+    }
+    table.finish(sink);
+    let decides = |at: &At<AnalysisSpec>| !at.value.dry_run;
+    if !analyses.iter().any(decides) {
+        let message = "the rollout has no analysis that decides: a bad candidate is noticed only by people";
+        sink.warning(Some(span.clone()), message.to_owned());
+    }
+    let strategy = match strategy?.value.as_str() {
+        "canary" => Strategy::Canary { steps: steps? },
+        _ => Strategy::BlueGreen {
+            auto_promote: auto_promote.unwrap_or(false),
+            bake: value(bake).unwrap_or_default(),
+        },
+    };
+    Some(RolloutSpec {
+        strategy,
+        on_failure: value(on_failure).unwrap_or(OnFailure::Rollback),
+        progress_deadline: value(progress_deadline).unwrap_or(10 * 60 * SECOND),
+        drain_deadline: value(drain_deadline),
+        analyses: analyses.into_iter().map(|at| at.value).collect(),
+        hooks: hooks.into_iter().map(|at| at.value).collect(),
+    })
+}
+
+fn several<T>(
+    table: &mut Table<'_, '_>,
+    key: &'static str,
+    sink: &mut Sink<'_>,
+    mut read: impl FnMut(Table<'_, '_>, &mut Sink<'_>) -> Option<T>,
+) -> Vec<At<T>> {
+    let tables = table.tables(key, sink).unwrap_or_default();
+    if tables.len() > MOST {
+        let help = format!("keep {MOST} at the most");
+        sink.error(Some(table.span.clone()), format!("there are {} of `{key}`", tables.len()), help);
+    }
+    tables
+        .into_iter()
+        .filter_map(|table| {
+            let span = table.span.clone();
+            read(table, sink).map(|value| At::new(value, span))
+        })
+        .collect()
+}
+
+fn boolean(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<bool> {
+    let value = table.take(key)?;
+    let read = value.get_ref().as_bool();
+    if read.is_none() {
+        wrong_type(key, value, "true or false", sink);
+    }
+    read
+}
+
+fn timeout(table: &mut Table<'_, '_>, default_s: u64, sink: &mut Sink<'_>) -> Duration {
+    let range = Duration::from_millis(10)..=Duration::from_secs(600);
+    value(table.duration("timeout", range, sink)).unwrap_or(Duration::from_secs(default_s))
+}
+
+/// An address that the agent can ask.
+fn http(text: &str) -> Result<String, Unreadable> {
+    let uri = text.parse::<hyper::Uri>().ok();
+    let uri = uri.filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+    match uri.as_ref().map(|uri| uri.scheme_str()) {
+        Some(Some("http")) => Ok(text.to_owned()),
+        Some(Some("https")) => Err(Unreadable(format!(
+            "`{text}` is https, which the agent does not speak yet; write an http address, or ask with exec = {{ argv = [\"curl\", ...] }}"
+        ))),
+        _ => Err(Unreadable(format!("`{text}` is no address; write \"http://host:port/path\""))),
+    }
+}
+
+fn argv(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<Vec<String>> {
+    let example = "an array of program and arguments, as [\"/usr/local/bin/check\", \"v2\"]";
+    let At { value: items, span } = table.array(key, example, sink)?;
+    let mut argv = Vec::new();
+    for item in items {
+        match item.get_ref().as_str().filter(|text| !text.contains('\0')) {
+            Some(text) => argv.push(text.to_owned()),
+            None => {
+                wrong_type(key, item, "each argument as a string", sink);
+                return None;
+            }
+        }
+    }
+    if argv.first().is_none_or(|program| !program.starts_with('/')) {
+        let help = "begin with the absolute path of a program: there is no shell and no PATH";
+        sink.error(Some(span), format!("`{key}` names no program"), help);
+        return None;
+    }
+    Some(argv)
+}
