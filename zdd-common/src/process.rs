@@ -10,7 +10,7 @@ use crate::odd;
 use crate::packet::{self, Packet};
 use crate::reason::Reason;
 use crate::sources::Source;
-use crate::steer::{self, Steered};
+use crate::steer::{self, Query, Steered};
 use crate::tables::{Route, Tables};
 
 /// What becomes of a frame.
@@ -43,7 +43,7 @@ impl Verdict {
 
 /// Decides about a frame and rewrites it.
 pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> Verdict {
-    match plain(frame, tables) {
+    match plain(frame, tables, &mut Work::default()) {
         Verdict::Odd => odd::process(frame, tables, &mut odd::Odd::default()),
         verdict => verdict,
     }
@@ -51,40 +51,41 @@ pub fn process<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> V
 
 /// The first part, for plain frames: untagged, one whole TCP or UDP packet without extension headers. In the kernel the second
 /// part, [`odd::process`], is a program of its own with a stack and a verifier budget of its own.
+///
+/// `work`: room for it; what is in it does not matter.
 #[inline(always)]
-pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T) -> Verdict {
-    let mut work = Work::default();
-    read(frame, &mut work);
+pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> Verdict {
+    read(frame, work);
     if matches!(work.next, Next::Classify) {
-        classify(tables, &mut work);
+        classify(tables, work);
     }
     match work.next {
         Next::Odd => return Verdict::Odd,
         Next::Done | Next::Classify | Next::Encapsulate => {}
         Next::Reply => {
-            find_route(tables, &mut work);
-            reply(frame, &mut work);
+            find_route(tables, work);
+            reply(frame, work);
         }
         Next::Steer => {
-            let packet = &work.packet;
-            let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, work.end.id);
-            work.steered = steer::steer(tables, work.end.service, &key, packet.transport);
-            deliver(frame, tables, &mut work);
+            work.steer(tables);
+            deliver(frame, tables, work);
             // Not by deliver itself: the two together need more than a BPF stack.
             if matches!(work.next, Next::Encapsulate) {
-                ipip::deliver(frame, tables, &mut work);
+                ipip::deliver(frame, tables, work);
             }
         }
     }
     work.fate.verdict()
 }
 
-/// A frame on its way through the steps. For why they are functions of their own in the kernel, see `steer`'s query.
-pub(crate) struct Work {
+/// A frame on its way through the steps. In the kernel it lies in a map, and the steps are functions of their own; see `steer`'s
+/// query for why.
+pub struct Work {
     pub(crate) packet: Packet,
     /// What the packet's end is: of a packet to be steered the VIP, of a reply the backend.
     pub(crate) end: EndEntry,
     pub(crate) next: Next,
+    query: Query,
     pub(crate) steered: Steered,
     /// Of a reply, if `routed`: no `Option`, for the reason that [`Fate`] tells.
     pub(crate) route: Route,
@@ -158,11 +159,24 @@ impl Default for Work {
             packet: Packet::default(),
             end: EndEntry::default(),
             next: Next::Done,
+            query: Query::default(),
             steered: Steered { backend: 0, reason: Reason::PassNotIp, new_flow: false },
             route: Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6] },
             routed: false,
             fate: Fate::pass(Reason::PassNotIp),
         }
+    }
+}
+
+impl Work {
+    /// Decides where the packet goes.
+    #[inline(always)]
+    pub(crate) fn steer<T: Tables>(&mut self, tables: &mut T) {
+        let packet = &self.packet;
+        let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, self.end.id);
+        self.query.ask(self.end.service, &key, packet.transport);
+        steer::decide(tables, &mut self.query);
+        self.steered = self.query.answer;
     }
 }
 
@@ -243,6 +257,7 @@ pub(crate) fn admit<T: Tables>(tables: &mut T, vip: &mut EndEntry, client: &Addr
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn find_route<T: Tables>(tables: &mut T, work: &mut Work) {
     let packet = &work.packet;
+    work.routed = false;
     if let Some(route) = tables.route(&work.end.vip, &packet.dst, packet.proto, packet.ip_length) {
         work.route = route;
         work.routed = true;

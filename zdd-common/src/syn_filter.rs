@@ -94,11 +94,13 @@ const fn bits_of(hash: u64) -> u64 {
 /// `line` is valid.
 #[inline(always)]
 unsafe fn word_of(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32, back: u64) -> *mut u64 {
-    let pair = hash >> PAIR & 1;
-    let epoch = (now.0 >> epoch_shift) as u64;
-    // A sum of 64 bits: after an OR of 32, the verifier of Linux 6.1 knows no bound any more.
-    // SAFETY: every index is below WORDS.
-    unsafe { line.cast::<u64>().add((((epoch.wrapping_sub(back) & (EPOCHS - 1)) * 2 + pair) & 7) as usize) }
+    let epoch = u64::from(now.0 >> epoch_shift);
+    // Two steps, each with a bound of its own: of numbers put together by OR, the verifier of Linux 6.1 knows no bound.
+    // SAFETY: the sum is below WORDS.
+    unsafe {
+        let half = line.cast::<u64>().add((hash >> PAIR & 1) as usize);
+        half.add((epoch.wrapping_sub(back) & (EPOCHS - 1)) as usize * 2)
+    }
 }
 
 #[cfg(test)]

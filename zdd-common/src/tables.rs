@@ -43,8 +43,8 @@ pub enum Rule {
 
 /// What [`crate::steer`] needs: cells, flows, SYN filter and the failure facts.
 pub trait SteerTables {
-    /// Handle of a flow entry, valid for one packet.
-    type Slot: Copy + Default;
+    /// Handle of a flow entry, valid for one packet. The default is the handle of none.
+    type Slot: Copy + Default + PartialEq;
 
     /// Nanoseconds since boot, coarse.
     fn now_ns(&mut self) -> u64;

@@ -11,6 +11,7 @@ use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::pace::PaceKey;
+use zdd_common::process::Work;
 use zdd_common::reason::REASONS;
 use zdd_common::sources::{Source, SourceKey};
 use zdd_common::spans::{Span, SpanKey};
@@ -87,9 +88,12 @@ pub(crate) const ODD: u32 = 0;
 /// nobody in user space holds it any longer.
 #[map]
 pub(crate) static PROGRAMS: ProgramArray = ProgramArray::pinned(1, 0);
-/// Where the second program works on a frame. Not pinned: it belongs to the program alone, and its layout may change with it.
+/// Where the first program works on a frame. Not pinned: it belongs to the program alone, and its layout may change with it.
 #[map]
-pub(crate) static WORK: PerCpuArray<Odd> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+/// The same of the second one.
+#[map]
+pub(crate) static ODD_WORK: PerCpuArray<Odd> = PerCpuArray::with_max_entries(1, 0);
 /// Packets by reason.
 #[map]
 pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.len() as u32, 0);

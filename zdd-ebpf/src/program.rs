@@ -13,7 +13,11 @@ use crate::{events, maps, stats};
 #[xdp]
 fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
-    let verdict = plain(&mut frame, &mut Maps::of(&ctx));
+    let verdict = match maps::WORK.get_ptr_mut(0) {
+        // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
+        Some(work) => plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work }),
+        None => Verdict::Odd,
+    };
     if let Verdict::Odd = verdict {
         // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
         unsafe { maps::PROGRAMS.tail_call(&ctx, maps::ODD) };
@@ -24,7 +28,7 @@ fn zdd(ctx: XdpContext) -> u32 {
 /// Frames that are not plain; see `maps::PROGRAMS`.
 #[xdp]
 fn zdd_odd(ctx: XdpContext) -> u32 {
-    let verdict = match maps::WORK.get_ptr_mut(0) {
+    let verdict = match maps::ODD_WORK.get_ptr_mut(0) {
         // SAFETY: this CPU's own, and XDP is not preempted by itself; the first thing is to overwrite it, by plain values.
         Some(work) => odd::process(Bytes::of(&ctx), &mut Maps::of(&ctx), unsafe { &mut *work }),
         None => Verdict::Odd,

@@ -3,7 +3,7 @@
 use zdd_common::tables::Found;
 
 use super::state::{Kind, Mid, NEVER, Packet, State};
-use super::tables::Read;
+use super::tables::{Read, Slot};
 
 /// A packet has read its cell and stays inside.
 pub fn enter(state: &mut State, packet: Packet, seen: Read) {
@@ -19,11 +19,11 @@ pub fn enter(state: &mut State, packet: Packet, seen: Read) {
 }
 
 /// It has looked its entry up.
-pub fn note_found(mid: &mut Mid, found: Found<u8>) {
+pub fn note_found(mid: &mut Mid, found: Found<Slot>) {
     mid.looked = true;
     (mid.slot, mid.word, mid.positions) = match found {
-        Found::Live(slot, word, positions) => (slot, word, positions),
-        Found::Dead(slot, word) => (slot, word, Default::default()),
+        Found::Live(slot, word, positions) => (slot.0, word, positions),
+        Found::Dead(slot, word) => (slot.0, word, Default::default()),
         _ => (NEVER, Default::default(), Default::default()),
     };
 }
@@ -32,8 +32,8 @@ pub fn note_found(mid: &mut Mid, found: Found<u8>) {
 pub fn recall(mid: &Mid) -> Read {
     let found = match (mid.slot, mid.word.live()) {
         (NEVER, _) => Found::None,
-        (slot, true) => Found::Live(slot, mid.word, mid.positions),
-        (slot, false) => Found::Dead(slot, mid.word),
+        (slot, true) => Found::Live(Slot(slot), mid.word, mid.positions),
+        (slot, false) => Found::Dead(Slot(slot), mid.word),
     };
     Read {
         cell: mid.cell,

@@ -10,6 +10,17 @@ use zdd_common::time::Tick;
 use super::config::{Config, Without};
 use super::state::{FAIL, NEVER, State, UDP_FAIL, Way, at};
 
+/// Handle of a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(pub u8);
+
+impl Default for Slot {
+    /// None: 0 is the first way.
+    fn default() -> Self {
+        Self(NEVER)
+    }
+}
+
 /// What a packet that has been inside for a while has already read.
 #[derive(Clone, Copy, Debug)]
 pub struct Read {
@@ -18,7 +29,7 @@ pub struct Read {
     /// Whether the filter knew it.
     pub replay: bool,
     /// What its first lookup found, if it has come that far, and the age of its present.
-    pub found: Option<(Found<u8>, u8)>,
+    pub found: Option<(Found<Slot>, u8)>,
     /// Steps since it read its cell.
     pub inside: u8,
 }
@@ -51,22 +62,22 @@ impl<'a> Packet<'a> {
     }
 
     /// Looks the tuple up now.
-    pub fn look(&self) -> Found<u8> {
+    pub fn look(&self) -> Found<Slot> {
         for (slot, way) in self.state.ways.iter().enumerate() {
             if way.word.is(EntryState::Free) || way.tuple != self.tuple {
                 continue;
             }
             return if way.word.live() {
-                Found::Live(slot as u8, way.word, way.positions)
+                Found::Live(Slot(slot as u8), way.word, way.positions)
             } else {
-                Found::Dead(slot as u8, way.word)
+                Found::Dead(Slot(slot as u8), way.word)
             };
         }
         Found::None
     }
 
-    fn swap(&mut self, slot: u8, old: Word, new: Word) -> bool {
-        let way = &mut self.state.ways[usize::from(slot)];
+    fn swap(&mut self, slot: Slot, old: Word, new: Word) -> bool {
+        let way = &mut self.state.ways[usize::from(slot.0)];
         if way.word != old {
             return false;
         }
@@ -84,7 +95,7 @@ impl<'a> Packet<'a> {
 }
 
 impl SteerTables for Packet<'_> {
-    type Slot = u8;
+    type Slot = Slot;
 
     fn now_ns(&mut self) -> u64 {
         at(self.read.found.map_or(0, |(_, age)| age))
@@ -122,7 +133,7 @@ impl SteerTables for Packet<'_> {
         }
     }
 
-    fn find(&mut self, _key: &FlowKey, _hash: u64) -> Found<u8> {
+    fn find(&mut self, _key: &FlowKey, _hash: u64) -> Found<Slot> {
         match self.read.found.as_mut() {
             // The first lookup only: a second try sees what there is.
             Some((found, _)) if *found != Found::Busy => std::mem::replace(found, Found::Busy),
@@ -143,21 +154,21 @@ impl SteerTables for Packet<'_> {
         true
     }
 
-    fn update(&mut self, slot: u8, old: Word, new: Word) -> bool {
+    fn update(&mut self, slot: Slot, old: Word, new: Word) -> bool {
         self.swap(slot, old, new)
     }
 
-    fn advance(&mut self, slot: u8, old: Positions, new: Positions) {
-        let way = &mut self.state.ways[usize::from(slot)];
+    fn advance(&mut self, slot: Slot, old: Positions, new: Positions) {
+        let way = &mut self.state.ways[usize::from(slot.0)];
         if way.positions == old {
             way.positions = new;
         }
     }
 
-    fn replace(&mut self, slot: u8, old: Word, new: Word, positions: Positions) -> bool {
+    fn replace(&mut self, slot: Slot, old: Word, new: Word, positions: Positions) -> bool {
         let done = self.swap(slot, old, new);
         if done {
-            self.state.ways[usize::from(slot)].positions = positions;
+            self.state.ways[usize::from(slot.0)].positions = positions;
         }
         done
     }

@@ -12,12 +12,11 @@ mod icmp;
 mod survey;
 mod view;
 
-use crate::entries::{EndKind, FlowKey};
+use crate::entries::EndKind;
 use crate::frame::Frame;
 use crate::net::{Addr, End};
 use crate::process::{self, Action, Fate, Next, Verdict, Work};
 use crate::reason::Reason;
-use crate::steer;
 use crate::tables::Tables;
 
 pub use fragment::{DatagramKey, Trail};
@@ -194,9 +193,7 @@ fn whole<T: Tables>(tables: &mut T, odd: &mut Odd) {
         odd.work.next = Next::Done;
         odd.work.fate = Fate::drop(odd.flaw);
     } else if matches!(odd.work.next, Next::Steer) {
-        let packet = &odd.work.packet;
-        let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, odd.work.end.id);
-        odd.work.steered = steer::steer(tables, odd.work.end.service, &key, packet.transport);
+        odd.work.steer(tables);
     }
 }
 

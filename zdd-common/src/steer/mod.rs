@@ -107,33 +107,31 @@ pub fn place(service: &ServiceView, key: &FlowKey) -> Place {
 /// `id` is the service's number. SYN with FIN or RST is the caller's to drop.
 #[inline(always)]
 pub fn steer<T: SteerTables>(tables: &mut T, id: u16, key: &FlowKey, transport: Transport) -> Steered {
-    let mut query = Query {
-        id,
-        key: *key,
-        transport,
-        cell: Cell::default(),
-        hash: 0,
-        replay: false,
-        udp_idle: 0,
-        changing: false,
-        answer: Steered::to(0, Reason::PassNoService),
-    };
-    settled(tables, &mut query);
+    let mut query = Query::default();
+    query.ask(id, key, transport);
+    decide(tables, &mut query);
+    query.answer
+}
+
+/// [`steer`] with its question and answer in room of the caller's.
+#[inline(always)]
+pub(crate) fn decide<T: SteerTables>(tables: &mut T, query: &mut Query) {
+    settled(tables, query);
     if query.changing {
-        match transport {
-            Transport::Tcp(segment) => tcp::changing(tables, &mut query, segment),
-            Transport::Udp => udp::changing(tables, &mut query),
+        match query.transport {
+            Transport::Tcp(segment) => tcp::changing(tables, query, segment),
+            Transport::Udp => udp::changing(tables, query),
         }
     }
-    query.answer
 }
 
 /// A packet on its way to a decision.
 ///
-/// In the kernel the steps are functions of their own: together they need more than a BPF stack. Everything travels in this
-/// one structure, the answer too: the verifier takes no returned stack pointer and five arguments at most, and the compiler
+/// In the kernel it lies in a map and the steps are functions of their own: all that they need is more than a BPF stack (512
+/// bytes for a whole chain of calls, and Linux 6.1 counts every chain that there could be). Everything travels in this one
+/// structure, the answer too: the verifier takes no returned stack pointer and five arguments at most, and the compiler
 /// would pass the fields of a read-only reference as arguments of their own.
-struct Query {
+pub(crate) struct Query {
     id: u16,
     key: FlowKey,
     transport: Transport,
@@ -144,12 +142,42 @@ struct Query {
     udp_idle: u32,
     /// The cell is changing, or has changed lately: the flow table has a say.
     changing: bool,
-    answer: Steered,
+    pub(crate) answer: Steered,
+}
+
+impl Default for Query {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            id: 0,
+            key: FlowKey::default(),
+            transport: Transport::Udp,
+            cell: Cell::default(),
+            hash: 0,
+            replay: false,
+            udp_idle: 0,
+            changing: false,
+            answer: Steered::to(0, Reason::PassNoService),
+        }
+    }
+}
+
+impl Query {
+    /// Sets what is asked; the rest is [`settled`]'s to set.
+    #[inline(always)]
+    pub(crate) fn ask(&mut self, id: u16, key: &FlowKey, transport: Transport) {
+        self.id = id;
+        self.key = *key;
+        self.transport = transport;
+    }
 }
 
 /// The first step, and for a settled cell the only one: filter, commit, cell, base.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
+    query.changing = false;
+    query.replay = false;
+    query.answer = Steered::to(0, Reason::PassNoService);
     let Some(service) = tables.service(query.id) else { return };
     let place = place(&service, &query.key);
     query.hash = place.table_hash;
@@ -190,21 +218,26 @@ fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
 struct Vacancy<S> {
     /// Anywhere at all: nobody is writing an entry that may be this key's.
     room: bool,
-    /// In place of a dead entry of the key: `slot` with `word`.
-    dead: bool,
+    /// Unless it is the default: in place of a dead entry of the key, with `word`. No flag beside it: the verifier would not tie
+    /// that to the pointer.
     slot: S,
     word: Word,
 }
 
-impl<S: Default> Vacancy<S> {
+impl<S: Default + PartialEq> Vacancy<S> {
     #[inline(always)]
     fn free(room: bool) -> Self {
-        Self { room, dead: false, slot: S::default(), word: Word::default() }
+        Self { room, slot: S::default(), word: Word::default() }
     }
 
     #[inline(always)]
     fn dead(slot: S, word: Word) -> Self {
-        Self { room: true, dead: true, slot, word }
+        Self { room: true, slot, word }
+    }
+
+    #[inline(always)]
+    fn is_dead(&self) -> bool {
+        self.slot != S::default()
     }
 }
 
@@ -222,7 +255,7 @@ fn make<T: SteerTables>(tables: &mut T, query: &Query, place: &Vacancy<T::Slot>,
     if !tables.take(wanted.class) {
         return false;
     }
-    let made = if place.dead {
+    let made = if place.is_dead() {
         let made = tables.replace(place.slot, place.word, wanted.word, wanted.positions);
         if made {
             tables.give(place.word.class_bits());

@@ -46,7 +46,7 @@ fn steer<T: SteerTables>(tables: &mut T, query: &mut Query, segment: Segment) ->
         }
         // Another packet of the tuple may have been quicker: then its entry decides, else copies of one SYN would part.
         // One more look tells; a table that is full now is not tried again.
-        if !place.dead {
+        if !place.is_dead() {
             if !place.room {
                 break;
             }

@@ -50,7 +50,7 @@ fn steer<T: SteerTables>(tables: &mut T, query: &Query) -> Steered {
             return Steered::to(backend, reason).new_flow(!armed);
         }
         // Another packet of the flow may have been quicker: look once more.
-        if !place.dead {
+        if !place.is_dead() {
             if !place.room {
                 break;
             }
