@@ -92,9 +92,9 @@ fn inherit(marks: BTreeMap<Prefix, Mark>, outside: Source) -> SourceSet {
 
 /// What a set says of an address, and by which prefix; `None`: nothing.
 pub fn look_up(set: &SourceSet, addr: std::net::IpAddr) -> Option<(Prefix, Source)> {
-    (0..=Prefix { addr, length: 0 }.width())
-        .rev()
-        .find_map(|length| set.get_key_value(&Prefix::of(addr, length)).map(|(prefix, source)| (*prefix, *source)))
+    (0..=Prefix { addr, length: 0 }.width()).rev().find_map(|length| {
+        set.get_key_value(&Prefix::of(addr, length)).map(|(prefix, source)| (*prefix, *source))
+    })
 }
 
 #[cfg(test)]

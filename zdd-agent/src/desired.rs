@@ -275,7 +275,9 @@ impl Forward {
         }
         if !vip.all_ports() && address.port() == 0 {
             return Err((
-                format!("backend {address} has no port of its own, and the VIP {vip} does not have all ports"),
+                format!(
+                    "backend {address} has no port of its own, and the VIP {vip} does not have all ports"
+                ),
                 format!("write \"{}\"", text::at_port(address.ip(), &first)),
             ));
         }

@@ -95,9 +95,12 @@ impl FromStr for Vip {
             None => (number(ports)?, 0),
             Some((first, last)) => {
                 let (first, last) = (number(first)?, number(last)?);
-                let more = last.checked_sub(first).filter(|more| first > 0 && *more > 0).ok_or_else(|| {
-                    Unreadable(format!("`{ports}` is no range of ports; write the lower one first, as 8000-8099"))
-                })?;
+                let more =
+                    last.checked_sub(first).filter(|more| first > 0 && *more > 0).ok_or_else(|| {
+                        Unreadable(format!(
+                            "`{ports}` is no range of ports; write the lower one first, as 8000-8099"
+                        ))
+                    })?;
                 (first, more)
             }
         };
@@ -189,10 +192,21 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Vip>().unwrap().to_string(), text);
         }
-        for text in
-            ["10.0.0.10:80", "10.0.0.10/tcp", "10.0.0.10:80/sctp", "web:80/tcp", "10.0.0.10:8099-8000/tcp", "10.0.0.10:80-80/tcp", "10.0.0.10:0-80/tcp", "10.0.0.10:80-/tcp",
-             "10.0.0.10:80-70000/tcp", "10.0.0.10:**/tcp", "2001:db8::1:*/tcp", "2001:db8::1:443/udp/x", ""]
-        {
+        for text in [
+            "10.0.0.10:80",
+            "10.0.0.10/tcp",
+            "10.0.0.10:80/sctp",
+            "web:80/tcp",
+            "10.0.0.10:8099-8000/tcp",
+            "10.0.0.10:80-80/tcp",
+            "10.0.0.10:0-80/tcp",
+            "10.0.0.10:80-/tcp",
+            "10.0.0.10:80-70000/tcp",
+            "10.0.0.10:**/tcp",
+            "2001:db8::1:*/tcp",
+            "2001:db8::1:443/udp/x",
+            "",
+        ] {
             assert!(text.parse::<Vip>().is_err(), "{text} was taken");
         }
     }

@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_reply_finds_its_port_of_the_vip() {
-        let end = EndEntry { kind: EndKind::NatBackend as u16, vip_port: 8000u16.to_be(), ..EndEntry::default() };
+        let end =
+            EndEntry { kind: EndKind::NatBackend as u16, vip_port: 8000u16.to_be(), ..EndEntry::default() };
         let backend = Span { end, first: 9000u16.to_be(), ..Span::default() };
         assert_eq!(backend.at(9005u16.to_be()).vip_port, 8005u16.to_be());
         let end = EndEntry { kind: EndKind::Vip as u16, ..EndEntry::default() };

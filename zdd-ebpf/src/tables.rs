@@ -1,7 +1,7 @@
 //! `zdd_common::tables` over the maps.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::atomic::Atomics as _;
 use zdd_common::entries::{
@@ -21,8 +21,8 @@ use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PACES, PORTS, QUOTAS, REPLIERS, SERVICES, SOURCES, SPANS, SYNS,
-    TX, config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, LOCALS, PACES, PORTS, QUOTAS, REPLIERS, SERVICES,
+    SOURCES, SPANS, SYNS, TX, config,
 };
 use crate::{route, stats};
 

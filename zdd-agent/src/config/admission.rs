@@ -19,7 +19,8 @@ pub(super) fn access(service: &mut Table<'_, '_>, vips: &[At<Vip>], sink: &mut S
     let allow = table.parsed_all("allow", sink, str::parse::<Prefix>);
     let deny = table.parsed_all("deny", sink, str::parse::<Prefix>);
     if !table.has("allow") && !table.has("deny") {
-        let help = "write allow = [\"10.0.0.0/8\"], deny = [\"10.66.0.0/16\"], or both; the longest prefix decides";
+        let help =
+            "write allow = [\"10.0.0.0/8\"], deny = [\"10.66.0.0/16\"], or both; the longest prefix decides";
         sink.error(Some(table.span.clone()), "[service.access] names nobody".to_owned(), help);
     }
     let mut seen = HashMap::new();
@@ -30,7 +31,8 @@ pub(super) fn access(service: &mut Table<'_, '_>, vips: &[At<Vip>], sink: &mut S
                 sink.error(Some(span.clone()), message, "let it stand in one list, once");
             }
             if !vips.is_empty() && vips.iter().all(|vip| vip.value.addr.is_ipv4() != value.addr.is_ipv4()) {
-                let message = format!("{value} is of a family that no VIP of the service has: it says nothing");
+                let message =
+                    format!("{value} is of a family that no VIP of the service has: it says nothing");
                 sink.warning(Some(span.clone()), message);
             }
         }
@@ -58,7 +60,11 @@ pub(super) fn new_per_source(
         && vip.value.protocol == Protocol::Udp
     {
         let help = "remove it: a UDP datagram does not say whether it begins anything";
-        sink.error(Some(table.span.clone()), format!("`new_per_source` means nothing to {}", vip.value), help);
+        sink.error(
+            Some(table.span.clone()),
+            format!("`new_per_source` means nothing to {}", vip.value),
+            help,
+        );
     }
     let rate = table.integer("rate", 1..=1_000_000, sink);
     table.missing("rate", "write { rate = 100, burst = 200 }: new connections a second, and at once", sink);

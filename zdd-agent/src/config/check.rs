@@ -252,7 +252,8 @@ fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
         && let Some(vip) = service.vips.iter().find(|vip| vip.value.all_ports())
         && health.port.is_none()
     {
-        let message = format!("the health check of service `{name}` has no port to ask: its VIP {} has all", vip.value);
+        let message =
+            format!("the health check of service `{name}` has no port to ask: its VIP {} has all", vip.value);
         sink.error(Some(vip.span.clone()), message, "name one, as health = { tcp = true, port = 8080 }");
     }
     if service.health.is_none() {

@@ -22,7 +22,8 @@ pub(super) fn overlaps(services: &[ServiceRead], sink: &mut Sink<'_>) {
             for (other, owner) in others.iter().filter(|(other, _)| other != vip) {
                 let (from, to) = (first.max(other.port), last.min(other.ports().1));
                 if from <= to {
-                    let message = format!("VIP {vip} and {other} of service `{owner}` share ports {from}-{to}");
+                    let message =
+                        format!("VIP {vip} and {other} of service `{owner}` share ports {from}-{to}");
                     let help = "let the ranges of an address not overlap; a single port inside of a range is fine, and goes before it";
                     sink.error(Some(span.clone()), message, help);
                 }

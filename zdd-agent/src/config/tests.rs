@@ -1,7 +1,7 @@
 //! Every mistake and its message; what is valid, and its defaults.
 
-mod admission;
 mod across;
+mod admission;
 mod fuzz;
 mod ranges;
 mod rollout;

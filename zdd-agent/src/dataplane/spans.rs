@@ -71,7 +71,8 @@ impl Dataplane {
             return self.remove_end(ends.first);
         }
         let keys = ends.keys();
-        let vip = keys.iter().any(|key| self.span(key).is_some_and(|span| span.end.kind == EndKind::Vip as u16));
+        let vip =
+            keys.iter().any(|key| self.span(key).is_some_and(|span| span.end.kind == EndKind::Vip as u16));
         for key in keys {
             let _ = self.spans.remove(&key);
         }

@@ -42,7 +42,11 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
     field("udp", old.udp.to_string(), new.udp.to_string());
     if old.access != new.access {
         // The lists may be long; what they are called says which.
-        field("access", format!("{} (as it was)", old.access.summary()), format!("{} (as it is now)", new.access.summary()));
+        field(
+            "access",
+            format!("{} (as it was)", old.access.summary()),
+            format!("{} (as it is now)", new.access.summary()),
+        );
     }
     let pace = |spec: &ServiceSpec| {
         spec.new_per_source.map_or("none".to_owned(), |n| format!("{}/s, {} at once", n.rate, n.burst))

@@ -35,8 +35,7 @@ impl Service {
         let pace = NewPerSource::pace(self.saved.spec.new_per_source);
         for face in &mut self.faces {
             dataplane.set_pace(face.at.id, pace);
-            let wanted =
-                admission::compile(&self.saved.spec.access, face.at.vip.addr.is_ipv4(), face.at.id);
+            let wanted = admission::compile(&self.saved.spec.access, face.at.vip.addr.is_ipv4(), face.at.id);
             if wanted == face.sources.1 {
                 face.write_vip(dataplane, &name)?;
                 continue;

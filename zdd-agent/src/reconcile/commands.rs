@@ -310,7 +310,8 @@ impl Reconciler {
         let own = &self.services[index];
         let more = own.saved.spec.more_ports(&address);
         // Ports that two would have.
-        let meet = |first: u16, last: u16| first <= address.port().saturating_add(more) && address.port() <= last;
+        let meet =
+            |first: u16, last: u16| first <= address.port().saturating_add(more) && address.port() <= last;
         if own.saved.spec.vips.iter().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
         }
@@ -319,7 +320,8 @@ impl Reconciler {
                 continue;
             }
             for other in &service.saved.backends {
-                let same = service.name() == own.name() && other.version == version && other.address == address;
+                let same =
+                    service.name() == own.name() && other.version == version && other.address == address;
                 let (at, more) = (other.address, service.saved.spec.more_ports(&other.address));
                 if at.ip() == address.ip() && meet(at.port(), at.port().saturating_add(more)) && !same {
                     return Err(Refused::conflict(format!(

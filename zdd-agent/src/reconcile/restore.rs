@@ -220,7 +220,8 @@ impl Reconciler {
         }
         let single: std::collections::HashSet<_> =
             known.iter().filter(|ends| ends.more == 0).map(|ends| ends.first).collect();
-        let dangling: Vec<_> = self.dataplane.ends().into_iter().filter(|end| !single.contains(end)).collect();
+        let dangling: Vec<_> =
+            self.dataplane.ends().into_iter().filter(|end| !single.contains(end)).collect();
         for end in &dangling {
             self.dataplane.remove_end(*end);
         }

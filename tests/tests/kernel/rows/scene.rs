@@ -146,7 +146,7 @@ pub fn build(rig: &mut Rig) {
                 per_group: 1,
                 affinity: Affinity::Flow as u32,
                 udp_idle: 100,
-                reserved: [0; 3],
+                ..Service::default()
             },
         );
         cell(rig, n, Cell::settled(n));
@@ -159,7 +159,14 @@ pub fn build(rig: &mut Rig) {
         }
         if is_nat(n) {
             let (vip, vip_port) = (vip(n).0.into(), vip(n).1.to_be());
-            let entry = EndEntry { kind: EndKind::NatBackend as u16, service: n, id: n, vip_port, vip };
+            let entry = EndEntry {
+                kind: EndKind::NatBackend as u16,
+                service: n,
+                id: n,
+                vip_port,
+                vip,
+                ..EndEntry::default()
+            };
             rig.plane.set_end(end(backend(n), n), entry, "a backend").expect("a backend");
         }
     }

@@ -4,9 +4,11 @@ use super::*;
 
 /// [`BASE`] with other VIPs and backends.
 fn ports(vip: &str, v1: &str, v2: &str) -> String {
-    BASE.replacen("10.0.0.10:80/tcp", vip, 1)
-        .replacen("10.1.0.1:8080", v1, 1)
-        .replacen("10.2.0.1:8080", v2, 1)
+    BASE.replacen("10.0.0.10:80/tcp", vip, 1).replacen("10.1.0.1:8080", v1, 1).replacen(
+        "10.2.0.1:8080",
+        v2,
+        1,
+    )
 }
 
 #[test]
