@@ -23,7 +23,8 @@ esac
 # Command (or file) that must be there, and the package that brings it.
 packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsenter:util-linux pgrep:procps
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
-test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools)
+test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools prometheus:prometheus tshark:tshark
+    chromium:chromium chromedriver:chromium-driver)
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
 # ensure TITLE HAVE GET HINT...: unless HAVE says that it is there, runs GET and looks again. One line per step.
@@ -100,7 +101,7 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 "${missing[@]}"
     # The tests start their own servers; what was installed for them must not run after the next boot either.
-    for service in nginx redis-server; do
+    for service in nginx redis-server prometheus; do
         case " ${missing[*]} " in *" $service "*) services+=("$service") ;; esac
     done
     for service in "${services[@]}"; do

@@ -11,10 +11,10 @@ use crate::config::Warning;
 use crate::control::{self, Handle};
 use crate::desired::Desired;
 use crate::doctor;
-use crate::metrics::{self, MetricsServer, MetricsSnapshot};
+use crate::metrics::MetricsServer;
 use crate::notify::Notify;
+use crate::page::PageServer;
 use crate::reconcile::{self, Ended};
-use crate::report::{Health, Status};
 use crate::shutdown::Shutdown;
 
 /// How long a look at the host may hold up the start. What it finds is told and stops nothing.
@@ -35,6 +35,7 @@ pub fn run(desired: Desired, warnings: Vec<Warning>) -> anyhow::Result<()> {
 async fn live(desired: Desired) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
+    let (page_spec, state_dir) = (desired.agent.page, desired.agent.state_dir.clone());
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let socket = Socket::bind(&socket_path)?;
     for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
@@ -45,6 +46,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let (handle, requests) = control::channel(64);
     if let Some(address) = metrics_at {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
+    }
+    if let Some(spec) = page_spec {
+        let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
+        tokio::spawn(page.serve(shutdown.clone()));
     }
     let notify = Arc::new(Notify::from_environment());
     let (alive, by) = (notify.clone(), handle.clone());
@@ -90,72 +95,8 @@ pub(crate) fn log_events(logger: crate::dataplane::EventLogger) {
 
 async fn serve_metrics(address: SocketAddr, handle: Handle, shutdown: Shutdown) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Handle::current();
-    let source = move || {
-        let status = runtime.block_on(handle.status()).map_err(|refused| refused.to_string())?;
-        Ok(snapshot(&status))
-    };
+    let source = move || runtime.block_on(handle.snapshot()).map_err(|refused| refused.to_string());
     let server = MetricsServer::bind(address, source).await?;
     tokio::spawn(server.serve(shutdown));
     Ok(())
-}
-
-/// The same numbers as in `zdd status`.
-fn snapshot(status: &Status) -> MetricsSnapshot {
-    let services = status.services.iter().map(|service| metrics::ServiceMetrics {
-        service: service.name.clone(),
-        packets: service.counters.packets,
-        bytes: service.counters.bytes,
-        new_flows: service.counters.new_flows,
-        learned_flows: service.counters.learned,
-        insert_failures: service.counters.insert_failed,
-        dirty_cells: service.dirty_cells.into(),
-        versions: service
-            .versions
-            .iter()
-            .map(|version| metrics::VersionMetrics {
-                version: version.name.clone(),
-                asked: version.asked,
-                share: version.share,
-                backends: version
-                    .backends
-                    .iter()
-                    .map(|backend| metrics::BackendMetrics {
-                        backend: backend.address.to_string(),
-                        healthy: backend.health != Health::Unhealthy,
-                        packets: backend.packets,
-                        bytes: backend.bytes,
-                        new_flows: backend.new_flows,
-                    })
-                    .collect(),
-            })
-            .collect(),
-    });
-    let flows = &status.flow_table;
-    MetricsSnapshot {
-        build: status.build.clone(),
-        services: services.collect(),
-        flows: metrics::FlowMetrics {
-            capacity: flows.capacity,
-            entries: vec![
-                ("half_open".to_owned(), flows.half),
-                ("established".to_owned(), flows.established),
-                ("dead".to_owned(), flows.dead),
-            ],
-        },
-        syn_filter_fill: status.syn_filter.fill,
-        packets: status
-            .reasons
-            .iter()
-            .map(|(reason, packets)| metrics::ReasonMetrics { reason: reason.clone(), packets: *packets })
-            .collect(),
-        interfaces: status
-            .interfaces
-            .iter()
-            .map(|interface| metrics::InterfaceMetrics {
-                interface: interface.name.clone(),
-                mode: format!("{:?}", interface.mode).to_lowercase(),
-                attached: interface.attached,
-            })
-            .collect(),
-    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
-    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Snapshot, Status, WhoMoves,
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
 use crate::text::{Unreadable, parse_socket};
@@ -142,6 +142,9 @@ pub enum Request {
     Status {
         reply: Reply<Status>,
     },
+    Snapshot {
+        reply: Reply<Snapshot>,
+    },
     Shift {
         service: String,
         weights: Vec<(String, BasisPoints)>,
@@ -266,6 +269,7 @@ impl Request {
         // A caller that has gone away needs no answer, so a failed send is nothing to act on.
         match self {
             Request::Status { reply } => drop(reply.send(Err(refused))),
+            Request::Snapshot { reply } => drop(reply.send(Err(refused))),
             Request::Shift { reply, .. } | Request::Rollback { reply, .. } => drop(reply.send(Err(refused))),
             Request::BackendAdd { reply, .. }
             | Request::BackendRemove { reply, .. }
@@ -315,6 +319,11 @@ impl Handle {
     /// Everything at this moment.
     pub async fn status(&self) -> Result<Status, Refused> {
         self.ask(|reply| Request::Status { reply }).await
+    }
+
+    /// The same, and the rollouts.
+    pub async fn snapshot(&self) -> Result<Snapshot, Refused> {
+        self.ask(|reply| Request::Snapshot { reply }).await
     }
 
     /// Gives the named versions these weights and the remainder to the others ([`crate::weights::complete`]). Answered when new

@@ -44,6 +44,8 @@ pub struct AgentSpec {
     pub socket: PathBuf,
     /// Where Prometheus metrics are served; loopback only. Default `127.0.0.1:9177`; `"off"` turns it off.
     pub metrics: Option<SocketAddr>,
+    /// The page in a browser. Default off.
+    pub page: Option<PageSpec>,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
     /// How long a SYN is remembered at the least. Default 64 s, as long as a handshake lives.
@@ -52,6 +54,15 @@ pub struct AgentSpec {
     pub sample_events: u32,
     /// Where outer headers of `ipip` come from.
     pub encap: EncapSources,
+}
+
+/// The page in a browser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageSpec {
+    /// Where it is served; loopback only.
+    pub address: SocketAddr,
+    /// Whether it can change something, with the token in the state directory. Default: it only shows.
+    pub actions: bool,
 }
 
 /// Source prefixes of outer headers, one per family. What is behind the prefix differs from flow to flow.

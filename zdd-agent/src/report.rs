@@ -9,6 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::{Affinity, AttachMode, Forward};
 
+/// What every view shows: `zdd status`, the API, metrics and the page, all from the same moment of the loop.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When it was taken, in milliseconds since 1970 by the clock of this machine.
+    pub unix_ms: u64,
+    /// What `zdd status` shows.
+    pub status: Status,
+    /// The rollout under way, or the last one, of each service that has had any.
+    pub rollouts: Vec<crate::rollout::report::RolloutReport>,
+}
+
 /// `zdd status`: everything at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {

@@ -37,6 +37,7 @@ pub mod syn_filter;
 pub mod tables;
 pub mod time;
 pub mod toobig;
+pub mod trace;
 
 #[cfg(any(test, feature = "std"))]
 pub mod maglev;

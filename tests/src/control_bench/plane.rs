@@ -73,6 +73,7 @@ impl Plane {
             key_file: None,
             socket: pins.clone(),
             metrics: None,
+            page: None,
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             sample_events: 0,

@@ -45,6 +45,8 @@ pub struct Setup {
     pub echo_health: Option<String>,
     /// The text of `web`'s `[service.rollout]`, its header included; `None`: it has none.
     pub rollout: Option<String>,
+    /// More lines of `[agent]`, as the file spells them.
+    pub agent_lines: String,
     /// Where the agent attaches.
     pub interfaces: String,
     /// Directory for maps, below the rig's directory unless absolute.
@@ -76,6 +78,7 @@ impl Default for Setup {
             health: Some(health.clone()),
             echo_health: Some(health),
             rollout: None,
+            agent_lines: String::new(),
             interfaces: LB_INTERFACES.to_owned(),
             pin_dir: "bpf/zdd".to_owned(),
             state_dir: "state",
@@ -105,6 +108,7 @@ impl Setup {
              socket = \"{shown}/{}\"\n\
              metrics = \"127.0.0.1:9177\"\n\
              syn_memory = \"1s\"\n\
+             {}\n\
              [agent.limits]\n\
              services = 8\n\
              backends = 64\n\
@@ -115,6 +119,7 @@ impl Setup {
             pin_dir.display(),
             self.state_dir,
             self.socket,
+            self.agent_lines,
             self.all_cells,
             self.flows
         )

@@ -3,7 +3,7 @@
 use crate::rig;
 
 /// The verifier gives up at a million; other kernels count a little differently.
-const BUDGET: u32 = 900_000;
+const BUDGET: u32 = 300_000;
 
 #[test]
 fn the_verifier_has_room_left() {

@@ -177,6 +177,7 @@ fn make() -> Rig {
         key_file: None,
         socket: dir.into(),
         metrics: None,
+        page: None,
         limits,
         syn_memory: SYN_MEMORY,
         sample_events: 0,

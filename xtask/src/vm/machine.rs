@@ -14,8 +14,8 @@ use super::packages::Emulator;
 pub struct Outcome {
     pub tests_passed: u32,
     pub tests_failed: u32,
-    /// The line with the verified instructions.
-    pub verified: Option<String>,
+    /// The lines with verified instructions, one for each program.
+    pub verified: Vec<String>,
     /// The test binary ended by itself.
     pub ended: bool,
 }
@@ -77,8 +77,10 @@ fn read(console: &str) -> Outcome {
             outcome.tests_passed += count("passed").unwrap_or(0);
             outcome.tests_failed += count("failed").unwrap_or(0);
         }
-        if let Some(at) = line.find("verified instructions") {
-            outcome.verified = Some(line[at..].to_owned());
+        if line.contains("verified instructions") {
+            // The first one comes behind the name of its test.
+            let said = line.rsplit_once(" ... ").map_or(line, |(_, said)| said);
+            outcome.verified.push(said.to_owned());
         }
         outcome.ended |= line.starts_with("zdd-vm-end ");
     }
@@ -99,10 +101,10 @@ mod tests {
 
     #[test]
     fn a_console_is_read() {
-        let console = "x\r\nverified instructions: 7 of 9; y\r\ntest result: FAILED. 31 passed; 2 failed; 0 ignored\r\n";
+        let console = "x\r\ntest a::b ... one: verified instructions: 7 of 9; y\r\ntwo: verified instructions: 8\r\ntest result: FAILED. 31 passed; 2 failed; 0 ignored\r\n";
         let cut = read(console);
         assert_eq!((cut.tests_passed, cut.tests_failed, cut.ended), (31, 2, false));
-        assert_eq!(cut.verified.as_deref(), Some("verified instructions: 7 of 9; y"));
+        assert_eq!(cut.verified, ["one: verified instructions: 7 of 9; y", "two: verified instructions: 8"]);
         assert!(read(&format!("{console}zdd-vm-end 101\r\n")).ended);
     }
 }

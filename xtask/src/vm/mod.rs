@@ -64,8 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let log = dir.join(format!("{series}.log"));
         let outcome = machine::run(&emulator, &kernel.image, &initrd, &log, patience)?;
         let Outcome { tests_passed, tests_failed, verified, ended } = &outcome;
-        if let Some(verified) = verified {
-            println!("{series}: {verified}");
+        for line in verified {
+            println!("{series}: {line}");
         }
         if !ended {
             println!("{series}: the machine did not come to its end; see {}", log.display());

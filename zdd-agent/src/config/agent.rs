@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
-use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits};
+use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
 
@@ -20,6 +20,7 @@ pub(super) struct AgentRead {
     key_file: Option<PathBuf>,
     socket: PathBuf,
     metrics: Option<SocketAddr>,
+    page: Option<PageSpec>,
     pub limits: Limits,
     pub syn_memory: Duration,
     sample_events: u32,
@@ -36,6 +37,7 @@ impl AgentRead {
             key_file: self.key_file,
             socket: self.socket,
             metrics: self.metrics,
+            page: self.page,
             limits: self.limits,
             syn_memory: self.syn_memory,
             sample_events: self.sample_events,
@@ -70,8 +72,9 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     let state_dir = path(&mut table, "state_dir", "/var/lib/zdd", sink);
     let key_file = value(table.parsed("key_file", sink, |text| absolute("key_file", text)));
     let socket = path(&mut table, "socket", "/run/zdd/zdd.sock", sink);
-    let metrics = table.parsed("metrics", sink, metrics);
+    let metrics = table.parsed("metrics", sink, |text| listen("metrics", text));
     let metrics = value(metrics).unwrap_or_else(|| Some(SocketAddr::from(([127, 0, 0, 1], 9177))));
+    let page = page(&mut table, sink);
     let syn_memory = table.duration("syn_memory", Duration::from_secs(1)..=Duration::from_secs(600), sink);
     if let Some(At { value, span }) = &syn_memory
         && *value < SYN_MEMORY
@@ -96,6 +99,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         key_file,
         socket,
         metrics,
+        page,
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         sample_events: value(sample_events).unwrap_or(0),
@@ -176,20 +180,43 @@ fn encap_source(
     value(read)
 }
 
-fn metrics(text: &str) -> Result<Option<SocketAddr>, Unreadable> {
+/// Where something is served that has no password, or nowhere.
+fn listen(key: &str, text: &str) -> Result<Option<SocketAddr>, Unreadable> {
     if text == "off" {
         return Ok(None);
     }
+    let port = if key == "page" { 9178 } else { 9177 };
     let address = parse_socket(text).map_err(|_| {
-        Unreadable(format!("`{text}` is not an address; write \"127.0.0.1:9177\" or \"off\""))
+        Unreadable(format!("`{text}` is not an address; write \"127.0.0.1:{port}\" or \"off\""))
     })?;
     if !address.ip().is_loopback() {
+        let (what, instead) = match key {
+            "page" => ("the page has no password", "forward the port by ssh -L"),
+            _ => ("metrics have no password", "put a proxy in front"),
+        };
         return Err(Unreadable(format!(
-            "`{text}` is not a loopback address; metrics have no password: write 127.0.0.1:{} and put a proxy in front, or \"off\"",
+            "`{text}` is not a loopback address; {what}: write 127.0.0.1:{} and {instead}, or \"off\"",
             address.port()
         )));
     }
     Ok(Some(address))
+}
+
+/// Off unless it is asked for: what nobody uses shall not listen.
+fn page(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<PageSpec> {
+    let read = table.parsed("page", sink, |text| listen("page", text));
+    let address = value(read).flatten();
+    let asked = table.take("page_actions");
+    let actions = asked.and_then(|value| value.get_ref().as_bool());
+    match (asked, actions, address) {
+        (Some(value), None, _) => wrong_type("page_actions", value, "true or false", sink),
+        (Some(value), Some(true), None) => sink.warning(
+            Some(value.span()),
+            "`page_actions` does nothing: there is no page; write page = \"127.0.0.1:9178\"".to_owned(),
+        ),
+        _ => {}
+    }
+    Some(PageSpec { address: address?, actions: actions.unwrap_or(false) })
 }
 
 fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {

@@ -126,6 +126,16 @@ impl<'a, 't> Table<'a, 't> {
         readable(key, parse(text), value.span(), sink)
     }
 
+    /// `true` or `false`.
+    pub fn boolean(&mut self, key: &'static str, sink: &mut Sink<'_>) -> Option<bool> {
+        let value = self.take(key)?;
+        let read = value.get_ref().as_bool();
+        if read.is_none() {
+            wrong_type(key, value, "true or false", sink);
+        }
+        read
+    }
+
     /// A whole number within `range`.
     pub fn integer(
         &mut self,

@@ -1,15 +1,12 @@
 //! Prometheus metrics on a loopback address.
 //!
-//! Nothing is counted here: the kernel counts, the agent copies its values into a [`MetricsSnapshot`] when somebody
-//! asks, [`families`] gives them names and [`server`] serves them.
+//! Nothing is counted here: the kernel counts, the agent answers with the same [`Snapshot`](crate::report::Snapshot) that every
+//! other view shows, [`families`] gives its numbers names and [`server`] serves them. What is about the agent's own process is
+//! read by [`process`].
 
 mod families;
+mod process;
 mod server;
-mod snapshot;
 
 pub use families::{CONTENT_TYPE, encode};
-pub use server::{MetricsError, MetricsServer, Source};
-pub use snapshot::{
-    BackendMetrics, FlowMetrics, InterfaceMetrics, MetricsSnapshot, ReasonMetrics, ServiceMetrics,
-    VersionMetrics,
-};
+pub use server::{MetricsServer, Source};

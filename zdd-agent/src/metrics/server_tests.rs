@@ -2,50 +2,58 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use super::*;
-use crate::metrics::{
-    BackendMetrics, FlowMetrics, InterfaceMetrics, ReasonMetrics, ServiceMetrics, VersionMetrics,
-};
+use crate::http::{CONNECTIONS, HEAD_LIMIT};
 use crate::shutdown::Trigger;
 
-fn sample() -> MetricsSnapshot {
-    let backend = BackendMetrics {
-        backend: "10.1.0.1:8080".into(),
-        healthy: true,
-        packets: 70,
-        bytes: 7000,
-        new_flows: 7,
+/// What the agent's own answer would be, in JSON because that is how people read it.
+fn sample() -> Snapshot {
+    let backend = |address: &str, health: &str, n: u64| {
+        serde_json::json!({
+            "address": address, "weight": 1, "health": health, "reason": null, "state": "active", "flows": n,
+            "packets": 10 * n, "bytes": 1000 * n, "new_flows": n, "next_hop": "",
+        })
     };
-    let sick = BackendMetrics { backend: "[fd00::1]:8080".into(), ..BackendMetrics::default() };
-    MetricsSnapshot {
-        build: "zdd 0.1.0 \"test\"".into(),
-        services: vec![ServiceMetrics {
-            service: "web".into(),
-            packets: u64::MAX,
-            bytes: 10_000,
-            new_flows: 10,
-            learned_flows: 3,
-            insert_failures: 1,
-            dirty_cells: 42,
-            versions: vec![
-                VersionMetrics { version: "v1".into(), asked: 0.9, share: 0.90002, backends: vec![backend] },
-                VersionMetrics { version: "v2".into(), asked: 0.1, share: 0.09998, backends: vec![sick] },
-            ],
-        }],
-        flows: FlowMetrics {
-            capacity: 262_144,
-            entries: vec![("half".into(), 5), ("established".into(), 6)],
-        },
-        syn_filter_fill: 0.25,
-        packets: vec![ReasonMetrics { reason: "forwarded".into(), packets: 100 }],
-        interfaces: vec![
-            InterfaceMetrics { interface: "eth0".into(), mode: "native".into(), attached: true },
-            InterfaceMetrics { interface: "eth1".into(), mode: "native".into(), attached: false },
+    let version = |name: &str, asked: f64, share: f64, backends: serde_json::Value| {
+        serde_json::json!({
+            "name": name, "role": "stable", "asked": asked, "share": share, "draining": false, "flows": 7, "new_flows": 8,
+            "packets": 70, "bytes": 7000, "backends": backends,
+        })
+    };
+    let service = serde_json::json!({
+        "name": "web", "vip": "", "vips": [], "affinity": "client", "forward": "nat", "generation": 12, "cells": 1024,
+        "groups": 512, "dirty_cells": 42, "alarm": "look", "notes": [],
+        "counters": { "packets": u64::MAX, "bytes": 10_000, "new_flows": 10, "learned": 3, "insert_failed": 1 },
+        "versions": [
+            version("v1", 0.9, 0.90002, serde_json::json!([backend("10.1.0.1:8080", "healthy", 7)])),
+            version("v2", 0.1, 0.09998, serde_json::json!([backend("[fd00::1]:8080", "unhealthy", 0)])),
         ],
-    }
+    });
+    let quota = |used: u64| serde_json::json!({ "used": used, "limit": 100 });
+    let interface = |name: &str, attached: bool| serde_json::json!({ "name": name, "index": 1, "mode": "native", "attached": attached, "note": null });
+    let rollout = serde_json::json!({
+        "service": "web", "id": 1, "revision": 1, "strategy": "canary", "stable": "v1", "candidate": "v2", "phase": "running",
+        "why": null, "weight": 0.25, "paused": "by hand", "gate_closed": false, "waits_for": [], "steps": [], "analyses": [],
+        "started_unix_ms": 0, "watched_ms": 0, "log": [],
+    });
+    let status = serde_json::json!({
+        "build": "zdd 0.1.0 \"test\"", "pid": 1, "services": [service],
+        "flow_table": {
+            "capacity": 262_144, "entries": 12, "half": 5, "established": 6, "dead": 1,
+            "quotas": { "half": quota(5), "learned": quota(2), "promoted": quota(4) },
+        },
+        "syn_filter": { "bytes": 4096, "fill": 0.25 },
+        "reasons": { "settled": 100 },
+        "interfaces": [interface("eth0", true), interface("eth1", false)],
+    });
+    let whole = serde_json::json!({ "unix_ms": 1, "status": status, "rollouts": [rollout] });
+    serde_json::from_value(whole).expect("a snapshot")
 }
 
 async fn start<S: Source>(source: S) -> (SocketAddr, Trigger, tokio::task::JoinHandle<()>) {
@@ -116,11 +124,21 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
         (r#"zdd_backend_packets_total{service="web",version="v1",backend="10.1.0.1:8080"}"#, 70.0),
         (r#"zdd_backend_bytes_total{service="web",version="v1",backend="10.1.0.1:8080"}"#, 7000.0),
         (r#"zdd_backend_new_flows_total{service="web",version="v1",backend="10.1.0.1:8080"}"#, 7.0),
-        (r#"zdd_flow_entries{state="half"}"#, 5.0),
+        (r#"zdd_flow_entries{state="half_open"}"#, 5.0),
         (r#"zdd_flow_entries{state="established"}"#, 6.0),
         ("zdd_flow_capacity", 262_144.0),
         ("zdd_syn_filter_fill_ratio", 0.25),
-        (r#"zdd_packets_total{reason="forwarded"}"#, 100.0),
+        (r#"zdd_packets_total{reason="settled"}"#, 100.0),
+        (r#"zdd_flow_quota_used{class="learned"}"#, 2.0),
+        (r#"zdd_flow_quota_limit{class="promoted"}"#, 100.0),
+        (r#"zdd_service_alarm{service="web"}"#, 1.0),
+        (r#"zdd_service_generation{service="web"}"#, 12.0),
+        (r#"zdd_version_new_flows_total{service="web",version="v1"}"#, 8.0),
+        (r#"zdd_backend_flows{service="web",version="v1",backend="10.1.0.1:8080"}"#, 7.0),
+        (r#"zdd_rollout_phase{service="web",phase="running"}"#, 1.0),
+        (r#"zdd_rollout_phase{service="web",phase="frozen"}"#, 0.0),
+        (r#"zdd_rollout_weight_ratio{service="web"}"#, 0.25),
+        (r#"zdd_rollout_held{service="web"}"#, 1.0),
         (r#"zdd_interface_attached{interface="eth0",mode="native"}"#, 1.0),
         (r#"zdd_interface_attached{interface="eth1",mode="native"}"#, 0.0),
         (r#"zdd_build_info{build="zdd 0.1.0 \"test\""}"#, 1.0),
@@ -137,9 +155,10 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
 
 #[tokio::test]
 async fn an_agent_without_services_can_be_scraped() {
-    let (address, _trigger, _task) = start(|| Ok(MetricsSnapshot::default())).await;
+    let (address, _trigger, _task) = start(|| Ok(Snapshot::default())).await;
     let samples = parse(&get(address, "/metrics").await);
     assert_eq!(samples.get("zdd_flow_capacity"), Some(&0.0));
+    assert!(samples["process_resident_memory_bytes"] > 1e6 && samples["process_start_time_seconds"] > 1e9);
     assert!(!samples.keys().any(|name| name.starts_with("zdd_service")), "{samples:?}");
 }
 
@@ -156,7 +175,7 @@ async fn a_failed_snapshot_is_a_503_with_its_reason() {
 struct Sick;
 
 impl Source for Sick {
-    fn snapshot(&self) -> Result<MetricsSnapshot, String> {
+    fn snapshot(&self) -> Result<Snapshot, String> {
         panic!("a bug");
     }
 

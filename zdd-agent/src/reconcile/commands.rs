@@ -21,6 +21,7 @@ impl Reconciler {
         // A caller that has gone away needs no answer.
         match request {
             Request::Status { reply } => drop(reply.send(Ok(self.status()))),
+            Request::Snapshot { reply } => drop(reply.send(Ok(self.snapshot()))),
             Request::Shift { service, weights, force, reply } => {
                 drop(reply.send(self.shift(&service, &weights, force)));
             }

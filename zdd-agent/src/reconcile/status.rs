@@ -20,6 +20,18 @@ use crate::state::SavedBackend;
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 impl Reconciler {
+    pub(super) fn snapshot(&self) -> report::Snapshot {
+        let rollouts = self.services.iter().filter_map(|service| {
+            let saved = service.saved.rollouts.current.as_ref()?;
+            Some(crate::rollout::report::report(service.name(), saved))
+        });
+        report::Snapshot {
+            unix_ms: super::drains::unix_ms(),
+            rollouts: rollouts.collect(),
+            status: self.status(),
+        }
+    }
+
     pub(super) fn status(&self) -> Status {
         let quotas = self.dataplane.quotas();
         let quota = |class: usize| Quota { used: quotas.used[class], limit: quotas.limit[class] };

@@ -147,6 +147,9 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
         let note = |text: String| asked.lock().unwrap().push(text);
         match request {
             Request::Status { reply } => drop(reply.send(Ok(status()))),
+            Request::Snapshot { reply } => {
+                drop(reply.send(Ok(Snapshot { status: status(), ..Snapshot::default() })));
+            }
             Request::Shift { service, weights, force, reply } => {
                 note(format!("shift {service} {weights:?} force={force}"));
                 drop(reply.send(Ok(shifted(&service, &[("v1", 0.9), ("v2", 0.1)]))));

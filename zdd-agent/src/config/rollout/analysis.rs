@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{DAY, SECOND, boolean, provider};
+use super::{DAY, SECOND, provider};
 use crate::config::problems::Sink;
 use crate::config::reader::{At, Table};
 use crate::config::value;
@@ -42,7 +42,7 @@ pub(super) fn read(mut table: Table<'_, '_>, canary: bool, sink: &mut Sink<'_>) 
     let inconclusive_limit = table.integer("inconclusive_limit", 0..=1_000_000, sink);
     let consecutive_error_limit = table.integer("consecutive_error_limit", 0..=1_000_000, sink);
     let min_samples = table.integer("min_samples", 0..=1_000_000_000, sink);
-    let dry_run = boolean(&mut table, "dry_run", sink);
+    let dry_run = table.boolean("dry_run", sink);
     let provider = provider::read(&mut table, sink);
     table.finish(sink);
     Some(AnalysisSpec {

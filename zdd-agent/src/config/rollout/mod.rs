@@ -26,7 +26,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     table.missing("strategy", "write \"canary\" (step by step) or \"blue-green\" (all at once)", sink);
     let canary = strategy.as_ref().is_none_or(|at| at.value == "canary");
     let steps = steps::read(&mut table, canary, sink);
-    let auto_promote = boolean(&mut table, "auto_promote", sink);
+    let auto_promote = table.boolean("auto_promote", sink);
     let bake = table.duration("bake", Duration::ZERO..=30 * DAY, sink);
     let on_failure = table.parsed("on_failure", sink, |text| match text {
         "rollback" => Ok(OnFailure::Rollback),
@@ -88,15 +88,6 @@ fn several<T>(
             read(table, sink).map(|value| At::new(value, span))
         })
         .collect()
-}
-
-fn boolean(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<bool> {
-    let value = table.take(key)?;
-    let read = value.get_ref().as_bool();
-    if read.is_none() {
-        wrong_type(key, value, "true or false", sink);
-    }
-    read
 }
 
 fn timeout(table: &mut Table<'_, '_>, default_s: u64, sink: &mut Sink<'_>) -> Duration {

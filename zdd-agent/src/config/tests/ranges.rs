@@ -124,6 +124,14 @@ fn agents() {
     zdd.toml:3:11: `metrics`: `localhost` is not an address
     help: write "127.0.0.1:9177" or "off"
     "#);
+    insta::assert_snapshot!(with_agent("page = \"192.0.2.1:80\""), @r#"
+    zdd.toml:3:8: `page`: `192.0.2.1:80` is not a loopback address
+    help: the page has no password: write 127.0.0.1:80 and forward the port by ssh -L, or "off"
+    "#);
+    insta::assert_snapshot!(with_agent("page_actions = 1"), @r#"
+    zdd.toml:3:16: `page_actions` is of type integer
+    help: write true or false
+    "#);
     insta::assert_snapshot!(with_agent("pin_dir = \"zdd\""), @"
     zdd.toml:3:11: `pin_dir`: `zdd` is not absolute
     help: write the path from / on

@@ -21,6 +21,7 @@ fn what_is_not_said_has_its_documented_default() {
         metrics: Some(
             127.0.0.1:9177,
         ),
+        page: None,
         limits: Limits {
             services: 256,
             backends: 4096,
@@ -104,6 +105,8 @@ fn everything_can_be_said() {
         key_file = "/etc/zdd/key"
         socket = "/run/other.sock"
         metrics = "off"
+        page = "[::1]:9178"
+        page_actions = true
         syn_memory = "2s"
         sample_events = 100
         [agent.limits]
@@ -158,6 +161,12 @@ fn everything_can_be_said() {
             ),
             socket: "/run/other.sock",
             metrics: None,
+            page: Some(
+                PageSpec {
+                    address: [::1]:9178,
+                    actions: true,
+                },
+            ),
             limits: Limits {
                 services: 2,
                 backends: 10,
@@ -247,9 +256,9 @@ fn everything_can_be_said() {
     }
     "#);
     insta::assert_snapshot!(warnings.join("\n"), @"
-    zdd.toml:10:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
-    zdd.toml:28:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
-    zdd.toml:43:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
+    zdd.toml:12:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
+    zdd.toml:30:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
+    zdd.toml:45:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
     ");
 }
 

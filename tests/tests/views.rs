@@ -1,0 +1,231 @@
+//! All views of one agent show the same numbers, and they outlive it. Needs root.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use zdd_agent::api::client::Client;
+use zdd_tests::browser::Browser;
+use zdd_tests::rig::{Error, Result, wait_for};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, curl, unharmed};
+
+/// One scrape: value by name and labels.
+fn scrape(world: &World) -> Result<BTreeMap<String, f64>> {
+    let text = curl(world.rig.ns("lb"), None, "http://127.0.0.1:9177/metrics")?;
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (name, value) = line.rsplit_once(' ').expect("a sample");
+        (name.to_owned(), value.parse().expect("a number"))
+    });
+    Ok(samples.collect())
+}
+
+/// What the API says, asked by a client of its own and not by the command line.
+fn asked_by_api(world: &World) -> Value {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let status = runtime.block_on(async {
+        let mut client = Client::connect(world.zdd().socket()).await.expect("an agent");
+        client.status().await.expect("a status")
+    });
+    serde_json::to_value(status).expect("JSON")
+}
+
+/// The numbers of a status under the names that metrics have for them.
+fn as_metrics(status: &Value) -> BTreeMap<String, f64> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} is no number"));
+    let mut all = BTreeMap::new();
+    for service in list(&status["services"]) {
+        let of = format!("service={}", service["name"]);
+        for (name, key) in [
+            ("zdd_service_packets_total", "packets"),
+            ("zdd_service_bytes_total", "bytes"),
+            ("zdd_new_flows_total", "new_flows"),
+            ("zdd_learned_flows_total", "learned"),
+            ("zdd_insert_failures_total", "insert_failed"),
+        ] {
+            all.insert(format!("{name}{{{of}}}"), number(&service["counters"][key]));
+        }
+        all.insert(format!("zdd_dirty_cells{{{of}}}"), number(&service["dirty_cells"]));
+        all.insert(format!("zdd_service_generation{{{of}}}"), number(&service["generation"]));
+        for version in list(&service["versions"]) {
+            let of = format!("{of},version={}", version["name"]);
+            for (name, key) in [
+                ("zdd_version_share_ratio", "share"),
+                ("zdd_version_asked_ratio", "asked"),
+                ("zdd_version_new_flows_total", "new_flows"),
+                ("zdd_version_flows", "flows"),
+            ] {
+                all.insert(format!("{name}{{{of}}}"), number(&version[key]));
+            }
+            for backend in list(&version["backends"]) {
+                let of = format!("{of},backend={}", backend["address"]);
+                for (name, key) in [
+                    ("zdd_backend_packets_total", "packets"),
+                    ("zdd_backend_bytes_total", "bytes"),
+                    ("zdd_backend_new_flows_total", "new_flows"),
+                    ("zdd_backend_flows", "flows"),
+                ] {
+                    all.insert(format!("{name}{{{of}}}"), number(&backend[key]));
+                }
+            }
+        }
+    }
+    for (reason, packets) in status["reasons"].as_object().expect("reasons") {
+        all.insert(format!("zdd_packets_total{{reason=\"{reason}\"}}"), number(packets));
+    }
+    let table = &status["flow_table"];
+    for (state, key) in [("half_open", "half"), ("established", "established"), ("dead", "dead")] {
+        all.insert(format!("zdd_flow_entries{{state=\"{state}\"}}"), number(&table[key]));
+    }
+    for (class, key) in [("half_open", "half"), ("learned", "learned"), ("promoted", "promoted")] {
+        let quota = &table["quotas"][key];
+        all.insert(format!("zdd_flow_quota_used{{class=\"{class}\"}}"), number(&quota["used"]));
+        all.insert(format!("zdd_flow_quota_limit{{class=\"{class}\"}}"), number(&quota["limit"]));
+    }
+    all.insert("zdd_flow_capacity".to_owned(), number(&table["capacity"]));
+    all.insert("zdd_syn_filter_fill_ratio".to_owned(), number(&status["syn_filter"]["fill"]));
+    all
+}
+
+/// The numbers of a status under the names that the page has for them.
+fn as_page(status: &Value) -> BTreeMap<String, Value> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut all = BTreeMap::new();
+    for service in list(&status["services"]) {
+        let name = text(&service["name"]);
+        for key in ["generation", "dirty_cells"] {
+            all.insert(format!("{name}/{key}"), service[key].clone());
+        }
+        for (key, value) in service["counters"].as_object().expect("counters") {
+            all.insert(format!("{name}/counters/{key}"), value.clone());
+        }
+        for version in list(&service["versions"]) {
+            let name = format!("{name}/{}", text(&version["name"]));
+            for key in ["asked", "share", "flows", "new_flows"] {
+                all.insert(format!("{name}/{key}"), version[key].clone());
+            }
+            for backend in list(&version["backends"]) {
+                let name = format!("{name}/{}", text(&backend["address"]));
+                for key in ["health", "flows", "new_flows", "packets"] {
+                    all.insert(format!("{name}/{key}"), backend[key].clone());
+                }
+            }
+        }
+    }
+    let reasons = status["reasons"].as_object().expect("reasons").iter();
+    let met = reasons.filter(|(_, packets)| **packets != 0);
+    all.extend(met.map(|(reason, packets)| (format!("reasons/{reason}"), packets.clone())));
+    for key in ["entries", "established", "half", "dead"] {
+        all.insert(format!("flow_table/{key}"), status["flow_table"][key].clone());
+    }
+    all
+}
+
+const NUMBERS: &str = "return Object.fromEntries([...document.querySelectorAll('[data-num]')]\
+    .map((e) => [e.dataset.num, e.dataset.value]))";
+
+/// What the page shows, each text read as what it is.
+fn drawn(browser: &Browser) -> Result<BTreeMap<String, Value>> {
+    let shown = browser.script(NUMBERS)?;
+    let shown = shown.as_object().expect("numbers").iter();
+    Ok(shown
+        .map(|(key, text)| {
+            let text = text.as_str().unwrap_or_default();
+            (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)))
+        })
+        .collect())
+}
+
+#[test]
+fn status_metrics_page_and_api_show_the_same_numbers() -> Result<()> {
+    // Without probes, which are packets too and never end.
+    let setup = Setup {
+        agent_lines: "page = \"127.0.0.1:9178\"".to_owned(),
+        health: None,
+        echo_health: None,
+        v2_percent: 30,
+        ..Setup::default()
+    };
+    let world = World::running_unchecked(setup)?;
+    let load = world.load(10)?;
+    world.zdd().run(&["shift", "web", "v2=60%"])?;
+    zdd_tests::world::goes_on(&load)?;
+    unharmed(&load.finish());
+    let browser = Browser::start(&world.rig, "lb", false)?;
+    browser.open("http://127.0.0.1:9178")?;
+    browser.wait("a page", "return document.getElementById('as-of')?.dataset.value")?;
+
+    let mut last = None;
+    wait_for("a moment at which nothing changes while all are asked", PATIENCE, LOOK_EVERY, || {
+        let before = world.status()?;
+        let metrics = scrape(&world)?;
+        let api = asked_by_api(&world);
+        let page: Value =
+            serde_json::from_str(&curl(world.rig.ns("lb"), None, "http://127.0.0.1:9178/api/v1/snapshot")?)
+                .expect("JSON");
+        // The page draws once a second: wait for the next one.
+        let seen = &page["unix_ms"];
+        browser.wait(
+            "a newer drawing",
+            &format!("return document.getElementById('as-of').dataset.value > {seen}"),
+        )?;
+        let drawn = drawn(&browser)?;
+        let after = world.status()?;
+        last = Some((metrics, api, page, drawn));
+        Ok::<_, Error>((before == after).then_some(()))
+    })?;
+    let (metrics, api, page, drawn) = last.expect("asked");
+    let status = world.status()?;
+    assert_eq!(api, status, "the API");
+    assert_eq!(page["status"], status, "the page's snapshot");
+    let expected = as_metrics(&status);
+    for (name, value) in &expected {
+        assert_eq!(metrics.get(name), Some(value), "{name} of the metrics");
+    }
+    assert_eq!(drawn, as_page(&status), "what the page draws");
+    // They are numbers of something that happened.
+    assert!(
+        expected["zdd_service_packets_total{service=\"web\"}"] > 500.0 && expected.len() > 80,
+        "{expected:#?}"
+    );
+    assert!(expected["zdd_version_new_flows_total{service=\"web\",version=\"v2\"}"] > 10.0);
+    Ok(())
+}
+
+#[test]
+fn counters_never_fall_when_the_agent_is_killed_or_configured_anew() -> Result<()> {
+    let mut world = World::running(Setup { v2_percent: 50, ..Setup::default() })?;
+    let load = world.load(10)?;
+    let falls = |before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>| -> Vec<String> {
+        let totals = before.iter().filter(|(name, _)| name.starts_with("zdd_") && name.contains("_total"));
+        totals
+            .filter(|(name, value)| after.get(*name).is_none_or(|now| now < *value))
+            .map(|(name, value)| format!("{name}: {value} -> {:?}", after.get(name)))
+            .collect()
+    };
+    zdd_tests::world::goes_on(&load)?;
+    let first = scrape(&world)?;
+    assert!(first["zdd_service_packets_total{service=\"web\"}"] > 100.0, "{first:?}");
+    world.kill_agent();
+    zdd_tests::world::goes_on(&load)?;
+    world.start_agent()?;
+    let second = scrape(&world)?;
+    assert_eq!(falls(&first, &second), Vec::<String>::new(), "after a kill");
+    // A backend less: what it counted stays in its version's and its service's totals.
+    world.setup.v2 = vec![3];
+    world.write_config()?;
+    world.zdd().run(&["apply", &world.config().display().to_string()])?;
+    unharmed(&load.finish());
+    world.wait_status("the backend to be gone", |status| {
+        let backends = zdd_tests::world::status::version(status, "web", "v2")["backends"].as_array()?;
+        (backends.len() == 1).then_some(())
+    })?;
+    let third = scrape(&world)?;
+    let mut fell = falls(&second, &third);
+    fell.retain(|line| !line.contains("backend=\"10.81.4.2:"));
+    assert_eq!(fell, Vec::<String>::new(), "after a change");
+    // Nothing is there that clients can make more of.
+    assert!(third.len() < 250, "{} samples", third.len());
+    Ok(())
+}

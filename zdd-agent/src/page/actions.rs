@@ -1,0 +1,89 @@
+//! What a page may ask for when it is allowed to change something: the same as the commands of the same names.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::control::{Handle, Refused, RefusedCode, RolloutAct, RolloutAsk};
+use crate::desired::BasisPoints;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "act", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Action {
+    /// What a shift would move; changes nothing.
+    WhoMoves {
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+    },
+    Shift {
+        service: String,
+        weights: Vec<(String, BasisPoints)>,
+    },
+    Rollback {
+        service: String,
+    },
+    Pause {
+        service: String,
+        revision: u64,
+    },
+    Resume {
+        service: String,
+        revision: u64,
+    },
+    Promote {
+        service: String,
+        revision: u64,
+    },
+    Abort {
+        service: String,
+        revision: u64,
+    },
+    Undo {
+        service: String,
+        revision: u64,
+    },
+}
+
+/// The answer to one that was not done.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem {
+    pub(super) error: String,
+}
+
+/// Does it: the report as JSON.
+pub(super) async fn act(handle: &Handle, action: Action) -> Result<Value, Refused> {
+    if !matches!(action, Action::WhoMoves { .. }) {
+        tracing::info!(?action, "asked for on the page");
+    }
+    let (service, act, revision) = match action {
+        Action::WhoMoves { service, weights } => {
+            return json(handle.who_moves(service, weights, Vec::new()).await?);
+        }
+        Action::Shift { service, weights } => return json(handle.shift(service, weights, false).await?),
+        Action::Rollback { service } => return json(handle.rollback(service, false).await?),
+        Action::Pause { service, revision } => (service, RolloutAct::Pause, revision),
+        Action::Resume { service, revision } => (service, RolloutAct::Resume, revision),
+        Action::Promote { service, revision } => (service, RolloutAct::Promote { full: false }, revision),
+        Action::Abort { service, revision } => (service, RolloutAct::Abort, revision),
+        Action::Undo { service, revision } => (service, RolloutAct::Undo { to: None }, revision),
+    };
+    // What was on the screen when somebody decided: if it is something else by now, they shall look again.
+    let ask = RolloutAsk { act, revision: Some(revision), reason: "on the page".to_owned() };
+    json(handle.rollout(service, ask).await?)
+}
+
+fn json<T: Serialize>(report: T) -> Result<Value, Refused> {
+    serde_json::to_value(report).map_err(|error| Refused::internal(error.to_string()))
+}
+
+/// The status of a refusal (RFC 9110).
+pub(super) fn status(code: RefusedCode) -> hyper::StatusCode {
+    use hyper::StatusCode;
+    match code {
+        RefusedCode::NotFound => StatusCode::NOT_FOUND,
+        RefusedCode::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+        RefusedCode::Invalid => StatusCode::BAD_REQUEST,
+        RefusedCode::Conflict => StatusCode::CONFLICT,
+        RefusedCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
