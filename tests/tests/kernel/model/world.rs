@@ -114,8 +114,11 @@ pub const SPANNED: u16 = 1;
 /// The same of IPv6.
 pub const SPANNED6: u16 = 6;
 
-/// Sets of sources {prefix, flags, service}: the first denies some, the second gives some to another service's cells.
-const SETS: [(u32, &[(&str, u16, u16)]); 2] = [
+/// What is said of a source: prefix, flags, service.
+type Told = (&'static str, u16, u16);
+
+/// Sets of sources: the first denies some, the second gives some to another service's cells.
+const SETS: [(u32, &[Told]); 2] = [
     (
         1,
         &[
@@ -222,7 +225,7 @@ impl World {
             spans(twin, id);
         }
         for (set, prefixes) in SETS {
-            let source = |(prefix, flags, service): &(&str, u16, u16)| {
+            let source = |(prefix, flags, service): &Told| {
                 (prefix.parse().expect("a prefix"), Source { flags: *flags, service: *service })
             };
             twin.write_sources(set, &prefixes.iter().map(source).collect());
