@@ -120,7 +120,11 @@ pub fn act(config: &Config, state: &mut State, act: Pending, outcome: &mut Outco
     let tuple = way.tuple;
     let times = &config.clock;
     // Reclaimed early, at the price that steering.md names.
-    let early = act.what != 3 && act.old.is(EntryState::Est) && act.old.fin_seen() && way.age() <= times.idle;
+    let early = config.pressure
+        && act.what != 3
+        && act.old.is(EntryState::Est)
+        && act.old.fin_seen()
+        && way.age() <= times.idle;
     way.word = act.new;
     match act.what {
         2 => way.positions = Positions::new(way.positions.alt(), way.positions.alt()),

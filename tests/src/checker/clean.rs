@@ -22,20 +22,29 @@ pub fn becomes_clean(config: &Config, from: &State) -> bool {
     }
     for _ in 0..6 * config.clock.forever() {
         state.tick(config);
-        for slot in 0..state.ways.len() {
-            if let Some(pending) = agent::look(config, &state, slot) {
-                agent::act(config, &mut state, pending, &mut outcome);
-            }
+        let mut clean = true;
+        for node in 0..config.nodes {
+            state = state.facing(node);
+            clean &= tend(config, &mut state, &mut outcome);
         }
-        for index in 0..usize::from(config.cells) {
-            agent::settle(config, &mut state, index);
-            agent::forget(config, &mut state, index);
-        }
-        let cells = &state.cells[..usize::from(config.cells)];
-        let clean = |cell: &CellState| !cell.cell.dirty() && !cell.cell.lookup();
-        if cells.iter().all(clean) && state.ways.iter().all(|way| way.word.0 == 0) {
+        if clean {
             return true;
         }
     }
     false
+}
+
+/// A node's agent does all it can now. True: nothing is left of any change.
+fn tend(config: &Config, state: &mut State, outcome: &mut Outcome) -> bool {
+    for slot in 0..state.ways.len() {
+        if let Some(pending) = agent::look(config, state, slot) {
+            agent::act(config, state, pending, outcome);
+        }
+    }
+    for index in 0..usize::from(config.cells) {
+        agent::settle(config, state, index);
+        agent::forget(config, state, index);
+    }
+    let clean = |cell: &CellState| !cell.cell.dirty() && !cell.cell.lookup();
+    state.cells[..usize::from(config.cells)].iter().all(clean) && state.ways.iter().all(|way| way.word.0 == 0)
 }

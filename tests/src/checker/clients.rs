@@ -2,6 +2,7 @@
 
 use super::config::FLIGHT;
 use super::event::Event;
+use super::packets::lost;
 use super::state::{Kind, Mid, NEVER, Packet, Phase, State};
 use super::step::Steps;
 
@@ -10,6 +11,9 @@ impl Steps<'_> {
         let from = self.from;
         for (index, packet) in from.flight.iter().enumerate() {
             if packet.kind == Kind::None || from.flight[..index].contains(packet) {
+                continue;
+            }
+            if from.flows.get(usize::from(packet.flow)).is_some_and(|flow| flow.node != from.node) {
                 continue;
             }
             self.packet(Event::Arrive(*packet), *packet, |state| state.flight[index] = Packet::default());
@@ -27,6 +31,16 @@ impl Steps<'_> {
         let id = number as u8;
         let packet = |kind, seq| Packet { kind, flow: id, tuple: spec.tuple, seq, age: 0 };
         let seq = spec.isn.wrapping_add(1).wrapping_add(u32::from(flow.moves) * config.moves.1);
+        let begun = !matches!(flow.phase, Phase::Unborn | Phase::Gone);
+        if begun && flow.node != self.from.node {
+            if flow.promised() {
+                self.reroute(
+                    number,
+                    packet(Kind::Ack, seq.wrapping_add(u32::from(flow.phase == Phase::Fin))),
+                );
+            }
+            return;
+        }
         match flow.phase {
             Phase::Unborn => {
                 let before = self.from.flows[..number].iter().zip(&config.flows);
@@ -38,6 +52,7 @@ impl Steps<'_> {
                 self.send(packet(kind, seq), |state| {
                     state.flows[number].phase = Phase::Syn;
                     state.flows[number].age = NEVER;
+                    state.flows[number].node = state.node;
                 });
             }
             Phase::Syn if !config.udp => {
@@ -88,6 +103,19 @@ impl Steps<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Routers choose another node for a connection: its next packet passes there. Before, nobody can tell.
+    fn reroute(&mut self, number: usize, packet: Packet) {
+        let (config, from) = (self.config, self.from);
+        let uses = from.flows[number].uses.into();
+        if from.left.reroutes == 0 || (config.moves_safely && lost(config, from, packet.tuple, uses)) {
+            return;
+        }
+        self.packet(Event::Reroute(packet), packet, |state| {
+            state.left.reroutes -= 1;
+            state.flows[number].node = state.node;
+        });
     }
 
     fn is_under_way(&self, flow: u8) -> bool {

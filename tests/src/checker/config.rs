@@ -15,6 +15,8 @@ pub const FLOWS: usize = 3;
 pub const FLIGHT: usize = 2;
 /// Most packets within the program at once.
 pub const MIDS: usize = 2;
+/// Most balancer nodes.
+pub const NODES: usize = 2;
 /// Most different SYNs, forged ones included.
 pub const MARKS: usize = 5;
 
@@ -124,6 +126,8 @@ pub struct Budget {
     pub copies: u8,
     /// UDP flows that begin again after their idle timeout.
     pub again: u8,
+    /// Times that routers send a connection's next packets to the other node.
+    pub reroutes: u8,
 }
 
 /// A rule taken out.
@@ -194,6 +198,11 @@ pub struct Config {
     pub about: &'static str,
     /// UDP instead of TCP.
     pub udp: bool,
+    /// Balancer nodes, 1 or 2, each with tables, clocks and an agent of its own. With two, no packet is late or stays inside,
+    /// nothing is wiped and no backend is removed.
+    pub nodes: u8,
+    /// Whether routers move a connection only where it is at base or has an entry; otherwise anywhere: exception (d).
+    pub moves_safely: bool,
     /// Cells, 1 or 2; tuple n lies in cell n % cells.
     pub cells: u8,
     /// Backends, ids 1 to this; cells begin settled on 1.
@@ -242,6 +251,8 @@ impl Config {
             name,
             about,
             udp: false,
+            nodes: 1,
+            moves_safely: true,
             cells: 1,
             backends: 2,
             flows: vec![FlowSpec { tuple: 0, isn: ISN }],

@@ -12,6 +12,8 @@ pub enum Event {
     Tick,
     /// A packet arrives as it is sent.
     Send(Packet),
+    /// The same, at the other node than its connection's packets before.
+    Reroute(Packet),
     /// A packet is sent and stays on the wire.
     Launch(Packet),
     /// A packet arrives from the wire.

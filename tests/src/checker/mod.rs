@@ -10,6 +10,7 @@ pub mod clean;
 pub mod clients;
 pub mod config;
 pub mod event;
+pub mod fingerprint;
 pub mod inside;
 pub mod packets;
 pub mod report;

@@ -245,14 +245,21 @@ fn arrive(
     }
 }
 
-/// What holds in every state: a live connection without an entry is at base, one with an entry is named by it.
+/// Whether a connection of `tuple` and a backend is neither at base nor named by an entry, at the node that the state faces.
+pub fn lost(config: &Config, state: &State, tuple: u8, uses: BackendId) -> bool {
+    match state.entry(tuple) {
+        Some(entry) => entry.word.backend() != uses && entry.word.alt() != uses,
+        None => state.cells[cell_of(config, tuple)].cell.base() != uses,
+    }
+}
+
+/// What holds in every state: a live connection without an entry is at base, one with an entry is named by it; at the node that
+/// its packets pass.
 pub fn check(config: &Config, state: &State) -> Option<Violation> {
     for (number, (flow, spec)) in state.flows.iter().zip(&config.flows).enumerate() {
-        let lost = |uses: u16| match state.entry(spec.tuple) {
-            Some(entry) => entry.word.backend() != uses && entry.word.alt() != uses,
-            None => state.cells[cell_of(config, spec.tuple)].cell.base() != uses,
-        };
+        let lost = |uses: u16| lost(config, state, spec.tuple, uses);
         let broken = match flow.phase {
+            _ if flow.node != state.node => false,
             Phase::Est | Phase::Fin => lost(flow.uses.into()),
             Phase::Syn if flow.answered.count_ones() == 1 => lost(flow.answered.trailing_zeros() as u16),
             _ => false,

@@ -28,6 +28,7 @@ pub fn event(step: &Step) -> String {
     let mut text = match step.event {
         Event::Tick => "time passes".into(),
         Event::Send(p) => format!("{} arrives", packet(&p)),
+        Event::Reroute(p) => format!("{} arrives at the other node", packet(&p)),
         Event::Launch(p) => format!("{} is sent", packet(&p)),
         Event::Arrive(p) => format!("{} arrives late", packet(&p)),
         Event::Copy(p) => format!("{}: a copy arrives", packet(&p)),
@@ -132,11 +133,14 @@ pub fn trace(config: &Config, steps: &[Step]) -> String {
     for (number, step) in steps.iter().enumerate() {
         let state: &State = &step.state;
         let to = step.outcome.steered.map_or(String::new(), |(b, why)| format!("b{b} {}", why.name()));
-        let cells: Vec<String> = state.cells[..usize::from(config.cells)]
+        let sides: Vec<State> = (0..config.nodes).map(|node| state.facing(node)).collect();
+        let cells: Vec<String> = sides
             .iter()
+            .flat_map(|side| &side.cells[..usize::from(config.cells)])
             .map(|c| format!("{} {}", cell(c.cell), c.since))
             .collect();
-        let ways: Vec<String> = state.ways[..usize::from(config.capacity)].iter().map(way).collect();
+        let ways: Vec<String> =
+            sides.iter().flat_map(|side| &side.ways[..usize::from(config.capacity)]).map(way).collect();
         let flows: Vec<String> = state.flows[..config.flows.len()].iter().map(flow).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(

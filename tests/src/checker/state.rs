@@ -1,10 +1,9 @@
 //! A state of a world. Times are ages, so that states which differ only by the date are one.
 
 use zdd_common::entries::{Cell, Positions, State as EntryState, Word};
-use zdd_common::hash::fold;
 use zdd_common::time::{TICK_SHIFT, Tick};
 
-use super::config::{Budget, CELLS, Clock, Config, FLIGHT, FLOWS, MARKS, MIDS, SLOTS};
+use super::config::{Budget, CELLS, Clock, Config, FLIGHT, FLOWS, MARKS, MIDS, NODES, SLOTS};
 
 /// The present, in ticks, of every state.
 pub const NOW: u32 = 1000;
@@ -67,6 +66,19 @@ pub enum Phase {
     Gone,
 }
 
+/// What another balancer node has of its own; see [`State::facing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// Its cells.
+    pub cells: [CellState; CELLS],
+    /// Its flow table.
+    pub ways: [Way; SLOTS],
+    /// Its SYN filter.
+    pub marks: [u8; MARKS],
+    /// Its facts.
+    pub facts: [u8; 3],
+}
+
 /// A client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Flow {
@@ -82,6 +94,8 @@ pub struct Flow {
     pub age: u8,
     /// Whether a packet other than a SYN was steered.
     pub confirmed: bool,
+    /// The node that its packets pass.
+    pub node: u8,
 }
 
 impl Flow {
@@ -182,6 +196,10 @@ pub struct State {
     pub left: Budget,
     /// Backends removed, one bit each.
     pub removed: u8,
+    /// The node whose tables the fields above are.
+    pub node: u8,
+    /// The other one's, if there is one.
+    pub other: Option<Side>,
 }
 
 /// Index in [`State::facts`].
@@ -207,7 +225,28 @@ impl State {
             facts: [forever; 3],
             left: config.budget,
             removed: 0,
+            node: 0,
+            other: (usize::from(config.nodes) == NODES).then_some(Side {
+                cells: [cell; CELLS],
+                ways: [Way::default(); SLOTS],
+                marks: [NEVER; MARKS],
+                facts: [forever; 3],
+            }),
         }
+    }
+
+    /// The same state, seen from the given node: cells, ways, marks and facts are that node's.
+    pub fn facing(mut self, node: u8) -> Self {
+        if node != self.node
+            && let Some(other) = &mut self.other
+        {
+            std::mem::swap(&mut self.cells, &mut other.cells);
+            std::mem::swap(&mut self.ways, &mut other.ways);
+            std::mem::swap(&mut self.marks, &mut other.marks);
+            std::mem::swap(&mut self.facts, &mut other.facts);
+            self.node = node;
+        }
+        self
     }
 
     /// The live entry of a tuple.
@@ -226,7 +265,8 @@ impl State {
 
     /// Brings states together that nothing can tell apart.
     pub fn canonical(&mut self) {
-        for way in &mut self.ways {
+        *self = self.facing(0);
+        for way in self.ways.iter_mut().chain(self.other.iter_mut().flat_map(|side| &mut side.ways)) {
             if way.word.is(EntryState::Free) {
                 *way = Way::default();
             } else if !way.word.live() {
@@ -269,15 +309,12 @@ impl State {
         }
         let forever = clock.forever();
         let older = |age: u8| (age + 1).min(forever);
-        for cell in &mut self.cells {
-            cell.since = older(cell.since);
-            cell.committed = older(cell.committed);
-        }
-        for way in self.ways.iter_mut().filter(|way| !way.word.is(EntryState::Free)) {
-            way.word = way.word.with_seen(Tick(NOW - u32::from(older(way.age()))));
-        }
-        for mark in self.marks.iter_mut().filter(|mark| **mark != NEVER) {
-            *mark = if *mark >= clock.filter_max { NEVER } else { *mark + 1 };
+        self.tables_age(clock);
+        if self.other.is_some() {
+            let here = self.node;
+            *self = self.facing(1 - here);
+            self.tables_age(clock);
+            *self = self.facing(here);
         }
         let mut silent = 0;
         for flow in &mut self.flows {
@@ -310,83 +347,24 @@ impl State {
                 mid.word = mid.word.with_seen(Tick(NOW - u32::from(age)));
             }
         }
-        for fact in &mut self.facts {
-            *fact = older(*fact);
-        }
         Some(silent)
     }
 
-    /// A fingerprint of 64 bits. Two of ten million states share one with a chance of 3 in a million.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hash = 0;
-        let mut add = |word: u64| hash = fold(hash, word);
-        for cell in &self.cells {
-            add(cell.cell.0 ^ u64::from(cell.since) << 40 ^ u64::from(cell.committed) << 48);
+    fn tables_age(&mut self, clock: &Clock) {
+        let forever = clock.forever();
+        let older = |age: u8| (age + 1).min(forever);
+        for cell in &mut self.cells {
+            cell.since = older(cell.since);
+            cell.committed = older(cell.committed);
         }
-        for way in &self.ways {
-            add(way.word.0);
-            add(way.positions.0);
+        for way in self.ways.iter_mut().filter(|way| !way.word.is(EntryState::Free)) {
+            way.word = way.word.with_seen(Tick(NOW - u32::from(older(way.age()))));
         }
-        let [a, b, c, d, e] = self.marks;
-        let tuples = self.ways[0].tuple | self.ways[1].tuple << 4;
-        add(u64::from_le_bytes([a, b, c, d, e, tuples, 0, 0]));
-        for flow in &self.flows {
-            add(u64::from_le_bytes([
-                flow.phase as u8,
-                flow.answered,
-                flow.uses,
-                flow.moves,
-                flow.age,
-                u8::from(flow.confirmed),
-                self.removed,
-                0,
-            ]));
+        for mark in self.marks.iter_mut().filter(|mark| **mark != NEVER) {
+            *mark = if *mark >= clock.filter_max { NEVER } else { *mark + 1 };
         }
-        let packet = |p: &Packet| {
-            let [a, b, c, d] = p.seq.to_le_bytes();
-            u64::from_le_bytes([p.kind as u8, p.flow, p.tuple, p.age, a, b, c, d])
-        };
-        for flying in &self.flight {
-            add(packet(flying));
+        for fact in &mut self.facts {
+            *fact = older(*fact);
         }
-        for mid in &self.mids {
-            if mid.packet.kind == Kind::None {
-                add(0);
-                continue;
-            }
-            add(packet(&mid.packet));
-            let bits = u64::from_le_bytes([
-                1,
-                u8::from(mid.replay),
-                u8::from(mid.looked),
-                mid.slot,
-                mid.clock,
-                0,
-                0,
-                0,
-            ]);
-            add(bits);
-            add(mid.cell.0);
-            add(mid.word.0);
-            add(mid.positions.0);
-        }
-        if self.sweep.what != 0 {
-            add(u64::from(self.sweep.what) | u64::from(self.sweep.slot) << 8);
-            add(self.sweep.old.0);
-            add(self.sweep.new.0);
-        }
-        let left = &self.left;
-        add(u64::from_le_bytes([
-            left.changes,
-            left.forged,
-            left.restarts,
-            left.wipes,
-            left.removals,
-            left.lies,
-            left.copies,
-            left.again,
-        ]));
-        add(u64::from(self.facts[0]) | u64::from(self.facts[1]) << 8 | u64::from(self.facts[2]) << 16);
-        hash
     }
 }

@@ -13,8 +13,27 @@ use super::tables::{self, Read};
 /// All steps from a state, in an order that depends on the state alone.
 pub fn steps(config: &Config, from: &State, out: &mut Vec<Step>) {
     out.clear();
+    for node in 0..config.nodes {
+        of_node(config, &from.facing(node), out);
+    }
+    for step in out {
+        for node in 0..config.nodes {
+            if step.outcome.violation.is_none()
+                && let Some(violation) = check(config, &step.state.facing(node))
+            {
+                step.outcome.broke(violation);
+            }
+        }
+        step.state.canonical();
+    }
+}
+
+/// What may happen at the node that `from` faces; time is everybody's.
+fn of_node(config: &Config, from: &State, out: &mut Vec<Step>) {
     let mut all = Steps { config, from, out };
-    all.time();
+    if from.node == 0 {
+        all.time();
+    }
     all.program();
     all.clients();
     all.attacker();
@@ -35,14 +54,6 @@ pub fn steps(config: &Config, from: &State, out: &mut Vec<Step>) {
             agent::wipe(config, state, outcome);
         },
     );
-    for step in out {
-        if step.outcome.violation.is_none()
-            && let Some(violation) = check(config, &step.state)
-        {
-            step.outcome.broke(violation);
-        }
-        step.state.canonical();
-    }
 }
 
 pub(super) struct Steps<'a> {

@@ -398,6 +398,53 @@ pub fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
+            Size::Short,
+            Config {
+                nodes: 2,
+                flight: 0,
+                fin: true,
+                budget: Budget { changes: 2, reroutes: 1, ..Budget::default() },
+                ..Config::base(
+                    "two-nodes",
+                    "routers move a connection between two nodes, where it is at base or known",
+                )
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                nodes: 2,
+                flight: 0,
+                fin: true,
+                budget: Budget { changes: 3, reroutes: 3, restarts: 1, ..Budget::default() },
+                ..Config::base("two-nodes-3", "the same, three changes and moves, an agent dies")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                nodes: 2,
+                flight: 0,
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, second],
+                budget: Budget { changes: 2, reroutes: 2, ..Budget::default() },
+                exception: Some("a connection moved to a node that remembers another one of its tuple (d)"),
+                ..Config::base("two-nodes-reuse", "the same, and a port used again by way of either node")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                nodes: 2,
+                moves_safely: false,
+                flight: 0,
+                budget: Budget { changes: 1, reroutes: 1, ..Budget::default() },
+                exception: Some(
+                    "routers move a connection to a node where it is neither at base nor known (d)",
+                ),
+                ..Config::base("two-nodes-apart", "routers move a connection anywhere, during a change")
+            },
+        ),
+        (
             Size::Usual,
             Config {
                 mids: 2,
