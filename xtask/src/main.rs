@@ -1,6 +1,7 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
 mod demo;
+mod fuzz;
 mod program;
 mod vm;
 
@@ -28,6 +29,8 @@ enum Command {
     ModelCheck(program::Arguments),
     /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
     Sim(program::Arguments),
+    /// Search for packets that break something, guided by coverage
+    Fuzz(fuzz::Arguments),
     /// Run the kernel tests on other kernels, in virtual machines
     Vm(vm::Arguments),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         }
         Command::ModelCheck(arguments) => program::become_it("zdd-model-check", &[], &arguments),
         Command::Sim(arguments) => program::become_it("zdd-sim", &[], &arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! quotas (1 byte) · state of each service's two cells (1 byte each) · acts
-//! act: 0-199 frame: 1 byte length / 2, bytes · 200-219 cell · 220-239 time · 240-255 backend's next hop; 1 byte each
+//! act: 0-199 frame: 1 byte length / 2, bytes · 200-219 cell · 220-229 time · 230-239 admission · 240-255 next hop; 1 byte each
 //! ```
 
 /// Reads them.
@@ -19,6 +19,8 @@ pub enum Act<'a> {
     Cell(u8),
     /// So many steps of time pass.
     Time(u8),
+    /// Other sources are admitted, and other limits hold.
+    Admit(u8),
     /// A backend's next hop becomes another.
     Hop(u8),
 }
@@ -54,7 +56,8 @@ impl<'a> Input<'a> {
                 Act::Frame(frame)
             }
             200..220 => Act::Cell(argument),
-            220..240 => Act::Time(argument),
+            220..230 => Act::Time(argument),
+            230..240 => Act::Admit(argument),
             240.. => Act::Hop(argument),
         })
     }

@@ -9,7 +9,10 @@ use zdd_common::flows::Bucket;
 use zdd_common::hash::HashKey;
 use zdd_common::model::Model;
 use zdd_common::net::{Addr, End, TCP, UDP};
+use zdd_common::pace::Pace;
 use zdd_common::rules;
+use zdd_common::sources::Source;
+use zdd_common::spans::Span;
 use zdd_common::syn_filter::Line;
 use zdd_common::tables::Route;
 
@@ -42,15 +45,20 @@ pub const SERVICES: [Kind; 8] = [
     kind(Mode::Ipip, false, true),
 ];
 
+/// First and last of the ports that every VIP has besides its own.
+const SPAN: (u16, u16) = (8000, 8099);
+
+fn span(end: EndEntry) -> Span {
+    Span { end, first: SPAN.0.to_be(), zero: [0; 3] }
+}
+
 /// Backends of each service.
 const EACH: u16 = 2;
 /// The highest id of a backend.
 pub const BACKENDS: BackendId = SERVICES.len() as u16 * EACH;
 /// A client of each family.
-pub const CLIENTS: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7)),
-];
+pub const CLIENTS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))];
 /// MAC address behind every next hop.
 const HOP: [u8; 6] = [2, 0, 0, 0, 0xbb, 1];
 const CELLS: u32 = 2;
@@ -99,10 +107,23 @@ pub fn build(input: &mut Input<'_>) -> Model {
     model.ingress = 1;
     model.redirects.extend([1, 2]);
     model.routes.insert(CLIENTS[0].into(), Route { ifindex: 1, src_mac: [2; 6], dst_mac: [4; 6] });
+    sources(&mut model);
     for id in 0..SERVICES.len() {
         service(&mut model, id, input.byte());
     }
     model
+}
+
+/// Sets of sources: one denies the clients, one gives them to another service's cells.
+fn sources(model: &mut Model) {
+    for client in CLIENTS {
+        let bits = if client.is_ipv4() { 120 } else { 64 };
+        let mask = u128::MAX << (128 - bits);
+        let first = Addr::v6((u128::from_be_bytes(Addr::from(client).octets()) & mask).to_be_bytes());
+        model.sources.insert((1, first, bits), Source { flags: Source::DENIED, service: 0 });
+        model.sources.insert((2, first, bits), Source { flags: 0, service: 2 });
+        model.sources.insert((2, Addr::default(), 0), Source { flags: Source::DENIED, service: 0 });
+    }
 }
 
 fn service(model: &mut Model, id: usize, state: u8) {
@@ -132,8 +153,10 @@ fn service(model: &mut Model, id: usize, state: u8) {
     }
     let (addr, port) = vip(id);
     let end = |(addr, port): (IpAddr, u16)| End::new(addr.into(), port.to_be(), proto);
-    let entry = EndEntry { kind: EndKind::Vip as u16, service: number, id: 100 + number, ..EndEntry::default() };
+    let entry =
+        EndEntry { kind: EndKind::Vip as u16, service: number, id: 100 + number, ..EndEntry::default() };
     model.ends.insert(end((addr, port)), entry);
+    model.spans.push((end((addr, SPAN.0)), SPAN, span(entry)));
     let address = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
     model.ends.insert(End::new(addr.into(), 0, 0), address);
     for number in mine {
@@ -162,7 +185,26 @@ fn service(model: &mut Model, id: usize, state: u8) {
                 ..EndEntry::default()
             };
             model.ends.insert(end(own), entry);
+            let entry = EndEntry { vip_port: SPAN.0.to_be(), ..entry };
+            let first = own.1 + 1000;
+            let ports = (first, first + SPAN.1 - SPAN.0);
+            model.spans.push((end((own.0, first)), ports, Span { first: first.to_be(), ..span(entry) }));
         }
+    }
+}
+
+/// Makes a VIP look its sources up or no longer, and limits its new connections or no longer.
+fn admit(model: &mut Model, argument: u8) {
+    let id = usize::from(argument) % SERVICES.len();
+    let (addr, port) = vip(id);
+    let end = End::new(addr.into(), port.to_be(), if SERVICES[id].udp { UDP } else { TCP });
+    if let Some(entry) = model.ends.get_mut(&end) {
+        entry.sources = u32::from(argument >> 3 & 3);
+    }
+    let pace =
+        if argument & 0x20 == 0 { Pace::default() } else { Pace::new(10, 1 + u32::from(argument >> 6)) };
+    if let Some(service) = model.services.get_mut(&(id as u16)) {
+        (service.new_interval, service.new_burst) = (pace.interval, pace.burst);
     }
 }
 
@@ -171,6 +213,7 @@ pub fn change(model: &mut Model, act: Act<'_>) {
     match act {
         Act::Frame(_) => {}
         Act::Time(steps) => model.now_ns += u64::from(steps) << 27,
+        Act::Admit(argument) => admit(model, argument),
         Act::Hop(argument) => {
             let id = 1 + u16::from(argument) % BACKENDS;
             let port = u16::from(argument >> 4) % 6;
