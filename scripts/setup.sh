@@ -23,7 +23,7 @@ esac
 # Command (or file) that must be there, and the package that brings it.
 packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsenter:util-linux pgrep:procps
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
-test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools prometheus:prometheus tshark:tshark
+test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver)
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
@@ -101,7 +101,7 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 "${missing[@]}"
     # The tests start their own servers; what was installed for them must not run after the next boot either.
-    for service in nginx redis-server prometheus; do
+    for service in nginx redis-server postgresql prometheus; do
         case " ${missing[*]} " in *" $service "*) services+=("$service") ;; esac
     done
     for service in "${services[@]}"; do

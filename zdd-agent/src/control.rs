@@ -14,7 +14,7 @@ use crate::desired::{BasisPoints, Desired};
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Snapshot, Status, WhoMoves,
 };
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 use crate::text::{Unreadable, parse_socket};
 
 /// Where the answer to one request goes.
@@ -216,6 +216,10 @@ pub enum Request {
         reason: String,
         reply: Reply<ChangeReport>,
     },
+    Line {
+        stopped: Option<String>,
+        reply: Reply<StoppedLine>,
+    },
     Detach {
         reply: Reply<DetachReport>,
     },
@@ -236,6 +240,8 @@ pub struct RolloutAsk {
     pub revision: Option<u64>,
     /// Why, kept in the history; may be empty.
     pub reason: String,
+    /// Pass what holds it now: the gate, a stopped line, a freeze window. Needs a reason.
+    pub break_glass: bool,
 }
 
 /// The ways in which an operator moves a rollout.
@@ -284,6 +290,7 @@ impl Request {
             Request::RolloutPlan { reply, .. } => drop(reply.send(Err(refused))),
             Request::RolloutHistory { reply, .. } => drop(reply.send(Err(refused))),
             Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Line { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
         }
@@ -412,6 +419,11 @@ impl Handle {
     /// Closes or opens the gate of a service: while it is closed no rollout takes a step up.
     pub async fn gate(&self, service: String, closed: bool, reason: String) -> Result<ChangeReport, Refused> {
         self.ask(|reply| Request::Gate { service, closed, reason, reply }).await
+    }
+
+    /// Stops the line: no rollout of any service takes a step up until it is released with `None`.
+    pub async fn line(&self, stopped: Option<String>) -> Result<StoppedLine, Refused> {
+        self.ask(|reply| Request::Line { stopped, reply }).await
     }
 
     /// Detaches the program and removes every pin; the agent ends after the answer.

@@ -135,6 +135,9 @@ pub struct ServiceSpec {
     /// How many new connections one source may open; `None` (the default): any number.
     #[serde(default)]
     pub new_per_source: Option<NewPerSource>,
+    /// What a version's healthy backends must bear before it gets more; `None`: one healthy backend is enough.
+    #[serde(default)]
+    pub capacity: Option<crate::capacity::Capacity>,
     /// Cells of the service: a power of two from 1_024 to 1_048_576. Default 16_384.
     pub cells: u32,
     /// Health check; `None`: every backend counts as healthy.

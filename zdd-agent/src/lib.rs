@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod agent;
 pub mod api;
+pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod config;

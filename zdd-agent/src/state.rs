@@ -21,6 +21,9 @@ pub struct State {
     pub file: Vec<ServiceSpec>,
     /// The services as they are in force.
     pub services: Vec<SavedService>,
+    /// Why no rollout of any service takes a step up; `None`: they do.
+    #[serde(default)]
+    pub line_stopped: Option<String>,
 }
 
 /// [`State`] for writing: what it borrows may be 16 MiB of groups, which nobody needs twice.
@@ -32,6 +35,8 @@ pub struct StateRef<'a> {
     pub file: &'a [ServiceSpec],
     /// [`State::services`].
     pub services: Vec<&'a SavedService>,
+    /// [`State::line_stopped`].
+    pub line_stopped: Option<&'a str>,
 }
 
 impl State {

@@ -1,7 +1,10 @@
 //! Rollouts with a running agent, under traffic that must not notice. Needs root.
 
 mod answers;
+mod database;
+mod holds;
 mod page;
+mod undo;
 
 use std::time::{Duration, Instant};
 
@@ -392,7 +395,7 @@ fn an_abort_is_in_force_as_soon_as_a_shift_is() -> Result<()> {
     let load = world.load(10)?;
     let socket = world.zdd().socket().to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let ask = |act| RolloutAsk { act, revision: None, reason: String::new() };
+    let ask = |act| RolloutAsk { act, revision: None, reason: String::new(), break_glass: false };
     let (mut took, mut shifts): (Vec<Duration>, Vec<Duration>) = runtime.block_on(async {
         let mut client = Client::connect(&socket).await.expect("the agent answers");
         let mut took = Vec::new();

@@ -20,7 +20,7 @@ use crate::desired::BasisPoints;
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
 };
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -213,11 +213,11 @@ impl Client {
 
     /// See [`Handle::rollout`](crate::control::Handle::rollout).
     pub async fn rollout(&mut self, service: &str, ask: RolloutAsk) -> Result<RolloutReport, ClientError> {
-        let RolloutAsk { act, revision, reason } = ask;
+        let RolloutAsk { act, revision, reason, break_glass } = ask;
         let (service, mut undo_to) = (service.to_owned(), None);
         let r#move = match act {
             RolloutAct::Start(candidate) => {
-                let request = pb::StartRolloutRequest { service, candidate, reason };
+                let request = pb::StartRolloutRequest { service, candidate, reason, break_glass };
                 return report(self.inner.start_rollout(request).await);
             }
             RolloutAct::Pause => pb::Move::Pause,
@@ -234,7 +234,14 @@ impl Client {
         let r#move = r#move.into();
         report(
             self.inner
-                .move_rollout(pb::MoveRolloutRequest { service, r#move, revision, reason, undo_to })
+                .move_rollout(pb::MoveRolloutRequest {
+                    service,
+                    r#move,
+                    revision,
+                    reason,
+                    undo_to,
+                    break_glass,
+                })
                 .await,
         )
     }
@@ -259,6 +266,11 @@ impl Client {
     pub async fn rollout_history(&mut self, service: &str) -> Result<RolloutHistory, ClientError> {
         let request = pb::GetRolloutHistoryRequest { service: service.to_owned() };
         report(self.inner.get_rollout_history(request).await)
+    }
+
+    /// See [`Handle::line`](crate::control::Handle::line).
+    pub async fn line(&mut self, stopped: Option<String>) -> Result<StoppedLine, ClientError> {
+        report(self.inner.set_line(pb::SetLineRequest { stopped }).await)
     }
 
     /// See [`Handle::gate`](crate::control::Handle::gate).

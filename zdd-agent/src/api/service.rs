@@ -192,8 +192,8 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::StartRolloutRequest>,
     ) -> Result<Response<pb::RolloutReport>, Status> {
-        let pb::StartRolloutRequest { service, candidate, reason } = request.into_inner();
-        let ask = RolloutAsk { act: RolloutAct::Start(candidate), revision: None, reason };
+        let pb::StartRolloutRequest { service, candidate, reason, break_glass } = request.into_inner();
+        let ask = RolloutAsk { act: RolloutAct::Start(candidate), revision: None, reason, break_glass };
         answer(self.handle.rollout(service, ask).await)
     }
 
@@ -201,7 +201,8 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::MoveRolloutRequest>,
     ) -> Result<Response<pb::RolloutReport>, Status> {
-        let pb::MoveRolloutRequest { service, r#move, revision, reason, undo_to } = request.into_inner();
+        let pb::MoveRolloutRequest { service, r#move, revision, reason, undo_to, break_glass } =
+            request.into_inner();
         let act = match pb::Move::try_from(r#move) {
             Ok(pb::Move::Pause) => RolloutAct::Pause,
             Ok(pb::Move::Resume) => RolloutAct::Resume,
@@ -214,7 +215,7 @@ impl pb::control_server::Control for Control {
                 return Err(Status::invalid_argument(format!("{} is no Move", r#move)));
             }
         };
-        answer(self.handle.rollout(service, RolloutAsk { act, revision, reason }).await)
+        answer(self.handle.rollout(service, RolloutAsk { act, revision, reason, break_glass }).await)
     }
 
     async fn get_rollout(
@@ -255,6 +256,13 @@ impl pb::control_server::Control for Control {
         request: Request<pb::GetRolloutHistoryRequest>,
     ) -> Result<Response<pb::RolloutHistory>, Status> {
         answer(self.handle.rollout_history(request.into_inner().service).await)
+    }
+
+    async fn set_line(
+        &self,
+        request: Request<pb::SetLineRequest>,
+    ) -> Result<Response<pb::StoppedLine>, Status> {
+        answer(self.handle.line(request.into_inner().stopped).await)
     }
 
     async fn set_gate(

@@ -141,6 +141,9 @@ message!(
         weight,
         paused,
         gate_closed,
+        stopped,
+        broke_glass,
+        train,
         waits_for,
         steps,
         analyses,
@@ -149,6 +152,7 @@ message!(
         log
     }
 );
+message!(rollout::StoppedLine, StoppedLine { stopped, rollouts });
 message!(rollout::StepReport, RolloutStep { what, rollback, state });
 message!(
     rollout::AnalysisReport,

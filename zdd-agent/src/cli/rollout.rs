@@ -11,7 +11,7 @@ use super::rollout_args::{GateCommand, Move, RolloutCommand, Wait};
 use super::table;
 use crate::api::client::{Client, ClientError};
 use crate::control::{RolloutAct, RolloutAsk};
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport};
+use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport, StoppedLine};
 
 /// How often somebody who waits looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,8 +25,10 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
         RolloutCommand::History { service } => {
             out.print(&client.rollout_history(&service).await?, history)?;
         }
-        RolloutCommand::Start { service, version, reason, wait } => {
-            let ask = RolloutAsk { act: RolloutAct::Start(version), revision: None, reason };
+        RolloutCommand::StopTheLine { reason } => out.print(&client.line(Some(reason)).await?, line)?,
+        RolloutCommand::ReleaseTheLine => out.print(&client.line(None).await?, line)?,
+        RolloutCommand::Start { service, version, reason, break_glass, wait } => {
+            let ask = RolloutAsk { act: RolloutAct::Start(version), revision: None, reason, break_glass };
             let report = client.rollout(&service, ask).await?;
             return shown(report, wait, client, out).await;
         }
@@ -73,14 +75,14 @@ pub async fn gate(command: GateCommand, client: &mut Client, out: &mut Output) -
 }
 
 async fn moved(act: RolloutAct, to: Move, client: &mut Client, out: &mut Output) -> anyhow::Result<Outcome> {
-    let Move { service, reason, revision, wait } = to;
+    let Move { service, reason, revision, break_glass, wait } = to;
     let revision = match &act {
         // What goes back is right whatever has happened meanwhile; what goes on is meant for what the caller has seen.
         RolloutAct::Abort | RolloutAct::Undo { .. } => revision,
         _ if revision.is_some() => revision,
         _ => Some(client.rollout_status(&service).await?.revision),
     };
-    let report = client.rollout(&service, RolloutAsk { act, revision, reason }).await?;
+    let report = client.rollout(&service, RolloutAsk { act, revision, reason, break_glass }).await?;
     shown(report, wait, client, out).await
 }
 
@@ -153,6 +155,18 @@ fn step_lines(steps: &[StepReport], rollbacks: bool) -> String {
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
+}
+
+/// `zdd rollout stop-the-line` and `release-the-line`.
+fn line(report: &StoppedLine) -> String {
+    let under_way = match report.rollouts.as_slice() {
+        [] => "no rollout is under way".to_owned(),
+        some => format!("rollouts under way: {}", some.join(", ")),
+    };
+    match &report.stopped {
+        Some(why) => format!("the line is stopped ({why}): no rollout takes a step up; {under_way}\n"),
+        None => format!("the line is released; {under_way}\n"),
+    }
 }
 
 /// `zdd rollout plan`.

@@ -25,6 +25,9 @@ pub enum RolloutCommand {
         /// Why; kept in the history.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
+        /// Pass what holds it now: the gate, a stopped line, a freeze window. Needs --reason.
+        #[arg(long, requires = "reason")]
+        break_glass: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -65,6 +68,14 @@ pub enum RolloutCommand {
         #[arg(long = "to", value_name = "N")]
         number: Option<u64>,
     },
+    /// Let no rollout of any service take a step up; analysis and rollback go on.
+    StopTheLine {
+        /// Why; shown while it is stopped.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Let the rollouts of all services take steps again.
+    ReleaseTheLine,
     /// List rollouts that are over.
     History {
         /// Service.
@@ -83,6 +94,9 @@ pub struct Move {
     /// Only if the rollout is still at this revision, as `status` showed it.
     #[arg(long, value_name = "N")]
     pub revision: Option<u64>,
+    /// Pass what holds it now: the gate, a stopped line, a freeze window; `undo`: also after contract. Needs --reason.
+    #[arg(long, requires = "reason")]
+    pub break_glass: bool,
     #[command(flatten)]
     pub wait: Wait,
 }

@@ -10,6 +10,7 @@ use super::problems::Sink;
 use super::reader::{At, Span, Table, integer, readable, wrong_type};
 use super::value;
 use crate::admission::{AccessSpec, NewPerSource};
+use crate::capacity::Capacity;
 use crate::desired::{
     Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, UdpPolicy,
     VersionSpec, Vip,
@@ -28,12 +29,24 @@ pub(super) struct ServiceRead {
     udp_idle_timeout: Duration,
     udp: Option<At<UdpPolicy>>,
     drain_timeout: Option<Duration>,
+    capacity: Option<Capacity>,
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
     rollout: Option<crate::rollout::RolloutSpec>,
     access: AccessSpec,
     new_per_source: Option<NewPerSource>,
     pub versions: Vec<VersionRead>,
+}
+
+fn read_capacity(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Capacity {
+    let min_healthy = table.percent("min_healthy", sink);
+    let new_flows = table.integer("new_flows", 1..=1_000_000_000, sink);
+    if !table.has("min_healthy") && !table.has("new_flows") {
+        let help = "write capacity = { min_healthy = \"50%\", new_flows = 200 }, or one of the two";
+        sink.error(Some(table.span.clone()), "`capacity` asks for nothing".to_owned(), help);
+    }
+    table.finish(sink);
+    Capacity { min_healthy: value(min_healthy).unwrap_or(0), new_flows: value(new_flows) }
 }
 
 /// A version as it was read.
@@ -96,6 +109,7 @@ impl ServiceRead {
             udp_idle_timeout: self.udp_idle_timeout,
             udp: value(self.udp).unwrap_or_default(),
             drain_timeout: self.drain_timeout,
+            capacity: self.capacity,
             cells: self.cells.value,
             health: self.health,
             rollout: self.rollout,
@@ -153,6 +167,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         let help = format!("choose {below} or {above}");
         sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
     }
+    let capacity = table.table("capacity", "capacity", sink).map(|capacity| read_capacity(capacity, sink));
     let health = table.table("health", "health", sink).and_then(|health| health_check(health, sink));
     let rollout = table
         .table("rollout", "[service.rollout]", sink)
@@ -177,6 +192,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         udp_idle_timeout: value(udp_idle_timeout).unwrap_or(Duration::from_secs(60)),
         udp,
         drain_timeout: value(drain_timeout),
+        capacity,
         cells,
         health,
         rollout,

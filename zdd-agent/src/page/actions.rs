@@ -68,7 +68,8 @@ pub(super) async fn act(handle: &Handle, action: Action) -> Result<Value, Refuse
         Action::Undo { service, revision } => (service, RolloutAct::Undo { to: None }, revision),
     };
     // What was on the screen when somebody decided: if it is something else by now, they shall look again.
-    let ask = RolloutAsk { act, revision: Some(revision), reason: "on the page".to_owned() };
+    let ask =
+        RolloutAsk { act, revision: Some(revision), reason: "on the page".to_owned(), break_glass: false };
     json(handle.rollout(service, ask).await?)
 }
 

@@ -46,6 +46,7 @@ impl Reconciler {
             Request::Gate { service, closed, reason, reply } => {
                 drop(reply.send(self.gate(&service, closed, &reason)));
             }
+            Request::Line { stopped, reply } => drop(reply.send(self.set_line(stopped))),
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
             }
@@ -141,6 +142,7 @@ impl Reconciler {
     ) -> Result<(), Refused> {
         for face in &self.services[index].faces {
             self.guard_vip(index, &face.at.vip, new, force, notes)?;
+            self.guard_capacity(index, &face.at.vip, new, force, notes)?;
         }
         Ok(())
     }

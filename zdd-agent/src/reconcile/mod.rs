@@ -8,6 +8,8 @@ mod drains;
 mod explain;
 mod face;
 mod grace;
+mod guard_capacity;
+mod holds;
 mod ids;
 mod network;
 mod publish;
@@ -86,6 +88,10 @@ pub struct Reconciler {
     ports: Vec<PortKey>,
     watchers: Vec<Watcher>,
     rollouts: rollouts::Tasks,
+    /// `zdd rollout stop-the-line`, and why.
+    line_stopped: Option<String>,
+    /// New flows of the services whose backends bear only so many.
+    loads: HashMap<String, crate::capacity::Load>,
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
@@ -162,6 +168,7 @@ impl Reconciler {
         self.sweep(now);
         self.advance_drains(now);
         self.follow_wanted(now);
+        self.look_at_load();
     }
 
     /// Does something with every service; an error is told, and the others go on.
@@ -253,6 +260,7 @@ impl Reconciler {
             key: self.key,
             file: &self.file,
             services: self.services.iter().map(|service| &service.saved).collect(),
+            line_stopped: self.line_stopped.as_deref(),
         }
     }
 

@@ -55,7 +55,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     }
     let now = clock::now_ns();
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
-    let mut state = saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new() });
+    let mut state =
+        saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new(), line_stopped: None });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
@@ -107,6 +108,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         ports: Vec::new(),
         watchers: Vec::new(),
         rollouts: super::rollouts::Tasks::new(),
+        line_stopped: state.line_stopped.clone(),
+        loads: HashMap::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
         desired,

@@ -14,19 +14,33 @@ impl Reconciler {
     /// Begins or moves a rollout.
     pub(super) fn rollout(&mut self, name: &str, ask: RolloutAsk) -> Result<RolloutReport, Refused> {
         let index = self.index_of(name)?;
-        let RolloutAsk { act, revision, reason } = ask;
+        let RolloutAsk { act, revision, reason, break_glass } = ask;
+        if break_glass && reason.is_empty() {
+            return Err(Refused::invalid(
+                "breaking the glass needs a reason\nhelp: add --reason TEXT; it is kept in the history",
+            ));
+        }
+        let glass = break_glass.then(|| reason.clone());
         self.seen(index, revision)?;
         let active = self.services[index].saved.rollouts.active().is_some();
         match act {
-            RolloutAct::Start(candidate) => self.start_rollout(index, &candidate)?,
+            RolloutAct::Start(candidate) => self.start_rollout(index, &candidate, glass.clone())?,
             RolloutAct::Undo { to: None } if active => self.command(index, Command::Abort, reason)?,
-            RolloutAct::Undo { to } => self.undo(index, to, &reason)?,
-            RolloutAct::Retry if !active => self.retry(index)?,
+            RolloutAct::Undo { to } => self.undo(index, to, &reason, break_glass)?,
+            RolloutAct::Retry if !active => self.retry(index, glass.clone())?,
             RolloutAct::Retry => self.command(index, Command::Retry, reason)?,
             RolloutAct::Pause => self.command(index, Command::Pause, reason)?,
             RolloutAct::Resume => self.command(index, Command::Resume, reason)?,
             RolloutAct::Promote { full } => self.command(index, Command::Promote { full }, reason)?,
             RolloutAct::Abort => self.command(index, Command::Abort, reason)?,
+        }
+        // What was asked for makes sense, and only now does what holds it let go.
+        let goes_on =
+            self.services[index].saved.rollouts.active().is_some_and(|r| r.progress.broke_glass != glass);
+        if let Some(reason) = glass
+            && goes_on
+        {
+            self.command(index, Command::BreakGlass, reason)?;
         }
         self.rollout_status(name)
     }
@@ -109,27 +123,33 @@ impl Reconciler {
         Ok((stable, refusals))
     }
 
-    fn start_rollout(&mut self, index: usize, candidate: &str) -> Result<(), Refused> {
+    fn start_rollout(&mut self, index: usize, candidate: &str, glass: Option<String>) -> Result<(), Refused> {
         let spec = self.spec_of(index)?;
         let (stable, refusals) = self.versions_for(index, candidate)?;
         if let Some(refused) = refusals.into_iter().next() {
             return Err(refused);
         }
         let id = self.services[index].saved.rollouts.last_id + 1;
-        self.begin_rollout(index, Plan { id, spec, stable, candidate: candidate.to_owned() })
+        self.begin_rollout(index, Plan { id, spec, stable, candidate: candidate.to_owned() }, glass)
     }
 
-    fn retry(&mut self, index: usize) -> Result<(), Refused> {
+    fn retry(&mut self, index: usize, glass: Option<String>) -> Result<(), Refused> {
         let current = self.services[index].saved.rollouts.current.as_ref();
         let Some(rollout) = current else { return Err(self.none(index)) };
         if rollout.progress.phase == Phase::Promoted {
             return Err(Refused::refused("the last rollout was promoted: there is nothing to retry"));
         }
         let candidate = rollout.plan.candidate.clone();
-        self.start_rollout(index, &candidate)
+        self.start_rollout(index, &candidate, glass)
     }
 
-    fn undo(&mut self, index: usize, to: Option<u64>, reason: &str) -> Result<(), Refused> {
+    fn undo(
+        &mut self,
+        index: usize,
+        to: Option<u64>,
+        reason: &str,
+        break_glass: bool,
+    ) -> Result<(), Refused> {
         let name = self.services[index].name().to_owned();
         let rollouts = &self.services[index].saved.rollouts;
         if rollouts.active().is_some() {
@@ -152,6 +172,15 @@ impl Reconciler {
         if now.as_deref() == Some(&target) {
             return Err(Refused::refused(format!("{target} has everything already")));
         }
+        let since = rollouts.history.iter().rposition(|past| past.contracted && past.stable == target);
+        if let Some(past) = since.map(|at| &rollouts.history[at])
+            && !break_glass
+        {
+            return Err(Refused::refused(format!(
+                "rollout {} has called contract: {target} may not be able to live with the database any more\nhelp: go forward to a mended version, or use --break-glass --reason TEXT",
+                past.id
+            )));
+        }
         if !versions.iter().any(|version| version.name == target) {
             return Err(Refused::not_found(format!(
                 "{target} is not in the configuration any more\nhelp: add it back with its backends, `zdd apply`, and repeat"
@@ -159,10 +188,8 @@ impl Reconciler {
         }
         let new: Vec<BasisPoints> =
             versions.iter().map(|version| if version.name == target { FULL } else { 0 }).collect();
-        let began = unix_ms();
+        let (began, back_to) = (unix_ms(), target.clone());
         let before = self.services[index].saved.rollouts.clone();
-        let mut notes = Vec::new();
-        self.guard_health(index, &new, false, &mut notes)?;
         let from = now.unwrap_or_else(|| "several versions".to_owned());
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         let rollouts = &mut self.services[index].saved.rollouts;
@@ -177,6 +204,7 @@ impl Reconciler {
             outcome: "undone".to_owned(),
             why: (!reason.is_empty()).then(|| reason.to_owned()),
             left: target,
+            contracted: false,
             started_unix_ms: began,
             ended_unix_ms: began,
             log: vec![Line { unix_ms: began, text: text.clone() }],
@@ -184,9 +212,11 @@ impl Reconciler {
         if let Some(rollout) = &mut rollouts.current {
             rollout.note(began, text);
         }
-        self.put_weights(index, &new, notes).map(drop).inspect_err(|_| {
+        let given = self.give_back(index, &back_to, &new);
+        if given.is_err() {
             self.services[index].saved.rollouts = before;
-        })
+        }
+        given
     }
 
     /// `zdd rollback` during a rollout is an abort. Gives the version that gets everything, if there is a rollout.

@@ -4,6 +4,7 @@ use super::Reconciler;
 use crate::control::{Refused, Target};
 use crate::desired::{BasisPoints, FULL};
 use crate::rollout::machine::{Event, Phase};
+use crate::rollout::spec::HookKind;
 use crate::text::percent;
 
 impl Reconciler {
@@ -32,12 +33,31 @@ impl Reconciler {
             _ => 0,
         };
         let new: Vec<BasisPoints> = saved.spec.versions.iter().map(|version| weight(&version.name)).collect();
+        if back {
+            return self.give_back(index, &stable, &new);
+        }
         let mut notes = Vec::new();
         self.guard_health(index, &new, false, &mut notes)?;
-        if !back {
-            self.guard_filter(false)?;
-        }
+        self.guard_filter(false)?;
         self.put_weights(index, &new, notes).map(drop)
+    }
+
+    /// Gives weights back to `version`: that it drains is no obstacle, because with weight its drain is over.
+    pub(super) fn give_back(
+        &mut self,
+        index: usize,
+        version: &str,
+        new: &[BasisPoints],
+    ) -> Result<(), Refused> {
+        let before = self.services[index].saved.draining.clone();
+        self.services[index].saved.draining.retain(|drain| drain.version != version);
+        let mut notes = Vec::new();
+        let guarded = self.guard_health(index, new, false, &mut notes);
+        let given = guarded.and_then(|()| self.put_weights(index, new, notes).map(drop));
+        if given.is_err() {
+            self.services[index].saved.draining = before;
+        }
+        given
     }
 
     /// Begins the drain of the old version if it does not drain, and tells the machine when it is over.
@@ -62,8 +82,10 @@ impl Reconciler {
             }
             return;
         }
+        let contracts = rollout.plan.spec.calls(HookKind::Contract);
         let report = self.drain_report(index, &target);
-        if report.drained || report.deadline_passed {
+        // Past the deadline flows are let go, and with the last of them it is drained; `contract` waits for that.
+        if report.drained || report.deadline_passed && !contracts {
             self.rollout_goes_on(index, Event::Drained);
         }
     }

@@ -20,6 +20,7 @@ impl Reconciler {
             candidate: rollout.plan.candidate.clone(),
             weight: percent(rollout.progress.weight),
             phase: rollout.progress.phase.name().to_owned(),
+            rollout: rollout.plan.id.to_string(),
             what: what.to_owned(),
         })
     }

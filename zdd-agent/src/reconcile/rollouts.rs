@@ -91,9 +91,14 @@ impl Reconciler {
     }
 
     /// Begins a rollout whose plan is in order.
-    pub(super) fn begin_rollout(&mut self, index: usize, plan: machine::Plan) -> Result<(), Refused> {
+    pub(super) fn begin_rollout(
+        &mut self,
+        index: usize,
+        plan: machine::Plan,
+        broke_glass: Option<String>,
+    ) -> Result<(), Refused> {
         let before = self.services[index].saved.rollouts.clone();
-        let (progress, effects) = machine::begin(&plan, before.gate.is_some(), 0);
+        let (progress, effects) = machine::begin(&plan, self.holds(index, &plan.spec, broke_glass), 0);
         let rollouts = &mut self.services[index].saved.rollouts;
         rollouts.last_id = plan.id;
         let (clock_ms, started_unix_ms) = (0, unix_ms());
@@ -198,6 +203,7 @@ impl Reconciler {
             outcome: phase.name().to_owned(),
             why: phase.why().map(str::to_owned),
             left: left.clone(),
+            contracted: rollout.progress.contracted,
             started_unix_ms: rollout.started_unix_ms,
             ended_unix_ms: unix_ms(),
             log: rollout.log.clone(),
@@ -214,6 +220,7 @@ impl Reconciler {
         for index in 0..self.services.len() {
             let Some(rollout) = self.services[index].saved.rollouts.active() else { continue };
             let saved_before = rollout.clock_ms / SAVE_EVERY_MS;
+            self.look_at_holds(index);
             self.rollout_goes_on(index, Event::Tick);
             let clock = self.services[index].saved.rollouts.active().map(|rollout| rollout.clock_ms);
             if clock.is_some_and(|clock| clock / SAVE_EVERY_MS != saved_before)

@@ -86,6 +86,11 @@ impl Reconciler {
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(service));
         notes.extend(self.unremembered(service));
+        if let Some(why) = &self.line_stopped {
+            notes.push(format!(
+                "the line is stopped ({why}), no rollout takes a step up: `zdd rollout release-the-line`"
+            ));
+        }
         if let Some(rollout) = service.saved.rollouts.active() {
             let (plan, progress) = (&rollout.plan, &rollout.progress);
             notes.push(format!(

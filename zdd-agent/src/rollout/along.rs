@@ -20,7 +20,10 @@ impl Walk<'_> {
             return;
         }
         match self.at() {
-            Some(Stage::Hooks(kind)) => self.progress.hook = self.next_hook(kind, 0),
+            Some(Stage::Hooks(kind)) => {
+                self.progress.hook = self.next_hook(kind, 0);
+                self.progress.contracted |= kind == HookKind::Contract;
+            }
             Some(Stage::Weight(to)) => self.set(to),
             _ => {}
         }
@@ -64,6 +67,7 @@ impl Walk<'_> {
                 .zip(&progress.runs)
                 .all(|(spec, run)| spec.dry_run || !self.active(spec.when) || run.proven >= spec.count),
             Some(Stage::Drain) => progress.drained,
+            Some(Stage::Together(time)) => progress.cleared > time,
         }
     }
 

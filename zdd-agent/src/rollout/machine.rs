@@ -117,6 +117,15 @@ pub struct Progress {
     pub displaced: bool,
     /// `zdd gate close`.
     pub gate_closed: bool,
+    /// What else holds all steps up: the line is stopped, or a freeze window.
+    #[serde(default)]
+    pub stopped: Option<String>,
+    /// The glass was broken, and why: what was closed then holds nothing.
+    #[serde(default)]
+    pub broke_glass: Option<String>,
+    /// How often the train has gone on.
+    #[serde(default)]
+    pub cleared: u16,
     /// The present waiting was cut short.
     pub promoted: bool,
     /// All steps before 100 % are left out.
@@ -129,6 +138,9 @@ pub struct Progress {
     pub polls: Vec<HookRun>,
     /// The old version is drained, or its time is up.
     pub drained: bool,
+    /// A `contract` hook was called: the old version may not be able to live with the database any more.
+    #[serde(default)]
+    pub contracted: bool,
     /// The last one given out.
     pub token: u64,
 }
@@ -149,6 +161,8 @@ pub enum Command {
     Abort,
     /// Go on after a freeze.
     Retry,
+    /// Pass the gate, the stopped line and the freeze window that hold it now.
+    BreakGlass,
 }
 
 /// What happens.
@@ -170,6 +184,10 @@ pub enum Event {
     Operator(Command, String),
     /// The gate was closed (true) or opened.
     Gate(bool),
+    /// What holds all steps up besides the gate; `None`: nothing any more.
+    Stopped(Option<String>),
+    /// All of the train have met for this time, from 0.
+    Cleared(u16),
     /// Somebody else changed the weights.
     Interfered(String),
 }
@@ -201,8 +219,19 @@ pub enum Effect {
 /// A weight that was refused is tried again after this.
 pub(super) const SET_AGAIN_MS: u64 = 1_000;
 
+/// What holds a rollout from its first instant on.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    /// The gate is closed.
+    pub gate_closed: bool,
+    /// See [`Progress::stopped`].
+    pub stopped: Option<String>,
+    /// See [`Progress::broke_glass`].
+    pub broke_glass: Option<String>,
+}
+
 /// A rollout that begins.
-pub fn begin(plan: &Plan, gate_closed: bool, now: u64) -> (Progress, Vec<Effect>) {
+pub fn begin(plan: &Plan, holds: Holds, now: u64) -> (Progress, Vec<Effect>) {
     let poll = |hook: usize| HookRun {
         hook,
         failed: 0,
@@ -220,17 +249,22 @@ pub fn begin(plan: &Plan, gate_closed: bool, now: u64) -> (Progress, Vec<Effect>
         setting: None,
         paused: None,
         displaced: false,
-        gate_closed,
+        gate_closed: holds.gate_closed,
+        stopped: holds.stopped,
+        broke_glass: holds.broke_glass,
+        cleared: 0,
         promoted: false,
         full: false,
         runs: vec![Run::default(); plan.spec.analyses.len()],
         hook: None,
         polls: polls.map(poll).collect(),
         drained: false,
+        contracted: false,
         token: 0,
     };
     let mut walk = Walk { plan, stages: stages(&plan.spec), progress, said: Vec::new(), now };
     walk.say(format!("rollout {} of {} begins ({})", plan.id, plan.candidate, plan.spec.strategy.name()));
+    walk.say_holds();
     walk.enter();
     walk.go_on();
     let effects = walk.effects(&[]);
@@ -252,7 +286,14 @@ pub fn step(
     walk.go_on();
     let effects = walk.effects(&before.outstanding());
     let (mut after, key) = (walk.progress, |p: &Progress| {
-        (p.phase.clone(), p.stage, p.paused.clone(), p.gate_closed, p.full, p.promoted)
+        (
+            p.phase.clone(),
+            p.stage,
+            p.paused.clone(),
+            (p.gate_closed, p.stopped.clone(), p.broke_glass.clone()),
+            p.full,
+            p.promoted,
+        )
     });
     if key(&after) != key(before) {
         after.revision += 1;
@@ -279,6 +320,6 @@ impl Progress {
 
     /// Steps are not taken.
     pub fn held(&self) -> bool {
-        self.paused.is_some() || self.gate_closed
+        self.paused.is_some() || self.broke_glass.is_none() && (self.gate_closed || self.stopped.is_some())
     }
 }

@@ -4,6 +4,8 @@ use super::machine::*;
 use super::runs::Outcome;
 use super::search_tests::{canary, plan};
 use super::spec::*;
+use crate::desired::FULL;
+use std::time::Duration;
 
 /// An agent that does everything at once: weights are set, measurements and hooks answer as `answers` says.
 struct Story<'a> {
@@ -22,7 +24,7 @@ fn well(_: u64) -> Outcome {
 
 impl<'a> Story<'a> {
     fn new(plan: &'a Plan) -> Self {
-        let (progress, effects) = begin(plan, false, 0);
+        let (progress, effects) = begin(plan, Holds::default(), 0);
         let mut story =
             Story { plan, progress, now: 0, told: Vec::new(), measure: well, call: |_| Ok(()), accept: true };
         story.act(effects);
@@ -161,7 +163,7 @@ fn a_confirming_hook_is_asked_until_it_agrees_and_a_failing_one_ends_it() {
     let confirming = plan(canary(), OnFailure::Rollback, &[HookKind::ConfirmRollout]);
     let mut story = Story::new(&confirming);
     assert_eq!(story.progress.weight, 100);
-    let (progress, _) = begin(&confirming, false, 0);
+    let (progress, _) = begin(&confirming, Holds::default(), 0);
     story.progress = progress;
     story.call = |now| if now < 5_000 { Err("not yet".to_owned()) } else { Ok(()) };
     let token = story.progress.token;
@@ -172,7 +174,7 @@ fn a_confirming_hook_is_asked_until_it_agrees_and_a_failing_one_ends_it() {
     assert_eq!(story.progress.weight, 100);
 
     let failing = plan(canary(), OnFailure::Rollback, &[HookKind::Rollout]);
-    let (progress, _) = begin(&failing, false, 0);
+    let (progress, _) = begin(&failing, Holds::default(), 0);
     let mut story = Story { progress, plan: &failing, ..story };
     let token = story.progress.token;
     story.event(Event::HookDone(token, Err("exit 1".to_owned())));
@@ -204,4 +206,33 @@ fn somebody_elses_shift_pauses_and_resume_puts_the_plans_weight_back() {
     story.ask(Command::Resume);
     assert_eq!(story.told[before..], ["  3 resumed: tested", "  3 v2 has 1% of new flows"]);
     assert!(!story.progress.displaced);
+}
+
+#[test]
+fn a_contract_that_fails_is_never_rolled_back_by_itself() {
+    let strategy = Strategy::BlueGreen { auto_promote: true, bake: Duration::ZERO };
+    let mut plan = plan(strategy, OnFailure::Rollback, &[HookKind::Contract]);
+    plan.spec.analyses.clear();
+    plan.spec.soak = Duration::from_secs(2);
+    let (progress, effects) = begin(&plan, Holds::default(), 0);
+    assert!(effects.contains(&Effect::SetWeights(FULL)), "{effects:?}");
+    let event = |progress: &Progress, event, now| step(&plan, progress, event, now).unwrap();
+    let (progress, effects) = event(&progress, Event::WeightsSet(FULL), 0);
+    assert!(effects.contains(&Effect::Drain) && !progress.contracted, "{effects:?}");
+    let (progress, _) = event(&progress, Event::Drained, 1_000);
+    let (progress, effects) = event(&progress, Event::Tick, 2_999);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Start(..))), "the soak is not over: {effects:?}");
+    let (progress, effects) = event(&progress, Event::Tick, 3_000);
+    let Some(Effect::Start(token, Work::Call(0))) = effects.last() else { panic!("{effects:?}") };
+    let (progress, effects) = event(&progress, Event::HookDone(*token, Err("locked".to_owned())), 3_000);
+    assert!(
+        matches!(&progress.phase, Phase::Frozen(why) if why.contains("contract hook failed: locked")),
+        "{progress:?}"
+    );
+    assert!(!effects.iter().any(|e| matches!(e, Effect::SetWeights(_))), "{effects:?}");
+    // A retry proves and soaks anew, and calls it again. That it was called once is not forgotten.
+    let (progress, _) = event(&progress, Event::Operator(Command::Retry, String::new()), 4_000);
+    assert!(progress.contracted, "{progress:?}");
+    let (_, effects) = event(&progress, Event::Tick, 6_000);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Start(_, Work::Call(0)))), "{effects:?}");
 }

@@ -14,6 +14,7 @@ pub mod saved;
 pub mod spec;
 pub mod stages;
 mod walk;
+pub mod windows;
 
 #[cfg(test)]
 mod machine_tests;

@@ -67,6 +67,16 @@ impl Walk<'_> {
                 self.say(format!("resumed{because}"));
             }
             Command::Promote { full } => self.promote(full, &because)?,
+            Command::BreakGlass if reason.is_empty() => {
+                return Err(
+                    "breaking the glass needs a reason\nhelp: add --reason TEXT; it is kept in the history"
+                        .to_owned(),
+                );
+            }
+            Command::BreakGlass => {
+                self.progress.broke_glass = Some(reason.to_owned());
+                self.say(format!("the glass was broken{because}: what holds it now holds it no more"));
+            }
         }
         Ok(())
     }
@@ -76,6 +86,11 @@ impl Walk<'_> {
             return Err(format!(
                 "{} has no new flows yet, so nothing is known of it\nhelp: wait for the first weight; `zdd shift` sets weights without a rollout",
                 self.plan.candidate
+            ));
+        }
+        if full && let Some(train) = &self.plan.spec.train {
+            return Err(format!(
+                "it is part of train {train}, which moves together\nhelp: promote its waiting without --full"
             ));
         }
         let waits = matches!(self.at(), Some(Stage::Pause(_) | Stage::Await));

@@ -33,6 +33,12 @@ pub struct RolloutReport {
     pub paused: Option<String>,
     /// `zdd gate close`.
     pub gate_closed: bool,
+    /// What else holds all steps up: the line is stopped, or a freeze window.
+    pub stopped: Option<String>,
+    /// Why the glass was broken: what was closed then holds nothing.
+    pub broke_glass: Option<String>,
+    /// The release train that it is part of.
+    pub train: Option<String>,
     /// What it waits for, in words; empty when it is over.
     pub waits_for: Vec<String>,
     /// All of the plan.
@@ -124,6 +130,15 @@ pub struct RolloutPlan {
     pub on_failure: String,
     /// What keeps it from being started now.
     pub refusals: Vec<String>,
+}
+
+/// `zdd rollout stop-the-line` and `release-the-line`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedLine {
+    /// Why no rollout takes a step up; `None`: they do.
+    pub stopped: Option<String>,
+    /// Services with a rollout under way.
+    pub rollouts: Vec<String>,
 }
 
 /// `zdd rollout history`.
@@ -221,6 +236,9 @@ pub fn report(service: &str, saved: &SavedRollout) -> RolloutReport {
         weight: f64::from(progress.weight) / f64::from(FULL),
         paused: progress.paused.clone(),
         gate_closed: progress.gate_closed,
+        stopped: progress.stopped.clone(),
+        broke_glass: progress.broke_glass.clone(),
+        train: plan.spec.train.clone(),
         waits_for: waits_for(saved),
         steps: steps(&plan.spec, &plan.stable, &plan.candidate, Some(progress.stage)),
         analyses: analyses.collect(),
@@ -239,8 +257,11 @@ fn waits_for(saved: &SavedRollout) -> Vec<String> {
     if let Some(paused) = &progress.paused {
         all.push(format!("`zdd rollout resume`: paused {paused}"));
     }
-    if progress.gate_closed {
-        all.push("`zdd gate open`".to_owned());
+    if progress.broke_glass.is_none() {
+        if progress.gate_closed {
+            all.push("`zdd gate open`".to_owned());
+        }
+        all.extend(progress.stopped.iter().map(|what| format!("the end of what holds it: {what}")));
     }
     if let super::machine::Phase::Frozen(_) = progress.phase {
         all.push("`zdd rollout retry` or `abort`".to_owned());
@@ -272,6 +293,9 @@ fn waits_for(saved: &SavedRollout) -> Vec<String> {
             }));
         }
         Some(Stage::Drain) => all.push(format!("{} to be drained", plan.stable)),
+        Some(Stage::Together(_)) => {
+            all.push(format!("the others of train {}", plan.spec.train.as_deref().unwrap_or_default()));
+        }
         Some(Stage::Weight(_)) | None => {}
     }
     all

@@ -51,6 +51,9 @@ pub struct Past {
     pub why: Option<String>,
     /// The version that had everything afterwards.
     pub left: String,
+    /// The `contract` hooks were called: the version before may not be able to live with the database any more.
+    #[serde(default)]
+    pub contracted: bool,
     /// Since 1970.
     pub started_unix_ms: u64,
     /// Since 1970.

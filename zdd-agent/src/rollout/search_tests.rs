@@ -7,6 +7,7 @@ use super::machine::*;
 use super::runs::Outcome;
 use super::spec::*;
 use super::stages::{Stage, stages};
+use super::windows::Windows;
 use crate::desired::{BasisPoints, FULL};
 
 const SECOND_MS: u64 = 1_000;
@@ -45,6 +46,9 @@ pub(super) fn plan(strategy: Strategy, on_failure: OnFailure, hooks: &[HookKind]
         drain_deadline: None,
         analyses: vec![analysis("a", false, when[0]), analysis("b", when[1] == When::Always, when[1])],
         hooks: hooks.iter().map(|kind| hook(*kind)).collect(),
+        freeze: Windows::default(),
+        soak: Duration::from_secs(1),
+        train: None,
     };
     Plan { id: 1, spec, stable: "v1".to_owned(), candidate: "v2".to_owned() }
 }
@@ -69,7 +73,7 @@ struct World {
     drain_asked: bool,
 }
 
-fn events(world: &World) -> Vec<Option<Event>> {
+fn events(plan: &Plan, world: &World) -> Vec<Option<Event>> {
     if let Some(to) = world.publishing {
         return vec![Some(Event::WeightsSet(to)), Some(Event::Refused(to, "no".to_owned())), None];
     }
@@ -97,7 +101,15 @@ fn events(world: &World) -> Vec<Option<Event>> {
     ] {
         all.push(Some(Event::Operator(command, String::new())));
     }
+    all.push(Some(Event::Operator(Command::BreakGlass, "fire".to_owned())));
     all.push(Some(Event::Gate(!world.progress.gate_closed)));
+    let stopped =
+        if world.progress.stopped.is_some() { None } else { Some("the line is stopped".to_owned()) };
+    all.push(Some(Event::Stopped(stopped)));
+    if plan.spec.train.is_some() {
+        // The others never come too early: they clear what this one waits for, or that again.
+        all.push(Some(Event::Cleared(world.progress.cleared)));
+    }
     all.push(Some(Event::Interfered("somebody shifted".to_owned())));
     if world.drain_asked {
         all.push(Some(Event::Drained));
@@ -130,10 +142,21 @@ fn judge(plan: &Plan, before: &Progress, after: &Progress, effects: &[Effect]) {
             continue;
         }
         assert_eq!(after.phase, Phase::Running, "{to} while {:?}", after.phase);
-        assert!(!after.held() && !after.displaced, "{to} while it is held: {after:?}");
+        let closed = after.broke_glass.is_none() && (after.gate_closed || after.stopped.is_some());
+        assert!(after.paused.is_none() && !closed, "{to} while it is held: {after:?}");
+        assert!(!after.displaced, "{to} while the weights are not ours: {after:?}");
+        let raised = weights.iter().filter(|weight| **weight <= after.weight).count();
+        let met = plan.spec.train.is_none() || usize::from(after.cleared) > raised;
+        assert!(met, "{to} before the train has met: {after:?}");
         let next = weights.iter().find(|weight| **weight > after.weight);
         assert!(next == Some(to) || (after.full && *to == FULL), "a jump from {} to {to}", after.weight);
         assert!(proven(plan, after, after.weight), "{to} without proof: {after:?}");
+    }
+    if after.contracted && !before.contracted {
+        assert!(
+            after.drained && after.weight == FULL,
+            "contract before the old version is drained: {after:?}"
+        );
     }
     if after.phase == Phase::Promoted {
         assert_eq!((after.weight, after.displaced), (FULL, false), "{after:?}");
@@ -166,7 +189,7 @@ fn search(plan: &Plan, depth: u32) -> (usize, usize, usize) {
         let drain_asked = drain_asked || effects.contains(&Effect::Drain);
         World { progress, now, publishing, drain_asked }
     };
-    let (progress, effects) = begin(plan, false, 0);
+    let (progress, effects) = begin(plan, Holds::default(), 0);
     judge(plan, &progress, &progress, &effects);
     let first = apply(progress, &effects, 0, false);
     let (mut seen, mut queue) = (HashSet::from([first.clone()]), VecDeque::from([(first, 0)]));
@@ -180,7 +203,7 @@ fn search(plan: &Plan, depth: u32) -> (usize, usize, usize) {
         if deep == depth {
             continue;
         }
-        for event in events(&world) {
+        for event in events(plan, &world) {
             let Some(event) = event else {
                 // The agent dies: a publication is done or not, answers are lost, and what was persisted is read again.
                 let text = serde_json::to_string(&world.progress).unwrap();
@@ -210,13 +233,16 @@ fn no_sequence_of_events_jumps_promotes_unproven_or_survives_an_abort() {
     let few = [HookKind::Rollout];
     let blue_green = Strategy::BlueGreen { auto_promote: true, bake: Duration::from_secs(1) };
     for (strategy, on_failure, hooks, depth) in [
-        (canary(), OnFailure::Rollback, &[][..], 8),
-        (canary(), OnFailure::Freeze, &few[..], 7),
-        (canary(), OnFailure::Rollback, &[HookKind::ConfirmRollout, HookKind::Rollback][..], 7),
-        (blue_green.clone(), OnFailure::Rollback, &[][..], 8),
-        (blue_green, OnFailure::Freeze, &[HookKind::ConfirmPromotion, HookKind::PostRollout][..], 8),
+        (canary(), OnFailure::Rollback, &[][..], 7),
+        (canary(), OnFailure::Freeze, &few[..], 6),
+        (canary(), OnFailure::Rollback, &[HookKind::ConfirmRollout, HookKind::Rollback][..], 6),
+        (blue_green.clone(), OnFailure::Rollback, &[][..], 7),
+        (blue_green.clone(), OnFailure::Freeze, &[HookKind::ConfirmPromotion, HookKind::PostRollout][..], 7),
+        (blue_green, OnFailure::Rollback, &[HookKind::Contract][..], 7),
     ] {
-        let plan = plan(strategy, on_failure, hooks);
+        let mut plan = plan(strategy, on_failure, hooks);
+        // Every other one is part of a train.
+        plan.spec.train = (depth == 6).then(|| "spring".to_owned());
         let (states, promoted, back) = search(&plan, depth);
         println!(
             "{} {on_failure:?}: {states} states, {promoted} promoted, {back} rolled back",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::windows::Windows;
 use crate::desired::BasisPoints;
 
 /// How a candidate takes over.
@@ -22,6 +23,22 @@ pub struct RolloutSpec {
     pub analyses: Vec<AnalysisSpec>,
     /// Who is asked or told.
     pub hooks: Vec<HookSpec>,
+    /// When no step up is taken.
+    #[serde(default)]
+    pub freeze: Windows,
+    /// How long the new version has everything, and the old one nobody, before `contract`. Default none.
+    #[serde(default)]
+    pub soak: Duration,
+    /// The release train that it is part of: it takes a step up when all of the train are ready.
+    #[serde(default)]
+    pub train: Option<String>,
+}
+
+impl RolloutSpec {
+    /// Whether a hook of this kind is there.
+    pub fn calls(&self, kind: HookKind) -> bool {
+        self.hooks.iter().any(|hook| hook.on == kind)
+    }
 }
 
 /// How the weights move.
@@ -216,12 +233,16 @@ pub enum HookKind {
     ConfirmRollout,
     /// Once before the first weight; must succeed.
     PreRollout,
+    /// Once before the first weight: the database takes in what the new version needs; must succeed.
+    Expand,
     /// Before each weight that rises; must succeed.
     Rollout,
     /// Before 100 %: asked again and again until it agrees.
     ConfirmPromotion,
     /// Once at 100 %; its failure is told and changes nothing.
     PostRollout,
+    /// Once the old version is drained and the soak is over: the database lets go of what only the old version needed.
+    Contract,
     /// Asked at every interval: its success rolls back.
     Rollback,
     /// Told of everything that happens.
@@ -234,9 +255,11 @@ impl HookKind {
         match self {
             HookKind::ConfirmRollout => "confirm-rollout",
             HookKind::PreRollout => "pre-rollout",
+            HookKind::Expand => "expand",
             HookKind::Rollout => "rollout",
             HookKind::ConfirmPromotion => "confirm-promotion",
             HookKind::PostRollout => "post-rollout",
+            HookKind::Contract => "contract",
             HookKind::Rollback => "rollback",
             HookKind::Event => "event",
         }

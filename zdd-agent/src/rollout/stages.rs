@@ -23,11 +23,14 @@ pub enum Stage {
     Proof,
     /// Until the old version is drained, or the deadline has passed.
     Drain,
+    /// Until the others of the train are as far: which time this is, from 0.
+    Together(u16),
 }
 
 /// The stages of a rollout.
 pub fn stages(spec: &RolloutSpec) -> Vec<Stage> {
-    let mut all = vec![Stage::Hooks(HookKind::ConfirmRollout), Stage::Hooks(HookKind::PreRollout)];
+    let mut all =
+        [HookKind::ConfirmRollout, HookKind::PreRollout, HookKind::Expand].map(Stage::Hooks).to_vec();
     match &spec.strategy {
         Strategy::Canary { steps } => canary(steps, &mut all),
         Strategy::BlueGreen { auto_promote, bake } => {
@@ -40,13 +43,32 @@ pub fn stages(spec: &RolloutSpec) -> Vec<Stage> {
         }
     }
     all.push(Stage::Hooks(HookKind::PostRollout));
-    if spec.drain_deadline.is_some() || matches!(spec.strategy, Strategy::BlueGreen { .. }) {
+    let contracts = spec.calls(HookKind::Contract);
+    if contracts || spec.drain_deadline.is_some() || matches!(spec.strategy, Strategy::BlueGreen { .. }) {
         all.push(Stage::Drain);
     }
+    if contracts {
+        all.extend([Stage::Pause(spec.soak), Stage::Hooks(HookKind::Contract)]);
+    }
     // A stage without hooks would only be a name.
-    all.retain(
-        |stage| !matches!(stage, Stage::Hooks(kind) if spec.hooks.iter().all(|hook| hook.on != *kind)),
-    );
+    all.retain(|stage| !matches!(stage, Stage::Hooks(kind) if !spec.calls(*kind)));
+    if spec.train.is_some() { together(all) } else { all }
+}
+
+/// The same line with a meeting of the train before each weight, and one before what cannot be taken back.
+fn together(line: Vec<Stage>) -> Vec<Stage> {
+    let last = line.iter().rposition(|stage| matches!(stage, Stage::Weight(_) | Stage::Proof));
+    let (mut all, mut times) = (Vec::new(), 0);
+    for (at, stage) in line.into_iter().enumerate() {
+        if matches!(stage, Stage::Weight(_)) {
+            all.push(Stage::Together(times));
+            times += 1;
+        }
+        all.push(stage);
+        if Some(at) == last {
+            all.push(Stage::Together(times));
+        }
+    }
     all
 }
 
@@ -91,6 +113,18 @@ pub fn told(stage: Stage, spec: &RolloutSpec, stable: &str, candidate: &str) -> 
     match stage {
         Stage::Hooks(kind) if kind.confirms() => {
             (format!("ask {} until it agrees", kind.name()), back("nothing to take back"))
+        }
+        Stage::Hooks(HookKind::Expand) => (
+            back("call expand: the database takes in what the new version needs"),
+            back("nothing: both versions can live with it"),
+        ),
+        Stage::Hooks(HookKind::Contract) => (
+            format!("call contract: the database lets go of what only {stable} needs"),
+            back("none: it cannot be taken back"),
+        ),
+        Stage::Together(_) => {
+            let train = spec.train.as_deref().unwrap_or_default();
+            (format!("wait for all of train {train}"), all_back)
         }
         Stage::Hooks(kind) => (format!("call {}", kind.name()), back("nothing to take back")),
         Stage::Weight(weight) => (format!("{} of new flows to {candidate}", percent(weight)), all_back),

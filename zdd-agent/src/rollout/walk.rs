@@ -42,11 +42,39 @@ impl Walk<'_> {
             }
             Event::Gate(closed) => {
                 self.progress.gate_closed = closed;
+                // The glass was broken for what was closed then.
+                self.progress.broke_glass.take_if(|_| closed);
                 self.say(format!("gate {}", if closed { "closed: no step is taken" } else { "opened" }));
             }
+            Event::Stopped(what) => self.stopped(what),
+            Event::Cleared(time) => self.progress.cleared = self.progress.cleared.max(time + 1),
             Event::Interfered(what) => self.interfered(what),
         }
         Ok(())
+    }
+
+    fn stopped(&mut self, what: Option<String>) {
+        if self.progress.stopped == what {
+            return;
+        }
+        let before = std::mem::replace(&mut self.progress.stopped, what);
+        match &self.progress.stopped {
+            Some(what) => {
+                self.say(format!("held, no step up is taken: {what}"));
+                self.progress.broke_glass = None;
+            }
+            None => self.say(format!("not held any more: {} is over", before.unwrap_or_default())),
+        }
+    }
+
+    /// What holds it from its beginning.
+    pub(super) fn say_holds(&mut self) {
+        if let Some(what) = self.progress.stopped.clone() {
+            self.say(format!("held, no step up is taken: {what}"));
+        }
+        if let Some(why) = self.progress.broke_glass.clone() {
+            self.say(format!("the glass was broken: {why}"));
+        }
     }
 
     pub(super) fn at(&self) -> Option<Stage> {
@@ -182,7 +210,12 @@ impl Walk<'_> {
         } else {
             // Left where it is, so that a retry after a freeze calls it again.
             run.failed = 0;
-            self.fail(format!("a {} hook failed: {why}", kind.name()));
+            let why = format!("a {} hook failed: {why}", kind.name());
+            match kind {
+                // Nobody knows how far it came, and the old version may not be able to live with it.
+                HookKind::Contract => self.freeze(why),
+                _ => self.fail(why),
+            }
         }
     }
 
@@ -197,12 +230,14 @@ impl Walk<'_> {
         }
         match self.plan.spec.on_failure {
             OnFailure::Rollback => self.roll_back(why),
-            OnFailure::Freeze => {
-                self.say(format!("frozen: {why}"));
-                self.progress.phase = Phase::Frozen(why);
-                self.progress.setting = None;
-            }
+            OnFailure::Freeze => self.freeze(why),
         }
+    }
+
+    fn freeze(&mut self, why: String) {
+        self.say(format!("frozen: {why}"));
+        self.progress.phase = Phase::Frozen(why);
+        self.progress.setting = None;
     }
 
     pub(super) fn roll_back(&mut self, why: String) {

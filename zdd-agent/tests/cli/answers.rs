@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use zdd_agent::control::{Refused, Request};
 use zdd_agent::desired::{Affinity, AttachMode, Forward};
 use zdd_agent::report::*;
+use zdd_agent::rollout::report::StoppedLine;
 
 pub fn status() -> Status {
     let backend = |address: &str, health, reason: Option<&str>, state, next_hop: &str| BackendStatus {
@@ -227,6 +228,9 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
             Request::RolloutHistory { service, reply } => {
                 note(format!("history {service}"));
                 drop(reply.send(Ok(crate::rollout::history())));
+            }
+            Request::Line { stopped, reply } => {
+                drop(reply.send(Ok(StoppedLine { stopped, rollouts: vec!["web".to_owned()] })));
             }
             Request::Gate { service, closed, reason, reply } => {
                 note(format!("gate {service} closed={closed} {reason:?}"));

@@ -35,6 +35,9 @@ pub fn report(phase: &str) -> RolloutReport {
         weight: 0.01,
         paused: None,
         gate_closed: false,
+        stopped: None,
+        broke_glass: None,
+        train: None,
         waits_for: vec!["2m to pass".to_owned()],
         steps: steps(),
         analyses: vec![AnalysisReport {
@@ -146,15 +149,15 @@ async fn what_goes_on_is_asked_with_the_revision_that_was_seen_and_what_goes_bac
     assert_eq!(agent.run(&["gate", "close", "web", "--reason", "holiday"]).await.code, Some(0));
     assert_eq!(agent.run(&["gate", "open", "web"]).await.code, Some(0));
     insta::assert_snapshot!(asked.lock().unwrap().join("\n"), @r#"
-    rollout web RolloutAsk { act: Start("v2"), revision: None, reason: "because" }
-    rollout web RolloutAsk { act: Pause, revision: Some(7), reason: "" }
-    rollout web RolloutAsk { act: Resume, revision: Some(7), reason: "" }
-    rollout web RolloutAsk { act: Promote { full: false }, revision: Some(7), reason: "" }
-    rollout web RolloutAsk { act: Promote { full: true }, revision: Some(9), reason: "" }
-    rollout web RolloutAsk { act: Abort, revision: None, reason: "broken" }
-    rollout web RolloutAsk { act: Retry, revision: Some(7), reason: "" }
-    rollout web RolloutAsk { act: Undo { to: None }, revision: None, reason: "" }
-    rollout web RolloutAsk { act: Undo { to: Some(4) }, revision: None, reason: "" }
+    rollout web RolloutAsk { act: Start("v2"), revision: None, reason: "because", break_glass: false }
+    rollout web RolloutAsk { act: Pause, revision: Some(7), reason: "", break_glass: false }
+    rollout web RolloutAsk { act: Resume, revision: Some(7), reason: "", break_glass: false }
+    rollout web RolloutAsk { act: Promote { full: false }, revision: Some(7), reason: "", break_glass: false }
+    rollout web RolloutAsk { act: Promote { full: true }, revision: Some(9), reason: "", break_glass: false }
+    rollout web RolloutAsk { act: Abort, revision: None, reason: "broken", break_glass: false }
+    rollout web RolloutAsk { act: Retry, revision: Some(7), reason: "", break_glass: false }
+    rollout web RolloutAsk { act: Undo { to: None }, revision: None, reason: "", break_glass: false }
+    rollout web RolloutAsk { act: Undo { to: Some(4) }, revision: None, reason: "", break_glass: false }
     gate web closed=true "holiday"
     gate web closed=false ""
     "#);

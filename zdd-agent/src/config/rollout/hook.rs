@@ -11,7 +11,17 @@ use crate::text::Unreadable;
 
 pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<HookSpec> {
     use HookKind::*;
-    let all = [ConfirmRollout, PreRollout, Rollout, ConfirmPromotion, PostRollout, Rollback, Event];
+    let all = [
+        ConfirmRollout,
+        PreRollout,
+        Expand,
+        Rollout,
+        ConfirmPromotion,
+        PostRollout,
+        Contract,
+        Rollback,
+        Event,
+    ];
     let on = table.parsed("on", sink, |text| {
         all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
             let names: Vec<&str> = all.iter().map(|kind| kind.name()).collect();

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
-use crate::rollout::spec::{AnalysisSpec, OnFailure, RolloutSpec, Strategy};
+use crate::rollout::spec::{AnalysisSpec, HookKind, OnFailure, RolloutSpec, Strategy};
+use crate::rollout::windows::{Window, Windows};
 use crate::text::Unreadable;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,6 +36,9 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     });
     let progress_deadline = table.duration("progress_deadline", SECOND..=30 * DAY, sink);
     let drain_deadline = table.duration("drain_deadline", SECOND..=30 * DAY, sink);
+    let freeze = windows(&mut table, sink);
+    let soak = table.duration("soak", Duration::ZERO..=30 * DAY, sink);
+    let reversible = table.boolean("reversible", sink);
     let analyses = several(&mut table, "analysis", sink, |table, sink| analysis::read(table, canary, sink));
     let hooks = several(&mut table, "hook", sink, hook::read);
     analysis::names(&analyses, sink);
@@ -46,6 +50,21 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
                 sink.error(Some(span.clone()), format!("`{key}` means nothing to a canary"), help);
             }
         }
+    }
+    if let Some(at) = soak.as_ref().filter(|_| !hooks.iter().any(|hook| hook.value.on == HookKind::Contract))
+    {
+        let help = "remove it, or add a [[service.rollout.hook]] with on = \"contract\"";
+        sink.error(
+            Some(at.span.clone()),
+            "`soak` is the time before contract, and there is no such hook".to_owned(),
+            help,
+        );
+    }
+    if let Some(at) =
+        on_failure.as_ref().filter(|at| at.value == OnFailure::Rollback && reversible == Some(false))
+    {
+        let help = "write on_failure = \"freeze\", or leave it out: that is what reversible = false means";
+        sink.error(Some(at.span.clone()), "what is not reversible cannot be rolled back".to_owned(), help);
     }
     table.finish(sink);
     let decides = |at: &At<AnalysisSpec>| !at.value.dry_run;
@@ -62,12 +81,43 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Roll
     };
     Some(RolloutSpec {
         strategy,
-        on_failure: value(on_failure).unwrap_or(OnFailure::Rollback),
+        on_failure: value(on_failure).unwrap_or(match reversible {
+            Some(false) => OnFailure::Freeze,
+            _ => OnFailure::Rollback,
+        }),
         progress_deadline: value(progress_deadline).unwrap_or(10 * 60 * SECOND),
         drain_deadline: value(drain_deadline),
         analyses: analyses.into_iter().map(|at| at.value).collect(),
         hooks: hooks.into_iter().map(|at| at.value).collect(),
+        freeze,
+        soak: value(soak).unwrap_or_default(),
+        train: None,
     })
+}
+
+fn windows(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Windows {
+    let zone = table.parsed("time_zone", sink, Windows::known_zone);
+    let example = "an array, as [\"fri 16:00 to mon 08:00\", \"2026-12-20 to 2027-01-06\"]";
+    let items = table.array("freeze", example, sink);
+    if let Some(zone) = zone.as_ref().filter(|_| items.is_none()) {
+        let help = "remove it, or write freeze = [...]";
+        sink.error(
+            Some(zone.span.clone()),
+            "`time_zone` is that of `freeze`, and there is none".to_owned(),
+            help,
+        );
+    }
+    let mut windows = Vec::new();
+    for item in items.map(|at| at.value).into_iter().flatten() {
+        match item.get_ref().as_str() {
+            Some(text) => match Window::parse(text) {
+                Ok(window) => windows.push(window),
+                Err(why) => sink.error(Some(item.span()), why.to_string(), "mend or remove it"),
+            },
+            None => wrong_type("freeze", item, "each window as a string", sink),
+        }
+    }
+    Windows { zone: value(zone).unwrap_or_else(|| Windows::default().zone), windows }
 }
 
 fn several<T>(

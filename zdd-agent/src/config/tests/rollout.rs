@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::desired::FULL;
-use crate::rollout::spec::{OnFailure, Step, Strategy};
+use crate::rollout::spec::{HookKind, OnFailure, Step, Strategy};
 use crate::rollout::stages::{Stage, stages};
 
 const ROLLOUT: &str = r#"[service.rollout]
@@ -273,7 +273,16 @@ timeout = "1m"
             "nanos": 0
           }
         }
-      ]
+      ],
+      "freeze": {
+        "zone": "UTC",
+        "windows": []
+      },
+      "soak": {
+        "secs": 0,
+        "nanos": 0
+      },
+      "train": null
     }
     "#);
 }
@@ -426,7 +435,7 @@ fn hooks() {
     zdd.toml:19:1: a hook calls either a `webhook` or an `exec`
     help: write webhook = "http://10.0.0.9/hook" or exec = ["/usr/local/bin/hook"]
     zdd.toml:20:6: `on`: `sometimes` is no time for a hook
-    help: write one of confirm-rollout, pre-rollout, rollout, confirm-promotion, post-rollout, rollback, event
+    help: write one of confirm-rollout, pre-rollout, expand, rollout, confirm-promotion, post-rollout, contract, rollback, event
     zdd.toml:21:11: `webhook`: `ftp://x` is no address
     help: write "http://host:port/path"
     zdd.toml:22:8: `exec` names no program
@@ -450,4 +459,57 @@ fn hooks() {
 fn a_rollout_that_nothing_decides_is_warned_of() {
     let (_, warnings) = valid(&format!("{BASE}{}", ROLLOUT.replace("web = {", "dry_run = true\nweb = {")));
     assert!(warnings.iter().any(|warning| warning.contains("no analysis that decides")), "{warnings:?}");
+}
+
+#[test]
+fn freeze_windows_database_steps_and_capacity_are_understood() {
+    let capacity = "forward = \"nat\"\ncapacity = { min_healthy = \"50%\", new_flows = 200 }";
+    let base = BASE.replace("forward = \"nat\"", capacity);
+    let text = r#"[service.rollout]
+strategy = "blue-green"
+reversible = false
+soak = "10m"
+time_zone = "Europe/Berlin"
+freeze = ["fri 16:00 to mon 08:00", "2026-12-20 to 2027-01-06"]
+[[service.rollout.hook]]
+on = "expand"
+exec = ["/usr/local/bin/migrate", "expand"]
+[[service.rollout.hook]]
+on = "contract"
+exec = ["/usr/local/bin/migrate", "contract"]
+"#;
+    let (desired, _) = valid(&format!("{base}{text}"));
+    let service = &desired.services[0];
+    let capacity = service.capacity.unwrap();
+    assert_eq!((capacity.min_healthy, capacity.new_flows), (5_000, Some(200)));
+    let rollout = service.rollout.as_ref().unwrap();
+    assert_eq!(
+        rollout.on_failure,
+        OnFailure::Freeze,
+        "what is not reversible is never rolled back by itself"
+    );
+    assert_eq!((rollout.freeze.zone.as_str(), rollout.freeze.windows.len()), ("Europe/Berlin", 2));
+    let line = stages(rollout);
+    assert_eq!(line[0], Stage::Hooks(HookKind::Expand));
+    let end = [Stage::Drain, Stage::Pause(Duration::from_secs(600)), Stage::Hooks(HookKind::Contract)];
+    assert!(line.ends_with(&end), "{line:?}");
+}
+
+#[test]
+fn mistakes_in_freeze_windows_database_steps_and_capacity_are_told() {
+    for (text, says) in [
+        (replaced("strategy", "freeze = [\"whenever\"]\nstrategy"), "`whenever` is no window"),
+        (replaced("strategy", "freeze = [7]\nstrategy"), "each window as a string"),
+        (replaced("strategy", "time_zone = \"UTC\"\nstrategy"), "there is none"),
+        (replaced("strategy", "time_zone = \"Mars\"\nfreeze = []\nstrategy"), "`Mars` is no time zone"),
+        (replaced("strategy", "soak = \"1m\"\nstrategy"), "there is no such hook"),
+        (
+            replaced("strategy", "reversible = false\non_failure = \"rollback\"\nstrategy"),
+            "what is not reversible cannot be rolled back",
+        ),
+        (with("capacity = {}"), "`capacity` asks for nothing"),
+        (with("capacity = { new_flows = 0 }"), "new_flows"),
+    ] {
+        assert!(text.contains(says) && text.contains("help: "), "{says} is not in:\n{text}");
+    }
 }

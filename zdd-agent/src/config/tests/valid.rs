@@ -61,6 +61,7 @@ fn what_is_not_said_has_its_documented_default() {
                 deny: [],
             },
             new_per_source: None,
+            capacity: None,
             cells: 16384,
             health: None,
             rollout: None,
@@ -206,6 +207,7 @@ fn everything_can_be_said() {
                     deny: [],
                 },
                 new_per_source: None,
+                capacity: None,
                 cells: 4096,
                 health: Some(
                     HealthSpec {

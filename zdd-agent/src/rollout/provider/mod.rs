@@ -25,6 +25,8 @@ pub struct About {
     pub weight: String,
     /// Where the rollout stands.
     pub phase: String,
+    /// Number of the rollout in its service: the same for every attempt at a step, so that it can be made once.
+    pub rollout: String,
     /// Why the call is made: the hook's time, or what happened.
     pub what: String,
 }
@@ -37,12 +39,13 @@ impl About {
             .replace("{{candidate}}", &self.candidate)
     }
 
-    fn variables(&self) -> [(&'static str, &str); 4] {
+    fn variables(&self) -> [(&'static str, &str); 5] {
         [
             ("ZDD_SERVICE", &self.service),
             ("ZDD_STABLE", &self.stable),
             ("ZDD_CANDIDATE", &self.candidate),
             ("ZDD_WEIGHT", &self.weight),
+            ("ZDD_ROLLOUT", &self.rollout),
         ]
     }
 }

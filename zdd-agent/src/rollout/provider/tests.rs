@@ -11,6 +11,7 @@ use crate::rollout::spec::{Comparison, Condition, HookKind, Operand};
 fn about() -> About {
     let text = str::to_owned;
     About {
+        rollout: "7".to_owned(),
         service: text("web"),
         stable: text("v1"),
         candidate: text("v2"),
