@@ -8,6 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{AccessSpec, NewPerSource};
+pub use crate::health::spec::{
+    Dependency, DnsCheck, GrpcCheck, HealthSpec, HttpCheck, JsonAssertion, Probe, UdpCheck,
+};
 use crate::prefix::{ENCAP_SOURCES, Prefix};
 use crate::text;
 
@@ -54,6 +57,9 @@ pub struct AgentSpec {
     pub sample_events: u32,
     /// Where outer headers of `ipip` come from.
     pub encap: EncapSources,
+    /// What all health checks may cost together.
+    #[serde(default)]
+    pub probe_budget: crate::health::ProbeBudget,
 }
 
 /// The page in a browser.
@@ -325,40 +331,4 @@ pub struct BackendSpec {
     pub address: SocketAddr,
     /// Relative to the version's other backends, 1 to 1000. Default 1.
     pub weight: u32,
-}
-
-/// How backends are probed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HealthSpec {
-    /// What is asked.
-    pub probe: Probe,
-    /// From the end of one probe to the start of the next. Default 1 s.
-    pub interval: Duration,
-    /// A probe that takes longer has failed. Default 500 ms.
-    pub timeout: Duration,
-    /// Successes in a row that make a backend healthy. Default 2.
-    pub rise: u32,
-    /// Failures in a row that make it unhealthy. Default 3.
-    pub fall: u32,
-    /// Each interval is varied by up to this fraction, so that probes spread. Default 0.2.
-    pub jitter: f64,
-    /// Port to probe instead of the backend's own.
-    pub port: Option<u16>,
-}
-
-/// What a probe asks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Probe {
-    /// A connection is accepted.
-    Tcp,
-    /// `GET path` answers with an expected status.
-    Http {
-        /// Absolute path with query.
-        path: String,
-        /// Expected status codes; empty means 200 to 399.
-        status: Vec<u16>,
-        /// Host header; default is the backend's address.
-        host: Option<String>,
-    },
 }

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod capacity;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod notify;
 pub mod page;
 pub mod plan;
 pub mod prefix;
+pub mod program;
 pub mod reconcile;
 pub mod report;
 pub mod rollout;
@@ -27,6 +29,7 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod text;
+pub mod tls;
 pub mod weights;
 
 #[cfg(test)]

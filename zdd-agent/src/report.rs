@@ -37,6 +37,10 @@ pub struct Status {
     pub reasons: BTreeMap<String, u64>,
     /// Interfaces that the program is, or should be, attached to.
     pub interfaces: Vec<InterfaceStatus>,
+    /// Health checks that were made since the agent began.
+    pub probes: u64,
+    /// Those among them that had to wait for `agent.probe_budget`.
+    pub probes_late: u64,
 }
 
 /// One service.
@@ -167,6 +171,25 @@ pub struct BackendStatus {
     pub new_flows: u64,
     /// `02:00:00:00:00:01%eth0`, or `unresolved: ` and why.
     pub next_hop: String,
+    /// Why the last probe that failed did, whatever came after it. Of this run of the agent.
+    pub last_failure: Option<String>,
+    /// How long ago that was.
+    pub last_failure_ms_ago: Option<u64>,
+    /// What its answers say of the things that it needs.
+    pub depends: Vec<DependencyStatus>,
+}
+
+/// One thing that a backend needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyStatus {
+    /// Name, from the health check.
+    pub name: String,
+    /// It is well; `None`: the last answer did not tell.
+    pub well: Option<bool>,
+    /// The answer's word for it, or why there is none.
+    pub said: String,
+    /// Other backends need the same one.
+    pub shared: bool,
 }
 
 /// The table of remembered flows.

@@ -184,7 +184,10 @@ message!(
     PastRollout { id, kind, stable, candidate, outcome, why, left, started_unix_ms, ended_unix_ms, log }
 );
 
-message!(report::Status, Status { build, pid, services, reasons, interfaces; flow_table, syn_filter });
+message!(
+    report::Status,
+    Status { build, pid, services, reasons, interfaces, probes, probes_late; flow_table, syn_filter }
+);
 message!(report::ServiceStatus, ServiceStatus {
     name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
 });
@@ -195,8 +198,23 @@ message!(
 );
 message!(
     report::BackendStatus,
-    BackendStatus { address, weight, health, reason, state, flows, packets, bytes, new_flows, next_hop }
+    BackendStatus {
+        address,
+        weight,
+        health,
+        reason,
+        state,
+        flows,
+        packets,
+        bytes,
+        new_flows,
+        next_hop,
+        last_failure,
+        last_failure_ms_ago,
+        depends
+    }
 );
+message!(report::DependencyStatus, DependencyStatus { name, well, said, shared });
 message!(report::FlowTableStatus, FlowTableStatus { capacity, entries, half, established, dead; quotas });
 message!(report::Quotas, Quotas { ; half, learned, promoted });
 message!(report::Quota, Quota { used, limit });

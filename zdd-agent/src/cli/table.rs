@@ -204,16 +204,30 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
 const BACKEND_HEADS: [&str; 8] =
     ["BACKEND", "WEIGHT", "HEALTH", "STATE", "FLOWS", "NEW", "PACKETS", "NEXT HOP"];
 
+/// A failed probe of a healthy backend is shown for this long.
+const RECENT_MS: u64 = 10 * 60 * 1000;
+
 fn backend_fields(backend: &BackendStatus) -> Vec<Field> {
     let (health, colour) = match backend.health {
         Health::Healthy => ("healthy", Colour::Green),
         Health::Unhealthy => ("unhealthy", Colour::Red),
         Health::Unknown => ("unknown", Colour::Yellow),
     };
-    let health = match &backend.reason {
-        Some(reason) => format!("{health} ({reason})"),
-        None => health.to_owned(),
+    let recent = backend.last_failure_ms_ago.filter(|ago| *ago < RECENT_MS);
+    let mut health = match (&backend.reason, &backend.last_failure, recent) {
+        (Some(reason), _, _) => format!("{health} ({reason})"),
+        (None, Some(failure), Some(ago)) => format!("{health} ({} s ago: {failure})", ago / 1000),
+        _ => health.to_owned(),
     };
+    let depends = backend.depends.iter().map(|dependency| match dependency.well {
+        Some(true) => format!("{} well", dependency.name),
+        Some(false) => format!("{} fails: {}", dependency.name, dependency.said),
+        None => format!("{} unknown", dependency.name),
+    });
+    let depends: Vec<String> = depends.collect();
+    if !depends.is_empty() {
+        health = format!("{health} [{}]", depends.join(", "));
+    }
     let state = match backend.state {
         BackendState::Active => word("active"),
         BackendState::Draining => coloured("draining", Colour::Yellow),

@@ -8,6 +8,7 @@ use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
 use super::value;
 use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
+use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
 
@@ -25,6 +26,7 @@ pub(super) struct AgentRead {
     pub syn_memory: Duration,
     sample_events: u32,
     pub encap: EncapSources,
+    probe_budget: ProbeBudget,
 }
 
 impl AgentRead {
@@ -42,6 +44,7 @@ impl AgentRead {
             syn_memory: self.syn_memory,
             sample_events: self.sample_events,
             encap: self.encap,
+            probe_budget: self.probe_budget,
         })
     }
 }
@@ -90,6 +93,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
             .unwrap_or_else(|| EncapSources::default().v6),
     };
     let limits = limits(&mut table, sink);
+    let probe_budget = probe_budget(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -104,6 +108,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         sample_events: value(sample_events).unwrap_or(0),
         encap,
+        probe_budget,
     }
 }
 
@@ -243,4 +248,19 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
     }
     table.finish(sink);
     limits
+}
+
+fn probe_budget(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> ProbeBudget {
+    let mut budget = ProbeBudget::default();
+    let Some(mut table) = agent.table("probe_budget", "[agent.probe_budget]", sink) else { return budget };
+    for (key, limit, range) in [
+        ("concurrent", &mut budget.concurrent, 1..=65_535),
+        ("per_second", &mut budget.per_second, 0..=1_000_000),
+    ] {
+        if let Some(at) = table.integer(key, range, sink) {
+            *limit = at.value;
+        }
+    }
+    table.finish(sink);
+    budget
 }

@@ -8,7 +8,7 @@ use super::problems::Sink;
 use super::ranges;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
-use crate::desired::{EncapSources, FULL, Limits, Protocol};
+use crate::desired::{EncapSources, FULL, Limits, Probe, Protocol};
 use crate::text::percent;
 
 pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
@@ -251,6 +251,7 @@ fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
     if let Some(health) = &service.health
         && let Some(vip) = service.vips.iter().find(|vip| vip.value.all_ports())
         && health.port.is_none()
+        && !matches!(health.probe, Probe::Exec { .. })
     {
         let message =
             format!("the health check of service `{name}` has no port to ask: its VIP {} has all", vip.value);

@@ -5,6 +5,7 @@
 mod admission;
 mod agent;
 mod check;
+mod health;
 mod problems;
 mod ranges;
 mod reader;

@@ -7,12 +7,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::problems::Sink;
-use super::reader::{At, Span, Table, integer, readable, wrong_type};
+use super::reader::{At, Span, Table, readable, wrong_type};
 use super::value;
 use crate::admission::{AccessSpec, NewPerSource};
 use crate::capacity::Capacity;
 use crate::desired::{
-    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Probe, Protocol, ServiceSpec, UdpPolicy,
+    Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Protocol, ServiceSpec, UdpPolicy,
     VersionSpec, Vip,
 };
 use crate::text::{Unreadable, parse_backend};
@@ -168,7 +168,7 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         sink.error(Some(cells.span.clone()), format!("`cells` is {}, not a power of two", cells.value), help);
     }
     let capacity = table.table("capacity", "capacity", sink).map(|capacity| read_capacity(capacity, sink));
-    let health = table.table("health", "health", sink).and_then(|health| health_check(health, sink));
+    let health = table.table("health", "health", sink).and_then(|health| super::health::read(health, sink));
     let rollout = table
         .table("rollout", "[service.rollout]", sink)
         .and_then(|rollout| super::rollout::read(rollout, sink));
@@ -273,114 +273,6 @@ fn backend(item: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<At<Backen
             None
         }
     }
-}
-
-fn health_check(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<HealthSpec> {
-    let http = table.parsed("http", sink, |path| {
-        let fits = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
-        let wrong =
-            || Unreadable(format!("`{path}` is no path; begin with / and encode blanks, as \"/health\""));
-        fits.then(|| path.to_owned()).ok_or_else(wrong)
-    });
-    let asks_http = table.take("http").is_some();
-    let tcp = table.take("tcp");
-    let status = statuses(&mut table, sink);
-    let host = table.parsed("host", sink, |host| {
-        let fits = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
-        fits.then(|| host.to_owned())
-            .ok_or_else(|| Unreadable(format!("`{host}` is no host name; write \"example.org\"")))
-    });
-    let ms = Duration::from_millis;
-    let interval = table.duration("interval", ms(10)..=ms(3_600_000), sink);
-    let timeout = table.duration("timeout", ms(1)..=ms(60_000), sink);
-    let rise = table.integer("rise", 1..=1000, sink);
-    let fall = table.integer("fall", 1..=1000, sink);
-    let jitter = jitter(&mut table, sink);
-    let port = table.integer("port", 1..=65_535, sink);
-    let asks_tcp = match tcp.map(|tcp| (tcp, tcp.get_ref().as_bool())) {
-        Some((_, Some(true))) => true,
-        Some((tcp, _)) => {
-            let help = "write tcp = true, or http = \"/health\", or remove the health check";
-            sink.error(Some(tcp.span()), "`tcp` can only be true".to_owned(), help);
-            false
-        }
-        None => false,
-    };
-    let span = table.span.clone();
-    match (asks_http, tcp.is_some()) {
-        (true, true) => {
-            let help = "remove `tcp`: a probe over HTTP needs the connection anyway";
-            sink.error(Some(span.clone()), "a health check asks either `http` or `tcp`".to_owned(), help);
-        }
-        (false, false) => {
-            let help = "write http = \"/health\" or tcp = true";
-            sink.error(Some(span.clone()), "a health check says neither `http` nor `tcp`".to_owned(), help);
-        }
-        (false, true) if status.is_some() || host.is_some() => {
-            let help = "remove them, or ask http = \"/\" instead of tcp = true";
-            sink.error(
-                Some(span.clone()),
-                "`status` and `host` mean nothing to a tcp check".to_owned(),
-                help,
-            );
-        }
-        _ => {}
-    }
-    table.finish(sink);
-    let interval = value(interval).unwrap_or(SECOND);
-    let timeout = value(timeout).unwrap_or(ms(500));
-    if timeout > interval {
-        let say = humantime::format_duration;
-        let message = format!(
-            "the health check's timeout ({}) is longer than its interval ({}): a hanging backend is noticed late",
-            say(timeout),
-            say(interval)
-        );
-        sink.warning(Some(span), message);
-    }
-    let probe = match http {
-        Some(path) => Probe::Http { path: path.value, status: status.unwrap_or_default(), host: value(host) },
-        None if asks_tcp => Probe::Tcp,
-        None => return None,
-    };
-    let port = value(port).and_then(|port| u16::try_from(port).ok());
-    let (rise, fall) = (value(rise).unwrap_or(2), value(fall).unwrap_or(3));
-    Some(HealthSpec { probe, interval, timeout, rise, fall, jitter: jitter.unwrap_or(0.2), port })
-}
-
-fn statuses(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<u16>> {
-    let codes = table.array("status", "an array of status codes, as [200, 204]", sink)?;
-    let mut statuses = Vec::new();
-    for item in codes.value {
-        let code = integer(item.get_ref())
-            .and_then(|code| u16::try_from(code).ok())
-            .filter(|code| (100..=599).contains(code));
-        match code {
-            Some(code) => statuses.push(code),
-            None => {
-                sink.error(Some(item.span()), "this is no HTTP status code".to_owned(), "write 100 to 599")
-            }
-        }
-    }
-    Some(statuses)
-}
-
-fn jitter(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<f64> {
-    let value = table.take("jitter")?;
-    let number = match value.get_ref() {
-        DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
-        DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
-        _ => {
-            wrong_type("jitter", value, "a fraction of the interval, as 0.2", sink);
-            return None;
-        }
-    };
-    let fraction = number.filter(|number| (0.0..=1.0).contains(number));
-    if fraction.is_none() {
-        let help = "choose a fraction of the interval from 0.0 to 1.0";
-        sink.error(Some(value.span()), "`jitter` is out of range".to_owned(), help);
-    }
-    fraction
 }
 
 /// What is wrong about an address for a VIP or a backend; `None` when it will do. `all_ports`: it is one of all ports, with 0 for

@@ -3,6 +3,7 @@
 mod across;
 mod admission;
 mod fuzz;
+mod health;
 mod ranges;
 mod rollout;
 mod shape;

@@ -17,6 +17,8 @@ struct FakeState {
     failing: Mutex<BTreeMap<SocketAddr, String>>,
     attempts: Mutex<Vec<(SocketAddr, Instant)>>,
     takes: Mutex<Duration>,
+    depends: Mutex<BTreeMap<SocketAddr, bool>>,
+    news: tokio::sync::Notify,
     running: AtomicUsize,
     most: AtomicUsize,
 }
@@ -37,15 +39,29 @@ impl Fake {
 }
 
 impl Prober for Fake {
-    async fn probe(&self, target: &Target) -> Result<(), String> {
-        self.0.attempts.lock().expect("lock").push((target.address(), Instant::now()));
+    type Session = ();
+
+    async fn probe(&self, question: &Question, (): &mut ()) -> Seen {
+        self.0.attempts.lock().expect("lock").push((question.address, Instant::now()));
         let running = self.0.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most.fetch_max(running, Ordering::SeqCst);
         let takes = *self.0.takes.lock().expect("lock");
         sleep(takes).await;
         self.0.running.fetch_sub(1, Ordering::SeqCst);
         let failing = self.0.failing.lock().expect("lock");
-        failing.get(&target.address()).map_or(Ok(()), |reason| Err(reason.clone()))
+        let result = failing.get(&question.address).map_or(Ok(()), |reason| Err(reason.clone()));
+        let state = |well: &bool| DependencyState {
+            name: "db".into(),
+            shared: true,
+            well: Some(*well),
+            said: well.to_string(),
+        };
+        let depends = self.0.depends.lock().expect("lock").get(&question.address).map(state);
+        Seen { result, depends: depends.into_iter().collect() }
+    }
+
+    async fn news(&self, (): &mut ()) {
+        self.0.news.notified().await;
     }
 }
 
@@ -62,16 +78,20 @@ fn spec() -> HealthSpec {
         fall: 3,
         jitter: 0.2,
         port: None,
+        fast_interval: None,
+        depends: Vec::new(),
+        panic_threshold: None,
     }
 }
 
 fn target(address: &str) -> Target {
-    Target { service: "web".into(), backend: addr(address), spec: spec() }
+    Target { service: "web".into(), version: "v1".into(), backend: addr(address), spec: spec() }
 }
 
-fn checker(fake: &Fake, in_flight: usize) -> (Checker<Fake>, mpsc::Receiver<Transition>) {
+fn checker(fake: &Fake, in_flight: u32) -> (Checker<Fake>, mpsc::Receiver<Transition>) {
     let (send, receive) = mpsc::channel(16);
-    (Checker::new(fake.clone(), CheckerOptions { in_flight, seed: 1 }, send), receive)
+    let budget = ProbeBudget { concurrent: in_flight, per_second: 0 };
+    (Checker::new(fake.clone(), CheckerOptions { budget, seed: 1 }, send), receive)
 }
 
 async fn next(receive: &mut mpsc::Receiver<Transition>) -> Transition {
@@ -220,7 +240,7 @@ async fn the_same_list_again_disturbs_nothing() {
 async fn no_transition_is_lost_when_a_spec_changes_while_the_channel_is_full() {
     let fake = Fake::default();
     let (send, mut receive) = mpsc::channel(1);
-    let mut checker = Checker::new(fake.clone(), CheckerOptions { in_flight: 8, seed: 1 }, send);
+    let mut checker = Checker::new(fake.clone(), CheckerOptions::default(), send);
     checker.set_targets(vec![target(A), target(B)]);
     // One fits, the other's task waits for room; then that task is replaced.
     sleep(Duration::from_secs(5)).await;
@@ -244,4 +264,119 @@ async fn a_dropped_checker_probes_no_more() {
     drop(checker);
     assert_eq!(receive.recv().await, None, "all senders are gone");
     assert_eq!(fake.attempts(A).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_services_that_ask_the_same_share_one_probe_and_count_by_their_own_streaks() {
+    let fake = Fake::default();
+    let (mut checker, mut receive) = checker(&fake, 8);
+    let mut patient = Target { service: "api".into(), ..target(A) };
+    patient.spec.fall = 5;
+    patient.spec.interval = Duration::from_secs(10);
+    checker.set_targets(vec![target(A), patient.clone()]);
+    next(&mut receive).await;
+    next(&mut receive).await;
+    assert_eq!(fake.attempts(A).len(), 1, "one probe told both");
+    fake.fail(A, "down");
+    let fell = [next(&mut receive).await, next(&mut receive).await].map(|told| told.service);
+    assert_eq!(fell, ["web", "api"]);
+    assert_eq!(fake.attempts(A).len(), 6, "the shorter interval is everybody's");
+
+    // With the one that was in a hurry gone, the other goes on alone, at its own pace.
+    checker.set_targets(vec![patient.clone()]);
+    let before = fake.attempts(A).len();
+    silent_for(&mut receive, Duration::from_secs(60)).await;
+    let after = fake.attempts(A).len() - before;
+    assert!((4..=9).contains(&after), "{after} probes in a minute");
+
+    // One that is in a hurry again does not wait for the other's next probe.
+    checker.set_targets(vec![target(A), patient]);
+    let before = (fake.attempts(A).len(), Instant::now());
+    while fake.attempts(A).len() == before.0 {
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(before.1.elapsed() <= Duration::from_millis(1100), "{:?}", before.1.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_are_told_the_service_and_so_are_asked_for_each() {
+    let fake = Fake::default();
+    let (mut checker, mut receive) = checker(&fake, 8);
+    let mut own = target(A);
+    own.spec.probe = Probe::Exec { argv: vec!["/bin/true".into()] };
+    checker.set_targets(vec![own.clone(), Target { service: "api".into(), ..own }]);
+    next(&mut receive).await;
+    next(&mut receive).await;
+    assert_eq!(fake.attempts(A).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fast_interval_counts_until_the_backend_is_steadily_healthy() {
+    let fake = Fake::default();
+    let (mut checker, mut receive) = checker(&fake, 8);
+    let mut quick = target(A);
+    quick.spec.interval = Duration::from_secs(10);
+    quick.spec.fast_interval = Some(Duration::from_millis(500));
+    checker.set_targets(vec![quick]);
+    next(&mut receive).await;
+    fake.fail(A, "down");
+    let start = Instant::now();
+    assert_eq!(next(&mut receive).await.health, Health::Unhealthy);
+    let times = fake.attempts(A);
+    let (first_failure, third_failure) = (times[times.len() - 3], times[times.len() - 1]);
+    assert!(
+        third_failure - first_failure <= Duration::from_millis(1300),
+        "{:?}",
+        third_failure - first_failure
+    );
+    assert!(start.elapsed() <= Duration::from_secs(14));
+    fake.heal(A);
+    let start = Instant::now();
+    assert_eq!(next(&mut receive).await.health, Health::Healthy);
+    assert!(start.elapsed() <= Duration::from_secs(2), "an unhealthy one is asked at the fast interval");
+    let before = fake.attempts(A).len();
+    silent_for(&mut receive, Duration::from_secs(30)).await;
+    assert!(fake.attempts(A).len() - before <= 4, "then at the slow one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_are_asked_for_at_once_but_not_without_end() {
+    let fake = Fake::default();
+    let (mut checker, mut receive) = checker(&fake, 8);
+    let mut slow = target(A);
+    slow.spec.interval = Duration::from_secs(60);
+    slow.spec.fall = 1;
+    checker.set_targets(vec![slow]);
+    next(&mut receive).await;
+    sleep(Duration::from_secs(10)).await;
+    fake.fail(A, "NOT_SERVING, expected SERVING");
+    let start = Instant::now();
+    fake.0.news.notify_one();
+    assert_eq!(next(&mut receive).await.health, Health::Unhealthy);
+    assert!(start.elapsed() <= Duration::from_millis(10), "{:?}", start.elapsed());
+    // A peer that has news all the time is asked once in a tenth of the interval.
+    let before = fake.attempts(A).len();
+    for _ in 0..600 {
+        fake.0.news.notify_one();
+        sleep(Duration::from_millis(100)).await;
+    }
+    let asked = fake.attempts(A).len() - before;
+    assert!((5..=12).contains(&asked), "{asked} times in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dependency_that_changes_is_told_though_the_health_stays() {
+    let fake = Fake::default();
+    let (mut checker, mut receive) = checker(&fake, 8);
+    let tell = |well: bool| {
+        fake.0.depends.lock().expect("lock").insert(addr(A), well);
+    };
+    tell(true);
+    checker.set_targets(vec![target(A)]);
+    assert_eq!(next(&mut receive).await.depends[0].well, Some(true));
+    silent_for(&mut receive, Duration::from_secs(5)).await;
+    tell(false);
+    let told = next(&mut receive).await;
+    assert_eq!((told.health, told.depends[0].well), (Health::Healthy, Some(false)));
+    silent_for(&mut receive, Duration::from_secs(5)).await;
 }

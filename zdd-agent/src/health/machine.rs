@@ -91,6 +91,11 @@ impl Machine {
         self.fall = fall.max(1);
     }
 
+    /// Healthy, and its last result says the same.
+    pub fn steady(&self) -> bool {
+        self.health == Health::Healthy && self.failures == 0
+    }
+
     /// What is known now.
     pub fn health(&self) -> Health {
         self.health

@@ -1,13 +1,19 @@
 //! Health checks: facts in, transitions out.
 //!
-//! [`probe`] makes one attempt, [`machine`] turns attempts into a state, [`checker`] runs both for a list of
-//! targets that changes. Nothing here knows what a transition is good for.
+//! [`spec`] is what was asked for, [`probe`] makes one attempt, [`depends`] reads what an answer says of others, [`machine`] turns
+//! attempts into a state, [`checker`] runs all of it for a list of targets that changes, within a [`budget`]. Nothing here knows
+//! what a transition is good for.
 
+pub mod budget;
 pub mod checker;
+pub mod depends;
 mod jitter;
 pub mod machine;
 pub mod probe;
+pub mod spec;
 
-pub use checker::{Checker, CheckerOptions, Prober, Status, Target, Transition};
+pub use budget::ProbeBudget;
+pub use checker::{Checker, CheckerOptions, Prober, Question, Seen, Status, Target, Transition};
+pub use depends::DependencyState;
 pub use machine::{Health, Machine};
 pub use probe::{NetworkProber, ProbeFailure};

@@ -92,6 +92,16 @@ impl Collector for Families {
                 .iter()
                 .map(|(reason, packets)| (vec![("reason", reason.as_str().into())], *packets)),
         )?;
+        counters(
+            &mut to,
+            family("zdd_probes", "Health checks that were made since the agent began."),
+            [(vec![], status.probes)],
+        )?;
+        counters(
+            &mut to,
+            family("zdd_probes_late", "Health checks that had to wait for the probe budget."),
+            [(vec![], status.probes_late)],
+        )?;
         gauges(
             &mut to,
             family("zdd_interface_attached", "1 while the program is attached to the interface."),
@@ -354,7 +364,12 @@ fn counters<'a>(
     let mut metric =
         to.encode_descriptor(family.name, family.help, family.unit.as_ref(), MetricType::Counter)?;
     for (labels, value) in rows {
-        metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        // A sample without labels is written without braces.
+        if labels.is_empty() {
+            metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        } else {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        }
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ fn sample() -> Snapshot {
         serde_json::json!({
             "address": address, "weight": 1, "health": health, "reason": null, "state": "active", "flows": n,
             "packets": 10 * n, "bytes": 1000 * n, "new_flows": n, "next_hop": "",
+            "last_failure": null, "last_failure_ms_ago": null, "depends": [],
         })
     };
     let version = |name: &str, asked: f64, share: f64, backends: serde_json::Value| {
@@ -51,6 +52,7 @@ fn sample() -> Snapshot {
         "syn_filter": { "bytes": 4096, "fill": 0.25 },
         "reasons": { "settled": 100 },
         "interfaces": [interface("eth0", true), interface("eth1", false)],
+        "probes": 77, "probes_late": 6,
     });
     let whole = serde_json::json!({ "unix_ms": 1, "status": status, "rollouts": [rollout] });
     serde_json::from_value(whole).expect("a snapshot")
@@ -128,6 +130,8 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
         (r#"zdd_flow_entries{state="established"}"#, 6.0),
         ("zdd_flow_capacity", 262_144.0),
         ("zdd_syn_filter_fill_ratio", 0.25),
+        ("zdd_probes_total", 77.0),
+        ("zdd_probes_late_total", 6.0),
         (r#"zdd_packets_total{reason="settled"}"#, 100.0),
         (r#"zdd_flow_quota_used{class="learned"}"#, 2.0),
         (r#"zdd_flow_quota_limit{class="promoted"}"#, 100.0),

@@ -3,7 +3,9 @@
 mod changes;
 mod currents;
 mod merge;
+mod panic;
 
 pub use changes::{changes, refusals};
 pub use currents::{Candidate, Currents, Usable, currents, usable};
 pub use merge::{Merged, merge};
+pub use panic::{Panic, panic};

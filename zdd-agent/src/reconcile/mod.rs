@@ -220,13 +220,24 @@ impl Reconciler {
     /// Takes one transition down: the service it is about, and whether what is persisted changes. `None`: it is about
     /// nobody who is known.
     fn note_health(&mut self, transition: Transition) -> Option<(usize, bool)> {
-        let Transition { service: name, backend, health, reason } = transition;
+        let Transition { service: name, backend, health, reason, depends } = transition;
         let index = self.services.iter().position(|s| s.name() == name)?;
-        let saved = self.services[index].saved.backends.iter_mut().find(|b| b.address == backend)?;
-        match &reason {
-            Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
-            None => tracing::info!(service = name, %backend, %health, "health"),
+        let service = &mut self.services[index];
+        let saved = service.saved.backends.iter_mut().find(|b| b.address == backend)?;
+        let key = (name.clone(), backend);
+        if self.health.get(&key).is_none_or(|(before, _)| *before != health) {
+            match &reason {
+                Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
+                None => tracing::info!(service = name, %backend, %health, "health"),
+            }
         }
+        let before = service.depends.get(&backend).map_or(&[][..], Vec::as_slice);
+        for state in depends.iter().filter(|state| state.well == Some(false)) {
+            if !before.iter().any(|known| known.name == state.name && known.well == Some(false)) {
+                tracing::warn!(service = name, %backend, dependency = state.name, said = state.said, "a dependency fails");
+            }
+        }
+        service.depends.insert(backend, depends);
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
         let news = saved.unhealthy != unhealthy;
         saved.unhealthy = unhealthy;
@@ -242,6 +253,7 @@ impl Reconciler {
             for backend in service.saved.backends.iter().filter(|b| !b.removed) {
                 targets.push(Target {
                     service: service.name().to_owned(),
+                    version: backend.version.clone(),
                     backend: backend.address,
                     spec: spec.clone(),
                 });
@@ -250,6 +262,10 @@ impl Reconciler {
         let known: HashSet<(&str, SocketAddr)> =
             targets.iter().map(|t| (t.service.as_str(), t.backend)).collect();
         self.health.retain(|(name, address), _| known.contains(&(name.as_str(), *address)));
+        for service in &mut self.services {
+            let name = service.saved.spec.name.as_str();
+            service.depends.retain(|address, _| known.contains(&(name, *address)));
+        }
         self.checker.set_targets(targets);
         self.follow_addresses();
     }

@@ -11,6 +11,7 @@ use super::grace::Epochs;
 use super::ids::Ids;
 use super::rows::NoRoom;
 use super::service::{Orders, Service};
+use crate::chance::random;
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
 use crate::desired::Desired;
@@ -79,7 +80,7 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let (resolver, hop_changes) = Resolver::start(ResolverOptions::default())?;
     let gateways = crate::neighbour::watch_gateways().await;
     let (transitions_in, transitions) = mpsc::channel(256);
-    let options = CheckerOptions { seed: random(), ..CheckerOptions::default() };
+    let options = CheckerOptions { seed: random(), budget: desired.agent.probe_budget };
     let checker = Checker::new(NetworkProber, options, transitions_in);
     if let Some(logger) = dataplane.take_logger() {
         crate::agent::log_events(logger);
@@ -171,15 +172,6 @@ fn open_services(
         services.push(Service::open(saved.clone(), key, shift, orders, dataplane, (&starts, now)));
     }
     Ok(services)
-}
-
-/// From the kernel's random source: keys must not be guessable.
-fn random() -> u64 {
-    let mut bytes = [0u8; 8];
-    // SAFETY: a valid buffer and its length.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert_eq!(got, 8, "getrandom gives eight bytes at once since Linux 3.17");
-    u64::from_ne_bytes(bytes)
 }
 
 /// A kill between freeing an entry and counting it left one too many.

@@ -15,7 +15,7 @@ use super::face::Face;
 use crate::admission::NewPerSource;
 use crate::dataplane::{Dataplane, DataplaneError, Ends};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
-use crate::health::Health;
+use crate::health::{DependencyState, Health, depends};
 use crate::plan::{self, Candidate, Usable};
 use crate::state::{SavedBackend, SavedService};
 
@@ -49,6 +49,8 @@ pub(super) struct Service {
     /// Those of them whose flows are let go.
     pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
+    /// What backends last told of the things that they need.
+    pub(super) depends: HashMap<SocketAddr, Vec<DependencyState>>,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -155,6 +157,7 @@ impl Service {
             failing: HashMap::new(),
             given_up: Vec::new(),
             notes: Vec::new(),
+            depends: HashMap::new(),
             saved,
         }
     }
@@ -234,7 +237,7 @@ impl Service {
     }
 
     /// The backends of each slot that serve a VIP, as planning sees them.
-    fn candidates(&self, vip: &Vip, health: &HealthMap) -> Vec<Vec<Candidate>> {
+    fn candidates(&self, vip: &Vip, health: &HealthMap, outages: &[&str]) -> Vec<Vec<Candidate>> {
         let mut slots = vec![Vec::new(); self.saved.slots.len()];
         let versions = &self.saved.spec.versions;
         let weights: HashMap<(&str, SocketAddr), u32> = versions
@@ -254,7 +257,7 @@ impl Service {
                 id: backend.id,
                 identity: maglev::identity(backend.address.ip().into(), backend.address.port().to_be()),
                 weight,
-                healthy: verdict != Some(Health::Unhealthy),
+                healthy: verdict != Some(Health::Unhealthy) || self.explained(backend, outages),
                 draining: self.backend_drains(backend),
             });
         }
@@ -274,7 +277,39 @@ impl Service {
 
     /// What of it can take new flows that come to a VIP.
     pub(super) fn usable(&self, vip: &Vip, health: &HealthMap) -> Usable {
-        plan::usable(&self.candidates(vip, health), &self.preference())
+        let outages = self.outages();
+        let mut candidates = self.candidates(vip, health, &outages);
+        let threshold = self.saved.spec.health.as_ref().and_then(|health| health.panic_threshold);
+        let kept = threshold.map_or_else(Vec::new, |threshold| plan::panic(&mut candidates, threshold));
+        let mut usable = plan::usable(&candidates, &self.preference());
+        let panics = kept.iter().map(|panic| {
+            format!(
+                "{} of {} backends of {} fail their health checks, more than panic_threshold allows: all of them take new flows",
+                panic.failing, panic.all, self.saved.slots[panic.slot]
+            )
+        });
+        let outages = outages.iter().map(|name| {
+            format!("{name} fails for every backend: health checks that fail with it take nobody out")
+        });
+        let alarms: Vec<String> = usable.alarm.take().into_iter().chain(outages).chain(panics).collect();
+        usable.alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
+        usable
+    }
+
+    /// Shared dependencies that fail for all backends at once.
+    fn outages(&self) -> Vec<&str> {
+        if self.depends.is_empty() {
+            return Vec::new();
+        }
+        let active = self.saved.backends.iter().filter(|b| !self.backend_drains(b));
+        let told = |b: &SavedBackend| self.depends.get(&b.address).map_or(&[][..], Vec::as_slice);
+        depends::outages(&active.map(told).collect::<Vec<_>>())
+    }
+
+    /// Whether a backend fails because of something that fails for all.
+    fn explained(&self, backend: &SavedBackend, outages: &[&str]) -> bool {
+        !outages.is_empty()
+            && self.depends.get(&backend.address).is_some_and(|told| depends::explains(told, outages))
     }
 
     /// For each face, what can take new flows and the backend of each cell's.

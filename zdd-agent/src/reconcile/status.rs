@@ -54,6 +54,7 @@ impl Reconciler {
             })
             .collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        let probes = self.checker.counts();
         Status {
             build: BUILD.to_owned(),
             pid: std::process::id(),
@@ -69,6 +70,8 @@ impl Reconciler {
             syn_filter: SynFilterStatus { bytes, fill },
             reasons: REASONS.iter().zip(reasons).map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
             interfaces,
+            probes: probes.0,
+            probes_late: probes.1,
         }
     }
 
@@ -199,6 +202,15 @@ impl Reconciler {
             Some((Health::Unhealthy, reason)) => (report::Health::Unhealthy, reason.clone()),
             _ => (report::Health::Unknown, spec.health.is_none().then(|| "no health check".to_owned())),
         };
+        let failure = self.checker.status(&(spec.name.clone(), backend.address));
+        let failure = failure.and_then(|status| status.last_failure);
+        let told = service.depends.get(&backend.address).map_or(&[][..], Vec::as_slice);
+        let depends = told.iter().map(|state| report::DependencyStatus {
+            name: state.name.clone(),
+            well: state.well,
+            said: state.said.clone(),
+            shared: state.shared,
+        });
         let state = if backend.removed {
             BackendState::Removed
         } else if service.backend_drains(backend) {
@@ -220,6 +232,9 @@ impl Reconciler {
                 .hops
                 .get(&backend.address.ip())
                 .map_or_else(|| "unresolved: not asked yet".to_owned(), ToString::to_string),
+            last_failure_ms_ago: failure.as_ref().map(|(_, ago)| ago.as_millis() as u64),
+            last_failure: failure.map(|(why, _)| why),
+            depends: depends.collect(),
         }
     }
 }

@@ -190,6 +190,24 @@ pub struct Condition {
     pub with: Operand,
 }
 
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = match self.op {
+            Comparison::Less => "<",
+            Comparison::AtMost => "<=",
+            Comparison::More => ">",
+            Comparison::AtLeast => ">=",
+            Comparison::Equal => "==",
+            Comparison::Differs => "!=",
+        };
+        match &self.with {
+            Operand::Number(number) => write!(f, "{sign} {number}"),
+            Operand::Bool(truth) => write!(f, "{sign} {truth}"),
+            Operand::Text(text) => write!(f, "{sign} {text:?}"),
+        }
+    }
+}
+
 /// How two values are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Comparison {

@@ -21,6 +21,9 @@ pub fn status() -> Status {
         bytes: 6_400,
         new_flows: 7,
         next_hop: next_hop.to_owned(),
+        last_failure: None,
+        last_failure_ms_ago: None,
+        depends: Vec::new(),
     };
     let healthy =
         backend("10.1.0.1:8080", Health::Healthy, None, BackendState::Active, "02:00:00:00:00:01%eth0");
@@ -100,6 +103,8 @@ pub fn status() -> Status {
                 note: Some("a program of somebody else is there: id 17".to_owned()),
             },
         ],
+        probes: 40,
+        probes_late: 2,
     }
 }
 

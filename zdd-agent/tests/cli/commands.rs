@@ -90,6 +90,8 @@ async fn the_json_of_status_has_the_promised_shape() {
         }
       ],
       "pid": 42,
+      "probes": 40,
+      "probes_late": 2,
       "reasons": {
         "base": 190,
         "not_a_vip": 10
@@ -121,8 +123,11 @@ async fn the_json_of_status_has_the_promised_shape() {
                 {
                   "address": "10.1.0.1:8080",
                   "bytes": 6400,
+                  "depends": [],
                   "flows": 3,
                   "health": "healthy",
+                  "last_failure": null,
+                  "last_failure_ms_ago": null,
                   "new_flows": 7,
                   "next_hop": "02:00:00:00:00:01%eth0",
                   "packets": 100,
@@ -146,8 +151,11 @@ async fn the_json_of_status_has_the_promised_shape() {
                 {
                   "address": "10.2.0.1:8080",
                   "bytes": 6400,
+                  "depends": [],
                   "flows": 3,
                   "health": "unhealthy",
+                  "last_failure": null,
+                  "last_failure_ms_ago": null,
                   "new_flows": 7,
                   "next_hop": "unresolved: no answer from 10.2.0.1 on eth0",
                   "packets": 100,

@@ -25,6 +25,9 @@ fn backend(address: &str, ill: Option<&str>) -> BackendStatus {
         bytes: 0,
         new_flows: 0,
         next_hop: String::new(),
+        last_failure: None,
+        last_failure_ms_ago: None,
+        depends: Vec::new(),
     }
 }
 
@@ -75,6 +78,8 @@ fn status(seconds: u64) -> Status {
             .map(|(reason, n)| (reason.to_owned(), n))
             .into(),
         interfaces: vec![],
+        probes: 0,
+        probes_late: 0,
     }
 }
 

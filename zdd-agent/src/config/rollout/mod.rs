@@ -2,7 +2,7 @@
 
 mod analysis;
 mod hook;
-mod provider;
+pub(super) mod provider;
 mod steps;
 
 use std::time::Duration;
@@ -140,13 +140,13 @@ fn several<T>(
         .collect()
 }
 
-fn timeout(table: &mut Table<'_, '_>, default_s: u64, sink: &mut Sink<'_>) -> Duration {
+pub(super) fn timeout(table: &mut Table<'_, '_>, default_s: u64, sink: &mut Sink<'_>) -> Duration {
     let range = Duration::from_millis(10)..=Duration::from_secs(600);
     value(table.duration("timeout", range, sink)).unwrap_or(Duration::from_secs(default_s))
 }
 
 /// An address that the agent can ask.
-fn http(text: &str) -> Result<String, Unreadable> {
+pub(super) fn http(text: &str) -> Result<String, Unreadable> {
     let uri = text.parse::<hyper::Uri>().ok();
     let uri = uri.filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
     match uri.as_ref().map(|uri| uri.scheme_str()) {
@@ -158,7 +158,7 @@ fn http(text: &str) -> Result<String, Unreadable> {
     }
 }
 
-fn argv(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<Vec<String>> {
+pub(super) fn argv(table: &mut Table<'_, '_>, key: &'static str, sink: &mut Sink<'_>) -> Option<Vec<String>> {
     let example = "an array of program and arguments, as [\"/usr/local/bin/check\", \"v2\"]";
     let At { value: items, span } = table.array(key, example, sink)?;
     let mut argv = Vec::new();

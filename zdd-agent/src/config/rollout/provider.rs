@@ -89,7 +89,7 @@ fn condition(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Option<Condition
     value(read)
 }
 
-fn parse_condition(text: &str) -> Result<Condition, Unreadable> {
+pub(in crate::config) fn parse_condition(text: &str) -> Result<Condition, Unreadable> {
     use Comparison::*;
     let wrong = |why: &str| {
         Unreadable(format!(

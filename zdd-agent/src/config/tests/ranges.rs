@@ -51,19 +51,19 @@ fn times() {
 #[test]
 fn health_checks() {
     insta::assert_snapshot!(with("health = {}"), @r#"
-    zdd.toml:7:10: a health check says neither `http` nor `tcp`
-    help: write http = "/health" or tcp = true
+    zdd.toml:7:10: a health check does not say what to ask
+    help: write http = "/health", https, grpc, tcp = true, udp, dns or exec
     "#);
-    insta::assert_snapshot!(with("health = { http = \"/\", tcp = true }"), @"
-    zdd.toml:7:10: a health check asks either `http` or `tcp`
-    help: remove `tcp`: a probe over HTTP needs the connection anyway
-    ");
+    insta::assert_snapshot!(with("health = { http = \"/\", tcp = true }"), @r#"
+    zdd.toml:7:10: a health check asks one thing, not both `tcp` and `http`
+    help: write http = "/health", https, grpc, tcp = true, udp, dns or exec
+    "#);
     insta::assert_snapshot!(with("health = { tcp = false }"), @r#"
     zdd.toml:7:18: `tcp` can only be true
     help: write tcp = true, or http = "/health", or remove the health check
     "#);
     insta::assert_snapshot!(with("health = { tcp = true, status = [200] }"), @r#"
-    zdd.toml:7:10: `status` and `host` mean nothing to a tcp check
+    zdd.toml:7:10: `status` means nothing to a check with `tcp`
     help: remove them, or ask http = "/" instead of tcp = true
     "#);
     insta::assert_snapshot!(with("health = { http = \"health\", status = [42], host = \"\", port = 0 }"), @r#"

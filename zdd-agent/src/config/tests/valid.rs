@@ -36,6 +36,10 @@ fn what_is_not_said_has_its_documented_default() {
             v4: 10.255.0.0/16,
             v6: fd7a:6464::/64,
         },
+        probe_budget: ProbeBudget {
+            concurrent: 256,
+            per_second: 0,
+        },
     }
     "#);
     insta::assert_debug_snapshot!(desired.services, @r#"
@@ -182,6 +186,10 @@ fn everything_can_be_said() {
                 v4: 10.255.0.0/16,
                 v6: fd7a:6464::/64,
             },
+            probe_budget: ProbeBudget {
+                concurrent: 256,
+                per_second: 0,
+            },
         },
         services: [
             ServiceSpec {
@@ -211,17 +219,25 @@ fn everything_can_be_said() {
                 cells: 4096,
                 health: Some(
                     HealthSpec {
-                        probe: Http {
-                            path: "/health?deep=1",
-                            status: [
-                                200,
-                                204,
-                            ],
-                            host: Some(
-                                "example.org",
-                            ),
-                        },
+                        probe: Http(
+                            HttpCheck {
+                                path: "/health?deep=1",
+                                status: [
+                                    200,
+                                    204,
+                                ],
+                                host: Some(
+                                    "example.org",
+                                ),
+                                headers: [],
+                                contains: None,
+                                matches: None,
+                                json: [],
+                                tls: None,
+                            },
+                        ),
                         interval: 2s,
+                        fast_interval: None,
                         timeout: 3s,
                         rise: 1,
                         fall: 5,
@@ -229,6 +245,8 @@ fn everything_can_be_said() {
                         port: Some(
                             8081,
                         ),
+                        depends: [],
+                        panic_threshold: None,
                     },
                 ),
                 rollout: None,

@@ -42,17 +42,29 @@ fn compare(op: Comparison, order: Option<std::cmp::Ordering>) -> bool {
     }
 }
 
+/// The value that a JSONPath names in a document; `Ok(None)`: it names nothing.
+///
+/// # Errors
+/// The path is none, or names several values.
+pub fn named<'a>(document: &'a Value, path: &str) -> Result<Option<&'a Value>, String> {
+    let path = JsonPath::parse(path).map_err(|_| format!("`{path}` is no JSONPath"))?;
+    match path.query(document).all().as_slice() {
+        [] => Ok(None),
+        [value] => Ok(Some(*value)),
+        several => Err(format!("{path} names {} values, one is needed", several.len())),
+    }
+}
+
 /// The one value that a JSONPath names in a document.
 pub(super) fn from_json(body: &[u8], path: &str, condition: &Condition) -> Outcome {
-    let Ok(path) = JsonPath::parse(path) else { return Outcome::Error(format!("`{path}` is no JSONPath")) };
     let document: Value = match serde_json::from_slice(body) {
         Ok(document) => document,
         Err(error) => return Outcome::Error(format!("the answer is not JSON: {error}")),
     };
-    match path.query(&document).all().as_slice() {
-        [] => Outcome::Inconclusive(format!("{path} names nothing in the answer")),
-        [value] => judge(value, condition),
-        several => Outcome::Error(format!("{path} names {} values, one is needed", several.len())),
+    match named(&document, path) {
+        Ok(Some(value)) => judge(value, condition),
+        Ok(None) => Outcome::Inconclusive(format!("{path} names nothing in the answer")),
+        Err(why) => Outcome::Error(why),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Asking the world: one measurement or one call, with its time limit. What the answer means for a rollout is not known here.
 
-mod exec;
 mod http;
 mod judge;
 
@@ -10,7 +9,8 @@ use serde_json::Value;
 
 use super::runs::Outcome;
 use super::spec::{HookCall, HookSpec, Provider};
-pub use judge::judge;
+use crate::program;
+pub use judge::{judge, named};
 
 /// Who and what a measurement or a call is about.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -67,7 +67,7 @@ pub async fn measure(provider: &Provider, about: &About) -> Outcome {
         }
         Provider::Exec { argv, timeout } => {
             let argv: Vec<String> = argv.iter().map(|word| about.fill(word)).collect();
-            match exec::run(&argv, &about.variables(), "", *timeout).await {
+            match program::run(&argv, &about.variables(), "", *timeout).await {
                 Ok((Some(0), said)) => Outcome::Success(said),
                 Ok((Some(2), said)) => Outcome::Inconclusive(said),
                 Ok((Some(code), said)) => {
@@ -89,7 +89,7 @@ pub async fn call(hook: &HookSpec, about: &About) -> Result<(), String> {
     let body = serde_json::to_string(about).unwrap_or_default();
     match &hook.call {
         HookCall::Webhook { url } => http::post(url, body, hook.timeout).await,
-        HookCall::Exec { argv } => match exec::run(argv, &about.variables(), &body, hook.timeout).await? {
+        HookCall::Exec { argv } => match program::run(argv, &about.variables(), &body, hook.timeout).await? {
             (Some(0), _) => Ok(()),
             (Some(code), said) => Err(format!("exit {code} {said}").trim_end().to_owned()),
             (None, _) => Err(format!("{} was killed", argv[0])),
@@ -111,7 +111,7 @@ fn timed_out(after: Duration) -> String {
 }
 
 /// A value in a few letters.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() > 80 { text.chars().take(80).chain("...".chars()).collect() } else { text }
 }

@@ -6,8 +6,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::timed_out;
-
 /// Bytes of output that are read; the first line of them is shown.
 const OUTPUT_LIMIT: u64 = 4 * 1024;
 
@@ -27,7 +25,7 @@ impl Drop for Group {
 ///
 /// # Errors
 /// It cannot be started, or takes longer than `timeout`.
-pub(super) async fn run(
+pub async fn run(
     argv: &[String],
     variables: &[(&str, &str)],
     input: &str,
@@ -65,7 +63,9 @@ pub(super) async fn run(
         let output = tokio::time::timeout(Duration::from_millis(100), read).await.unwrap_or_default();
         (status, output)
     };
-    let (status, output) = tokio::time::timeout(timeout, talk).await.map_err(|_| timed_out(timeout))?;
+    let (status, output) = tokio::time::timeout(timeout, talk)
+        .await
+        .map_err(|_| format!("no answer within {}", humantime::format_duration(timeout)))?;
     let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;
     let text = String::from_utf8_lossy(&output);
     let said = text.lines().next().unwrap_or_default().trim().chars().take(200).collect();

@@ -3,23 +3,25 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::testing::{LONG, attempt, question, why};
 use super::*;
+use crate::health::spec::{Dependency, HttpCheck, JsonAssertion};
+use crate::rollout::spec::{Comparison, Condition, Operand};
 
-fn http(path: &str, status: &[u16], timeout_ms: u64) -> HealthSpec {
-    let probe = Probe::Http { path: path.into(), status: status.into(), host: None };
-    HealthSpec { probe, ..tcp(timeout_ms) }
+/// What is asked, and for how long, ms.
+type Asked = (Probe, u64);
+
+fn http(path: &str, status: &[u16], timeout_ms: u64) -> Asked {
+    let check = HttpCheck { path: path.into(), status: status.into(), ..HttpCheck::default() };
+    (Probe::Http(check), timeout_ms)
 }
 
-fn tcp(timeout_ms: u64) -> HealthSpec {
-    HealthSpec {
-        probe: Probe::Tcp,
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_millis(timeout_ms),
-        rise: 1,
-        fall: 1,
-        jitter: 0.0,
-        port: None,
-    }
+fn tcp(timeout_ms: u64) -> Asked {
+    (Probe::Tcp, timeout_ms)
+}
+
+async fn probe(address: SocketAddr, (probe, timeout_ms): &Asked) -> Answer {
+    attempt(address, probe.clone(), *timeout_ms).await
 }
 
 /// Serves one connection: reads the request's head, sends `parts` as they are, then closes or holds the connection.
@@ -54,8 +56,6 @@ fn text(answer: &str) -> Vec<Vec<u8>> {
 async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.expect("loopback").local_addr().expect("address")
 }
-
-const LONG: u64 = 10_000;
 
 #[tokio::test]
 async fn a_listening_port_passes_a_tcp_probe() {
@@ -109,9 +109,8 @@ async fn the_expected_status_passes_and_the_request_names_host_and_path() {
 #[tokio::test]
 async fn a_host_can_be_configured() {
     let (address, task) = server(text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), false).await;
-    let mut spec = http("/", &[], LONG);
-    spec.probe = Probe::Http { path: "/".into(), status: vec![], host: Some("shop.example".into()) };
-    assert_eq!(probe(address, &spec).await, Ok(()));
+    let check = HttpCheck { path: "/".into(), host: Some("shop.example".into()), ..HttpCheck::default() };
+    assert_eq!(attempt(address, Probe::Http(check), LONG).await, Ok(()));
     assert!(task.await.expect("server").to_lowercase().contains("host: shop.example\r\n"));
 }
 
@@ -157,4 +156,84 @@ async fn a_path_that_cannot_be_sent_is_told() {
     let (address, _task) = server(vec![], true).await;
     let failure = probe(address, &http("/a b", &[], LONG)).await.expect_err("a space");
     assert!(failure.to_string().contains("\"/a b\""), "{failure}");
+}
+
+/// Answers once with this head and body.
+async fn answering(head: &str, body: &str) -> SocketAddr {
+    server(text(&format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())), false).await.0
+}
+
+fn asking(change: impl FnOnce(&mut HttpCheck)) -> Probe {
+    let mut check = testing::http();
+    change(&mut check);
+    Probe::Http(check)
+}
+
+fn equals(path: &str, text: &str) -> JsonAssertion {
+    let is = Condition { op: Comparison::Equal, with: Operand::Text(text.into()) };
+    JsonAssertion { path: path.into(), is }
+}
+
+#[tokio::test]
+async fn a_header_must_be_there_and_as_expected() {
+    let probe = asking(|check| check.headers = vec![("X-Ready".into(), "yes".into())]);
+    let ready = answering("200 OK\r\nx-ready: no\r\nx-ready: yes", "").await;
+    assert_eq!(attempt(ready, probe.clone(), LONG).await, Ok(()));
+    let not = answering("200 OK\r\nx-ready: no", "").await;
+    assert_eq!(why(not, probe.clone()).await, "header X-Ready is \"no\", expected \"yes\"");
+    let none = answering("200 OK", "").await;
+    assert_eq!(why(none, probe).await, "header X-Ready is missing, expected \"yes\"");
+}
+
+#[tokio::test]
+async fn a_body_must_contain_and_match() {
+    let probe = asking(|check| {
+        check.contains = Some("alive".into());
+        check.matches = Some("^v[0-9]+ is ".into());
+    });
+    assert_eq!(attempt(answering("200 OK", "v2 is alive").await, probe.clone(), LONG).await, Ok(()));
+    let dead = answering("200 OK", "v2 is dead").await;
+    assert_eq!(why(dead, probe.clone()).await, "the body does not contain \"alive\": \"v2 is dead\"");
+    let other = answering("200 OK", "alive").await;
+    assert_eq!(why(other, probe).await, "the body does not match \"^v[0-9]+ is \": \"alive\"");
+}
+
+#[tokio::test]
+async fn json_assertions_say_what_they_found() {
+    let probe = asking(|check| check.json = vec![equals("$.db", "ok"), equals("$.cache.state", "warm")]);
+    for (body, said) in [
+        (r#"{"db": "ok", "cache": {"state": "warm"}}"#, None),
+        (r#"{"db": "down", "cache": {"state": "warm"}}"#, Some("$.db is \"down\", expected == \"ok\"")),
+        (r#"{"db": "ok"}"#, Some("$.cache.state names nothing in the body")),
+        (r#"{"db": 7, "cache": {}}"#, Some("$.db: 7 cannot be compared with what is expected")),
+        ("<html>", Some("the body is not JSON: expected value at line 1 column 1: \"<html>\"")),
+    ] {
+        let answer = attempt(answering("200 OK", body).await, probe.clone(), LONG).await;
+        assert_eq!(answer.err().map(|failure| failure.to_string()).as_deref(), said, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_json_body_beyond_the_limit_is_no_answer() {
+    let probe = asking(|check| check.json = vec![equals("$.db", "ok")]);
+    let body = format!(r#"{{"db": "ok", "filler": "{}"}}"#, "x".repeat(BODY_LIMIT));
+    let said = why(answering("200 OK", &body).await, probe).await;
+    assert!(said.starts_with("the body is longer than 65536 bytes"), "{said}");
+}
+
+#[tokio::test]
+async fn dependencies_are_read_also_off_an_answer_that_fails() {
+    let depends = |name: &str, shared| Dependency {
+        name: name.into(),
+        path: format!("$.{name}"),
+        shared,
+        success: None,
+    };
+    let address = answering("503 Busy", r#"{"db": "down", "redis": true}"#).await;
+    let mut asked = question(address, asking(|_| ()), LONG);
+    asked.depends = vec![depends("db", true), depends("redis", false), depends("queue", false)];
+    let (answer, told) = super::probe(&asked, &mut Session::default()).await;
+    assert_eq!(answer.unwrap_err().to_string(), "status 503, expected 200 to 399");
+    let told: Vec<_> = told.iter().map(|state| (state.name.as_str(), state.shared, state.well)).collect();
+    assert_eq!(told, [("db", true, Some(false)), ("redis", false, Some(true)), ("queue", false, None)]);
 }
