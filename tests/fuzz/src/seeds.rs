@@ -20,7 +20,7 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
                     seed = seed.frame(frame);
                 }
                 // Once more after a change and some time, from another cell's state, with other sources admitted.
-                let mut seed = seed.act(200, id as u8 * 2 | 1 << 5).act(220, 30).act(230, 0x55);
+                let mut seed = seed.act(200, (id as u8 * 2) | (1 << 5)).act(220, 30).act(230, 0x55);
                 for frame in &frames {
                     seed = seed.frame(frame);
                 }
