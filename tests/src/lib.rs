@@ -10,11 +10,13 @@
 //! - [`bench`]: what a packet costs, beside floors of its own, by BPF_PROG_TEST_RUN.
 //! - [`bpf`]: running programs on frames, and maps in memory.
 //! - [`browser`]: headless Chromium in a namespace, for what people see of a page.
+//! - [`certs`]: a certificate authority for tests.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
 pub mod bench;
 pub mod bpf;
 pub mod browser;
+pub mod certs;
 pub mod checker;
 pub mod control_bench;
 pub mod demo;

@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::api::server::{Socket, serve};
+use crate::api::ledger::Ledger;
+use crate::api::roles::Policy;
+use crate::api::server::{Serving, Socket, serve};
+use crate::api::tls::Remote;
 use crate::config::Warning;
 use crate::control::{self, Handle};
 use crate::desired::Desired;
 use crate::doctor;
+use crate::events::EventKind;
 use crate::metrics::MetricsServer;
 use crate::notify::Notify;
 use crate::page::PageServer;
+use crate::privileges;
 use crate::reconcile::{self, Ended};
 use crate::shutdown::Shutdown;
 
@@ -37,12 +42,28 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
     let (page_spec, state_dir) = (desired.agent.page, desired.agent.state_dir.clone());
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
-    let socket = Socket::bind(&socket_path)?;
+    let api = desired.agent.api.clone();
+    let policy = Policy::new(&api)?;
+    let socket = Socket::bind(&socket_path, policy.socket_gid())?;
+    let remote = match &api.remote {
+        Some(spec) => Some(Remote::bind(spec).await?),
+        None => None,
+    };
+    // As soon as nothing is needed any more that takes more: the socket has its group, low ports are taken.
+    privileges::keep_what_is_needed().context("rights that are not needed cannot be given up")?;
     for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
         let fix = finding.fix.unwrap_or_default();
         tracing::warn!(check = finding.check, fix, "{}", finding.what);
     }
     let reconciler = reconcile::start(desired).await?;
+    let events = reconciler.events();
+    let ledger = Ledger::open(Some(&state_dir), reconciler.spent_keys());
+    let ledger = ledger.with_context(|| {
+        format!(
+            "the records of changes in {} cannot be opened\nhelp: see agent.state_dir",
+            state_dir.display()
+        )
+    })?;
     let (handle, requests) = control::channel(64);
     if let Some(address) = metrics_at {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
@@ -51,11 +72,12 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
         tokio::spawn(page.serve(shutdown.clone()));
     }
+    let serving = Serving { handle: handle.clone(), policy, ledger, events: events.clone() };
     let notify = Arc::new(Notify::from_environment());
     let (alive, by) = (notify.clone(), handle.clone());
     let (stop, stopping) = Shutdown::new();
     let stop_api = shutdown.clone();
-    let api = tokio::spawn(serve(socket, handle, async move {
+    let api = tokio::spawn(serve(socket, remote, serving, async move {
         tokio::select! {
             () = stop_api.wait() => {}
             () = stopping.wait() => {}
@@ -64,7 +86,9 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     tracing::info!(socket = %socket_path.display(), "ready");
     notify.tell("READY=1\nSTATUS=ready");
     tokio::spawn(async move { alive.stay_alive(by).await });
+    events.note(EventKind::Agent, None, format!("agent {} ready", env!("CARGO_PKG_VERSION")), None);
     let ended = reconciler.run(requests, shutdown).await?;
+    events.note(EventKind::Agent, None, "agent stops; traffic goes on".to_owned(), None);
     notify.tell("STOPPING=1\nSTATUS=stopping; traffic goes on");
     // Lets answers that are under way reach their callers.
     stop.start();

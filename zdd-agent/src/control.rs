@@ -3,12 +3,17 @@
 //! Nothing here knows maps or sockets. The loop owns the [`mpsc::Receiver`] and answers every [`Request`] through its
 //! [`Reply`]; a request that is dropped unanswered is told to the caller as an internal error.
 
+mod change;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+
+use change::Pending;
+pub use change::{Change, Generations, Made, SpentKey};
 
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
@@ -41,6 +46,8 @@ pub enum RefusedCode {
     Invalid,
     /// It contradicts something that exists or is under way.
     Conflict,
+    /// The caller's role does not allow it.
+    Denied,
     /// The agent failed.
     Internal,
 }
@@ -229,6 +236,12 @@ pub enum Request {
         clients: Vec<SocketAddr>,
         reply: Reply<WhoMoves>,
     },
+    /// A request that changes something, with what goes with it.
+    Change {
+        change: Box<Change>,
+        then: Box<Request>,
+        made: Made,
+    },
 }
 
 /// What is asked of a rollout.
@@ -293,6 +306,7 @@ impl Request {
             Request::Line { reply, .. } => drop(reply.send(Err(refused))),
             Request::Detach { reply } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
+            Request::Change { then, .. } => then.refuse(refused),
         }
     }
 }
@@ -300,7 +314,7 @@ impl Request {
 /// Makes the two ends. `capacity` requests may wait; the next caller waits for room.
 pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
     let (requests, receiver) = mpsc::channel(capacity);
-    (Handle { requests }, receiver)
+    (Handle { requests, pending: None }, receiver)
 }
 
 /// The asking end. Clones ask the same loop.
@@ -309,6 +323,8 @@ pub fn channel(capacity: usize) -> (Handle, mpsc::Receiver<Request>) {
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    /// What goes with the next question.
+    pending: Option<Pending>,
 }
 
 impl Handle {
@@ -319,7 +335,7 @@ impl Handle {
             )
         };
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| gone())?;
+        self.requests.send(self.wrap(request(reply))).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 

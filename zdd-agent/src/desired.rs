@@ -1,6 +1,8 @@
 //! What the operator wants: the validated form of the configuration file, and of every later change by command.
 //! No text, no maps, no I/O: `config` makes it from TOML, `plan` compares it with what is there.
 
+mod api;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,7 @@ pub use crate::health::spec::{
 };
 use crate::prefix::{ENCAP_SOURCES, Prefix};
 use crate::text;
+pub use api::{Access, ApiSpec, RemoteSpec, RoleRule};
 
 /// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
 pub type BasisPoints = u32;
@@ -60,6 +63,9 @@ pub struct AgentSpec {
     /// What all health checks may cost together.
     #[serde(default)]
     pub probe_budget: crate::health::ProbeBudget,
+    /// Who may talk to the agent.
+    #[serde(default)]
+    pub api: ApiSpec,
 }
 
 /// The page in a browser.

@@ -32,7 +32,9 @@ pub async fn run(
     timeout: Duration,
 ) -> Result<(Option<i32>, String), String> {
     let [program, arguments @ ..] = argv else { return Err("no program is named".to_owned()) };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    crate::privileges::none_for(&mut command);
+    let mut child = command
         .args(arguments)
         .envs(variables.iter().copied())
         .stdin(Stdio::piped())

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
 use zdd_common::maps::Counters;
 
+use crate::control::SpentKey;
 use crate::desired::{ServiceSpec, Vip};
 use crate::rollout::saved::SavedRollouts;
 
@@ -21,6 +22,9 @@ pub struct State {
     pub file: Vec<ServiceSpec>,
     /// The services as they are in force.
     pub services: Vec<SavedService>,
+    /// Idempotency keys of changes that this state holds.
+    #[serde(default)]
+    pub keys: Vec<SpentKey>,
     /// Why no rollout of any service takes a step up; `None`: they do.
     #[serde(default)]
     pub line_stopped: Option<String>,
@@ -35,6 +39,8 @@ pub struct StateRef<'a> {
     pub file: &'a [ServiceSpec],
     /// [`State::services`].
     pub services: Vec<&'a SavedService>,
+    /// [`State::keys`].
+    pub keys: &'a [SpentKey],
     /// [`State::line_stopped`].
     pub line_stopped: Option<&'a str>,
 }

@@ -78,6 +78,7 @@ impl Plane {
             syn_memory: std::time::Duration::from_secs(64),
             sample_events: 0,
             encap: EncapSources::default(),
+            api: Default::default(),
             probe_budget: Default::default(),
         };
         let (mut plane, _) = Dataplane::open(&spec)?;

@@ -55,6 +55,8 @@ pub struct Setup {
     pub state_dir: &'static str,
     /// The agent's socket, below the rig's directory.
     pub socket: &'static str,
+    /// The text of `[agent.api]`, its header included.
+    pub api: String,
 }
 
 impl Default for Setup {
@@ -83,6 +85,7 @@ impl Default for Setup {
             pin_dir: "bpf/zdd".to_owned(),
             state_dir: "state",
             socket: "zdd.sock",
+            api: String::new(),
         }
     }
 }
@@ -114,14 +117,16 @@ impl Setup {
              backends = 64\n\
              cells = {}\n\
              flows = {}\n\
-             syn_filter = 1048576\n",
+             syn_filter = 1048576\n\
+             {}",
             self.interfaces,
             pin_dir.display(),
             self.state_dir,
             self.socket,
             self.agent_lines,
             self.all_cells,
-            self.flows
+            self.flows,
+            self.api
         )
     }
 

@@ -182,6 +182,7 @@ fn make() -> Rig {
         syn_memory: SYN_MEMORY,
         sample_events: 0,
         encap: Default::default(),
+        api: Default::default(),
         probe_budget: Default::default(),
     };
     let (mut plane, _) = Dataplane::open(&spec).unwrap_or_else(|error| panic!("{error}"));

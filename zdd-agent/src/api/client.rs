@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::pb;
 use super::pb::control_client::ControlClient;
@@ -17,6 +17,7 @@ pub use super::wire::Malformed;
 use super::wire::Wire;
 use crate::control::{Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
 use crate::desired::BasisPoints;
+use crate::events::Event;
 use crate::report::{
     ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, ShiftReport, Status, WhoMoves,
 };
@@ -26,12 +27,20 @@ use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, Stopped
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody answers on the socket.
-    #[error("no agent answers on {}: {source}", .path.display())]
+    #[error("no agent answers on {at}: {source}")]
     Unreachable {
-        /// The socket.
-        path: PathBuf,
+        /// Where it was looked for.
+        at: At,
         /// What the system said.
         source: io::Error,
+    },
+    /// A file for the connection cannot be used.
+    #[error("{}: {wrong}\nhelp: --cert, --key and --ca name PEM files: your certificate, its key, and the authority of the agent's", .path.display())]
+    Certificate {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        wrong: String,
     },
     /// The agent said no; nothing was changed.
     #[error(transparent)]
@@ -46,12 +55,23 @@ pub enum ClientError {
     Malformed(#[from] Malformed),
 }
 
+/// How long a connection over TCP may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// An error with all its causes: the transport's own word is only "transport error".
+fn reasons(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let told: Vec<String> = causes.map(ToString::to_string).collect();
+    told.last().cloned().unwrap_or_else(|| error.to_string())
+}
+
 fn failed(status: tonic::Status) -> ClientError {
     let code = match status.code() {
         Code::NotFound => RefusedCode::NotFound,
         Code::FailedPrecondition => RefusedCode::Refused,
         Code::InvalidArgument => RefusedCode::Invalid,
         Code::AlreadyExists => RefusedCode::Conflict,
+        Code::PermissionDenied => RefusedCode::Denied,
         Code::Internal => RefusedCode::Internal,
         Code::Unimplemented => {
             let message = "the agent does not know this command\nhelp: agent and command are of different builds; use the agent's";
@@ -84,6 +104,38 @@ fn millis(duration: Duration) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: ControlClient<Channel>,
+    with: Option<pb::ChangeOptions>,
+}
+
+/// Where an agent is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// On this host, at the path of its socket.
+    Socket(PathBuf),
+    /// Anywhere, over TLS.
+    Server(Server),
+}
+
+/// An agent over TCP: certificates on both sides. The files are PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `https://host:port`; the name or address must be in the agent's certificate.
+    pub url: String,
+    /// The caller's certificate.
+    pub cert: PathBuf,
+    /// The caller's private key.
+    pub key: PathBuf,
+    /// The authority of the agent's certificate.
+    pub ca: PathBuf,
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            At::Socket(path) => path.display().fmt(f),
+            At::Server(server) => server.url.fmt(f),
+        }
+    }
 }
 
 impl Client {
@@ -92,7 +144,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] when nobody answers there.
     pub async fn connect(path: &Path) -> Result<Client, ClientError> {
-        let unreachable = |source| ClientError::Unreachable { path: path.to_owned(), source };
+        let unreachable = |source| ClientError::Unreachable { at: At::Socket(path.to_owned()), source };
         // Connected by hand first, so that the reason is the system's own word and not wrapped by the transport.
         let mut first = Some(UnixStream::connect(path).await.map_err(unreachable)?);
         let path = path.to_owned();
@@ -107,7 +159,54 @@ impl Client {
         });
         // The address is never dialled; HTTP/2 wants an authority.
         let channel = Endpoint::from_static("http://zdd.local").connect_with_connector_lazy(connector);
-        Ok(Client { inner: ControlClient::new(channel) })
+        Ok(Client { inner: ControlClient::new(channel), with: None })
+    }
+
+    /// Connects to the agent wherever it is.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when nobody answers there, [`ClientError::Certificate`] when a file cannot be used.
+    pub async fn connect_to(at: &At) -> Result<Client, ClientError> {
+        let server = match at {
+            At::Socket(path) => return Self::connect(path).await,
+            At::Server(server) => server,
+        };
+        let wrong = |path: &Path, wrong: String| ClientError::Certificate { path: path.to_owned(), wrong };
+        let read = |path: &Path| std::fs::read(path).map_err(|error| wrong(path, error.to_string()));
+        let identity = Identity::from_pem(read(&server.cert)?, read(&server.key)?);
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read(&server.ca)?))
+            .identity(identity);
+        let unreachable = |source: io::Error| ClientError::Unreachable { at: at.clone(), source };
+        let channel = Endpoint::from_shared(server.url.clone())
+            .map_err(|error| unreachable(io::Error::other(format!("`{}` is no URL: {error}", server.url))))?
+            .connect_timeout(CONNECT)
+            .tls_config(tls)
+            .map_err(|error| wrong(&server.cert, reasons(&error)))?
+            .connect()
+            .await
+            .map_err(|error| unreachable(io::Error::other(reasons(&error))))?;
+        Ok(Client { inner: ControlClient::new(channel), with: None })
+    }
+
+    /// The same agent; what goes with `options` goes with every change.
+    pub fn with(self, options: pb::ChangeOptions) -> Client {
+        Client { with: Some(options), ..self }
+    }
+
+    fn options(&self) -> Option<pb::ChangeOptions> {
+        self.with.clone()
+    }
+
+    /// Events after number `after_seq`, and then every new one unless `only_present`.
+    pub async fn watch_events(
+        &mut self,
+        after_seq: u64,
+        service: &str,
+        only_present: bool,
+    ) -> Result<impl Stream<Item = Result<Event, ClientError>> + Unpin + use<>, ClientError> {
+        let request = pb::WatchEventsRequest { after_seq, service: service.to_owned(), only_present };
+        reports(self.inner.watch_events(request).await)
     }
 
     /// See [`Handle::status`](crate::control::Handle::status).
@@ -131,16 +230,20 @@ impl Client {
         weights: &[(String, BasisPoints)],
         force: bool,
     ) -> Result<ShiftReport, ClientError> {
+        let options = self.options();
         let weights = weights
             .iter()
             .map(|(version, points)| pb::Weight { version: version.clone(), points: *points })
             .collect();
-        report(self.inner.shift(pb::ShiftRequest { service: service.to_owned(), weights, force }).await)
+        report(
+            self.inner.shift(pb::ShiftRequest { service: service.to_owned(), weights, force, options }).await,
+        )
     }
 
     /// See [`Handle::rollback`](crate::control::Handle::rollback).
     pub async fn rollback(&mut self, service: &str, force: bool) -> Result<ShiftReport, ClientError> {
-        report(self.inner.rollback(pb::RollbackRequest { service: service.to_owned(), force }).await)
+        let options = self.options();
+        report(self.inner.rollback(pb::RollbackRequest { service: service.to_owned(), force, options }).await)
     }
 
     /// See [`Handle::backend_add`](crate::control::Handle::backend_add).
@@ -151,8 +254,13 @@ impl Client {
         address: SocketAddr,
         weight: u32,
     ) -> Result<ChangeReport, ClientError> {
+        let options = self.options();
         let (service, version, address) = (service.to_owned(), version.to_owned(), address.to_string());
-        report(self.inner.add_backend(pb::AddBackendRequest { service, version, address, weight }).await)
+        report(
+            self.inner
+                .add_backend(pb::AddBackendRequest { service, version, address, weight, options })
+                .await,
+        )
     }
 
     /// See [`Handle::backend_remove`](crate::control::Handle::backend_remove).
@@ -162,8 +270,13 @@ impl Client {
         address: SocketAddr,
         deadline: Option<Duration>,
     ) -> Result<ChangeReport, ClientError> {
+        let options = self.options();
         let (service, address, deadline_ms) = (service.to_owned(), address.to_string(), deadline.map(millis));
-        report(self.inner.remove_backend(pb::RemoveBackendRequest { service, address, deadline_ms }).await)
+        report(
+            self.inner
+                .remove_backend(pb::RemoveBackendRequest { service, address, deadline_ms, options })
+                .await,
+        )
     }
 
     /// See [`Handle::drain`](crate::control::Handle::drain).
@@ -172,13 +285,16 @@ impl Client {
         target: &Target,
         deadline: Option<Duration>,
     ) -> Result<DrainReport, ClientError> {
-        let request = pb::DrainRequest { target: target.to_string(), deadline_ms: deadline.map(millis) };
+        let options = self.options();
+        let request =
+            pb::DrainRequest { target: target.to_string(), deadline_ms: deadline.map(millis), options };
         report(self.inner.drain(request).await)
     }
 
     /// See [`Handle::undrain`](crate::control::Handle::undrain).
     pub async fn undrain(&mut self, target: &Target) -> Result<ChangeReport, ClientError> {
-        report(self.inner.undrain(pb::UndrainRequest { target: target.to_string() }).await)
+        let options = self.options();
+        report(self.inner.undrain(pb::UndrainRequest { target: target.to_string(), options }).await)
     }
 
     /// See [`Handle::drained_watch`](crate::control::Handle::drained_watch).
@@ -196,7 +312,8 @@ impl Client {
         name: String,
         dry_run: bool,
     ) -> Result<ApplyReport, ClientError> {
-        report(self.inner.apply(pb::ApplyRequest { config, name, dry_run }).await)
+        let options = self.options();
+        report(self.inner.apply(pb::ApplyRequest { config, name, dry_run, options }).await)
     }
 
     /// See [`Handle::explain`](crate::control::Handle::explain).
@@ -213,11 +330,12 @@ impl Client {
 
     /// See [`Handle::rollout`](crate::control::Handle::rollout).
     pub async fn rollout(&mut self, service: &str, ask: RolloutAsk) -> Result<RolloutReport, ClientError> {
+        let options = self.options();
         let RolloutAsk { act, revision, reason, break_glass } = ask;
         let (service, mut undo_to) = (service.to_owned(), None);
         let r#move = match act {
             RolloutAct::Start(candidate) => {
-                let request = pb::StartRolloutRequest { service, candidate, reason, break_glass };
+                let request = pb::StartRolloutRequest { service, candidate, reason, break_glass, options };
                 return report(self.inner.start_rollout(request).await);
             }
             RolloutAct::Pause => pb::Move::Pause,
@@ -241,6 +359,7 @@ impl Client {
                     reason,
                     undo_to,
                     break_glass,
+                    options,
                 })
                 .await,
         )
@@ -270,7 +389,7 @@ impl Client {
 
     /// See [`Handle::line`](crate::control::Handle::line).
     pub async fn line(&mut self, stopped: Option<String>) -> Result<StoppedLine, ClientError> {
-        report(self.inner.set_line(pb::SetLineRequest { stopped }).await)
+        report(self.inner.set_line(pb::SetLineRequest { stopped, options: self.with.clone() }).await)
     }
 
     /// See [`Handle::gate`](crate::control::Handle::gate).
@@ -280,13 +399,15 @@ impl Client {
         closed: bool,
         reason: &str,
     ) -> Result<ChangeReport, ClientError> {
+        let options = self.options();
         let (service, reason) = (service.to_owned(), reason.to_owned());
-        report(self.inner.set_gate(pb::SetGateRequest { service, closed, reason }).await)
+        report(self.inner.set_gate(pb::SetGateRequest { service, closed, reason, options }).await)
     }
 
     /// See [`Handle::detach`](crate::control::Handle::detach).
     pub async fn detach(&mut self) -> Result<DetachReport, ClientError> {
-        report(self.inner.detach(pb::DetachRequest {}).await)
+        let options = self.options();
+        report(self.inner.detach(pb::DetachRequest { options }).await)
     }
 
     /// See [`Handle::who_moves`](crate::control::Handle::who_moves).

@@ -1,5 +1,6 @@
 //! The gRPC methods: message in, question to the loop, message out.
 
+use std::future::ready;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tonic::{Code, Request, Response, Status};
 
+use super::ledger::Ledger;
 use super::pb;
 use super::wire::Wire;
-use crate::config::Config;
-use crate::control::{Handle, Refused, RefusedCode, RolloutAct, RolloutAsk, Target};
+use crate::control::{Handle, Refused, RefusedCode, Target};
+use crate::events::{Event, EventLog};
 
 /// Without an interval from the caller.
 const WATCH_DEFAULT: Duration = Duration::from_secs(1);
@@ -21,6 +23,10 @@ const WATCH_MAX: Duration = Duration::from_secs(3600);
 /// Implements the service on top of a [`Handle`].
 pub(super) struct Control {
     pub handle: Handle,
+    /// How changes are made.
+    pub ledger: Ledger,
+    /// What has happened.
+    pub events: EventLog,
     /// Becomes true when the server ends, so that open streams do not hold it.
     pub closing: watch::Receiver<bool>,
 }
@@ -38,7 +44,7 @@ impl Control {
     }
 }
 
-fn status(refused: Refused) -> Status {
+pub(super) fn status(refused: Refused) -> Status {
     Status::new(code(refused.code), refused.message)
 }
 
@@ -49,6 +55,7 @@ fn code(code: RefusedCode) -> Code {
         RefusedCode::Refused => Code::FailedPrecondition,
         RefusedCode::Invalid => Code::InvalidArgument,
         RefusedCode::Conflict => Code::AlreadyExists,
+        RefusedCode::Denied => Code::PermissionDenied,
         RefusedCode::Internal => Code::Internal,
     }
 }
@@ -57,11 +64,11 @@ fn answer<T: Wire>(result: Result<T, Refused>) -> Result<Response<T::Pb>, Status
     result.map(|report| Response::new(report.into_pb())).map_err(status)
 }
 
-fn target(text: &str) -> Result<Target, Status> {
+pub(super) fn target(text: &str) -> Result<Target, Status> {
     text.parse().map_err(|error: crate::text::Unreadable| Status::invalid_argument(error.0))
 }
 
-fn address(text: &str) -> Result<std::net::SocketAddr, Status> {
+pub(super) fn address(text: &str) -> Result<std::net::SocketAddr, Status> {
     crate::text::parse_socket(text).map_err(|error| Status::invalid_argument(error.0))
 }
 
@@ -91,53 +98,69 @@ impl pb::control_server::Control for Control {
         Ok(Response::new(self.until_closing(reports)))
     }
 
+    type WatchEventsStream = Streamed<pb::Event>;
+
+    async fn watch_events(
+        &self,
+        request: Request<pb::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let pb::WatchEventsRequest { after_seq, service, only_present } = request.into_inner();
+        let wanted = move |event: &Event| service.is_empty() || event.service.as_deref() == Some(&*service);
+        let events = self.events.clone();
+        // Watched before the first look, so that nothing falls between.
+        let news = events.watch();
+        let batches = stream::unfold(Some((events, news, after_seq)), move |watched| async move {
+            let (events, mut news, mut seen) = watched?;
+            loop {
+                news.mark_unchanged();
+                let batch = events.since(seen);
+                if let Some(last) = batch.last() {
+                    seen = last.seq;
+                    return Some((batch, (!only_present).then_some((events, news, seen))));
+                }
+                if only_present || news.changed().await.is_err() {
+                    return None;
+                }
+            }
+        });
+        let events = batches.flat_map(stream::iter).filter(move |event| ready(wanted(event)));
+        Ok(Response::new(self.until_closing(events.map(|event| Ok(event.into_pb())))))
+    }
+
     async fn shift(&self, request: Request<pb::ShiftRequest>) -> Result<Response<pb::ShiftReport>, Status> {
-        let pb::ShiftRequest { service, weights, force } = request.into_inner();
-        let weights = weights.into_iter().map(|weight| (weight.version, weight.points)).collect();
-        answer(self.handle.shift(service, weights, force).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn rollback(
         &self,
         request: Request<pb::RollbackRequest>,
     ) -> Result<Response<pb::ShiftReport>, Status> {
-        let pb::RollbackRequest { service, force } = request.into_inner();
-        answer(self.handle.rollback(service, force).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn add_backend(
         &self,
         request: Request<pb::AddBackendRequest>,
     ) -> Result<Response<pb::ChangeReport>, Status> {
-        let pb::AddBackendRequest { service, version, address: text, weight } = request.into_inner();
-        let address = address(&text)?;
-        if weight > 1000 {
-            return Err(Status::invalid_argument(format!(
-                "backend weight {weight} is above 1000; choose 1 to 1000"
-            )));
-        }
-        answer(self.handle.backend_add(service, version, address, weight.max(1)).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn remove_backend(
         &self,
         request: Request<pb::RemoveBackendRequest>,
     ) -> Result<Response<pb::ChangeReport>, Status> {
-        let pb::RemoveBackendRequest { service, address: text, deadline_ms } = request.into_inner();
-        let deadline = deadline_ms.map(Duration::from_millis);
-        answer(self.handle.backend_remove(service, address(&text)?, deadline).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainReport>, Status> {
-        let pb::DrainRequest { target: text, deadline_ms } = request.into_inner();
-        answer(self.handle.drain(target(&text)?, deadline_ms.map(Duration::from_millis)).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn undrain(
         &self,
         request: Request<pb::UndrainRequest>,
     ) -> Result<Response<pb::ChangeReport>, Status> {
-        answer(self.handle.undrain(target(&request.into_inner().target)?).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     type WaitDrainedStream = Streamed<pb::DrainReport>;
@@ -162,14 +185,7 @@ impl pb::control_server::Control for Control {
     }
 
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Result<Response<pb::ApplyReport>, Status> {
-        let pb::ApplyRequest { config, name, dry_run } = request.into_inner();
-        let (desired, warnings) =
-            Config::parse(&config, &name).map_err(|errors| Status::invalid_argument(errors.to_string()))?;
-        let report = self.handle.apply(desired, dry_run).await.map(|mut report| {
-            report.warnings.splice(0..0, warnings.iter().map(ToString::to_string));
-            report
-        });
-        answer(report)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn explain(
@@ -192,30 +208,14 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::StartRolloutRequest>,
     ) -> Result<Response<pb::RolloutReport>, Status> {
-        let pb::StartRolloutRequest { service, candidate, reason, break_glass } = request.into_inner();
-        let ask = RolloutAsk { act: RolloutAct::Start(candidate), revision: None, reason, break_glass };
-        answer(self.handle.rollout(service, ask).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn move_rollout(
         &self,
         request: Request<pb::MoveRolloutRequest>,
     ) -> Result<Response<pb::RolloutReport>, Status> {
-        let pb::MoveRolloutRequest { service, r#move, revision, reason, undo_to, break_glass } =
-            request.into_inner();
-        let act = match pb::Move::try_from(r#move) {
-            Ok(pb::Move::Pause) => RolloutAct::Pause,
-            Ok(pb::Move::Resume) => RolloutAct::Resume,
-            Ok(pb::Move::Promote) => RolloutAct::Promote { full: false },
-            Ok(pb::Move::PromoteFull) => RolloutAct::Promote { full: true },
-            Ok(pb::Move::Abort) => RolloutAct::Abort,
-            Ok(pb::Move::Retry) => RolloutAct::Retry,
-            Ok(pb::Move::Undo) => RolloutAct::Undo { to: undo_to },
-            Ok(pb::Move::Unspecified) | Err(_) => {
-                return Err(Status::invalid_argument(format!("{} is no Move", r#move)));
-            }
-        };
-        answer(self.handle.rollout(service, RolloutAsk { act, revision, reason, break_glass }).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn get_rollout(
@@ -262,19 +262,21 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::SetLineRequest>,
     ) -> Result<Response<pb::StoppedLine>, Status> {
-        answer(self.handle.line(request.into_inner().stopped).await)
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn set_gate(
         &self,
         request: Request<pb::SetGateRequest>,
     ) -> Result<Response<pb::ChangeReport>, Status> {
-        let pb::SetGateRequest { service, closed, reason } = request.into_inner();
-        answer(self.handle.gate(service, closed, reason).await)
+        self.ledger.change(&self.handle, request).await
     }
 
-    async fn detach(&self, _: Request<pb::DetachRequest>) -> Result<Response<pb::DetachReport>, Status> {
-        answer(self.handle.detach().await)
+    async fn detach(
+        &self,
+        request: Request<pb::DetachRequest>,
+    ) -> Result<Response<pb::DetachReport>, Status> {
+        self.ledger.change(&self.handle, request).await
     }
 
     async fn who_moves(

@@ -6,7 +6,11 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
+
+use super::caller::Caller;
+use super::connection::Connection;
+use super::roles::Policy;
 
 /// Why the socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +25,7 @@ pub enum BindError {
     #[error("{} is there and is not a socket\nhelp: move it away, or set agent.socket to another path", .0.display())]
     NotASocket(PathBuf),
     /// The file system refused.
-    #[error("cannot {what} {}: {source}\nhelp: check agent.socket and the permissions of its directory", .path.display())]
+    #[error("cannot {what} {}: {source}\nhelp: check agent.socket and the permissions of its directory; to give it a group, the agent needs CAP_CHOWN or that group among its own (systemd: SupplementaryGroups=)", .path.display())]
     Io {
         /// What was tried.
         what: &'static str,
@@ -42,12 +46,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Listens on `path` with mode 0600. Its directory is created (0755); a socket on which nobody answers is replaced. Needs a
+    /// Listens on `path` with mode 0600, or 0660 for a group. Its directory is created (0755); a socket on which nobody answers is replaced. Needs a
     /// tokio runtime.
     ///
     /// # Errors
     /// When somebody answers there, something else is there, or the file system refuses.
-    pub fn bind(path: &Path) -> Result<Socket, BindError> {
+    pub fn bind(path: &Path, group: Option<u32>) -> Result<Socket, BindError> {
         let failed = |what, path: &Path| {
             let path = path.to_owned();
             move |source| BindError::Io { what, path, source }
@@ -79,7 +83,11 @@ impl Socket {
             _ => {}
         }
         let listener = UnixListener::bind(&hidden).map_err(failed("listen on", &hidden))?;
-        let ready = fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        // The group first: at no instant could another one connect.
+        let owned = group.map_or(Ok(()), |group| std::os::unix::fs::chown(&hidden, None, Some(group)));
+        let ready = owned
+            .and_then(|()| fs::set_permissions(&hidden, fs::Permissions::from_mode(mode)))
             .and_then(|()| fs::symlink_metadata(&hidden))
             .and_then(|there| fs::rename(&hidden, path).map(|()| (there.dev(), there.ino())));
         match ready {
@@ -96,18 +104,13 @@ impl Socket {
         &self.path
     }
 
-    /// The next connection of somebody who may talk to us; others are closed and logged.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        // SAFETY: getuid has no preconditions and cannot fail.
-        let own = unsafe { libc::getuid() };
+    /// The next connection of somebody who has a role; others are closed and logged.
+    pub(super) async fn accept(&self, policy: &Policy) -> io::Result<Connection> {
         loop {
             let (stream, _) = self.listener.accept().await?;
-            match stream.peer_cred() {
-                Ok(peer) if may_talk(peer.uid(), own) => return Ok(stream),
-                Ok(peer) => tracing::warn!(
-                    uid = peer.uid(),
-                    "refused a connection: neither root nor the agent's user"
-                ),
+            match Caller::local(&stream) {
+                Ok(caller) if policy.of(&caller).is_some() => return Ok(Connection::new(stream, caller)),
+                Ok(caller) => tracing::warn!(%caller, "refused a connection: no role in [agent.api]"),
                 Err(error) => {
                     tracing::warn!(%error, "refused a connection: the kernel does not say whose it is")
                 }
@@ -126,11 +129,6 @@ impl Drop for Socket {
     }
 }
 
-/// The mode of the socket keeps others out already; this also does when somebody has changed it.
-fn may_talk(peer: u32, own: u32) -> bool {
-    peer == own || peer == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,17 +139,11 @@ mod tests {
         dir
     }
 
-    #[test]
-    fn only_root_and_the_agents_user_may_talk() {
-        assert!(may_talk(0, 1000) && may_talk(1000, 1000) && may_talk(0, 0));
-        assert!(!may_talk(1000, 0) && !may_talk(1001, 1000));
-    }
-
     #[tokio::test]
     async fn only_the_owner_can_reach_it_and_it_goes_with_the_agent() {
         let dir = dir("mode");
         let path = dir.join("zdd.sock");
-        let socket = Socket::bind(&path).unwrap();
+        let socket = Socket::bind(&path, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
@@ -159,16 +151,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_group_may_open_it_where_the_configuration_says_so() {
+        let dir = dir("group");
+        let path = dir.join("zdd.sock");
+        // SAFETY: getegid has no preconditions and cannot fail.
+        let group = unsafe { libc::getegid() };
+        let _socket = Socket::bind(&path, Some(group)).unwrap();
+        let there = fs::metadata(&path).unwrap();
+        assert_eq!((there.mode() & 0o777, there.gid()), (0o660, group));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
     async fn a_socket_that_answers_is_left_alone_and_a_stale_one_is_replaced() {
         let dir = dir("stale");
         let path = dir.join("zdd.sock");
-        let first = Socket::bind(&path).unwrap();
-        assert!(matches!(Socket::bind(&path), Err(BindError::InUse(_))));
+        let first = Socket::bind(&path, None).unwrap();
+        assert!(matches!(Socket::bind(&path, None), Err(BindError::InUse(_))));
         // What a SIGKILL leaves: the file without a listener.
         fs::rename(&path, dir.join("kept")).unwrap();
         drop(first);
         fs::rename(dir.join("kept"), &path).unwrap();
-        let second = Socket::bind(&path).unwrap();
+        let second = Socket::bind(&path, None).unwrap();
         Probe::connect(second.path()).unwrap();
         fs::remove_dir_all(dir).unwrap();
     }
@@ -179,7 +183,7 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let path = dir.join("zdd.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Socket::bind(&path), Err(BindError::NotASocket(_))));
+        assert!(matches!(Socket::bind(&path, None), Err(BindError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_dir_all(dir).unwrap();
     }
@@ -188,9 +192,9 @@ mod tests {
     async fn a_successors_socket_survives_our_end() {
         let dir = dir("successor");
         let path = dir.join("zdd.sock");
-        let first = Socket::bind(&path).unwrap();
+        let first = Socket::bind(&path, None).unwrap();
         fs::remove_file(&path).unwrap();
-        let _second = Socket::bind(&path).unwrap();
+        let _second = Socket::bind(&path, None).unwrap();
         drop(first);
         assert!(path.exists());
         fs::remove_dir_all(dir).unwrap();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::pb;
 use crate::desired::{Affinity, AttachMode, Forward};
+use crate::events::{Event, EventKind};
 use crate::report;
 use crate::rollout::report as rollout;
 
@@ -125,6 +126,10 @@ choice!(AttachMode, AttachMode { Native = Native, Generic = Generic });
 choice!(report::Role, Role { Stable = Stable, Candidate = Candidate });
 choice!(report::Health, Health { Healthy = Healthy, Unhealthy = Unhealthy, Unknown = Unknown });
 choice!(report::BackendState, BackendState { Active = Active, Draining = Draining, Removed = Removed });
+choice!(
+    EventKind,
+    EventKind { Change = Change, Rollout = Rollout, Health = Health, Drain = Drain, Interface = Interface, Agent = Agent }
+);
 choice!(report::Op, Op { Add = Add, Remove = Remove, Change = Change });
 
 message!(
@@ -184,6 +189,7 @@ message!(
     PastRollout { id, kind, stable, candidate, outcome, why, left, started_unix_ms, ended_unix_ms, log }
 );
 
+message!(Event, Event { seq, unix_ms, kind, service, generation, text, by, missed });
 message!(
     report::Status,
     Status { build, pid, services, reasons, interfaces, probes, probes_late; flow_table, syn_filter }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::rollout_args::{GateCommand, RolloutCommand};
+use crate::api::client::{At, Server};
+use crate::api::pb::ChangeOptions;
 use crate::control::Target;
 use crate::desired::BasisPoints;
 use crate::prefix::Prefix;
@@ -19,12 +21,69 @@ pub struct Args {
     /// Unix socket of the agent.
     #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
+    /// An agent elsewhere, as https://HOST:PORT; needs --cert, --key and --ca.
+    #[arg(long, global = true, env = "ZDD_SERVER", value_name = "URL", value_parser = parse_url, requires_all = ["cert", "key", "ca"])]
+    pub server: Option<String>,
+    /// Your certificate for --server (PEM).
+    #[arg(long, global = true, env = "ZDD_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, global = true, env = "ZDD_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The authority of the agent's certificate (PEM).
+    #[arg(long, global = true, env = "ZDD_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// Where the agent is.
+    pub fn at(&self) -> At {
+        match (&self.server, &self.cert, &self.key, &self.ca) {
+            (Some(url), Some(cert), Some(key), Some(ca)) => {
+                let (cert, key, ca) = (cert.clone(), key.clone(), ca.clone());
+                At::Server(Server { url: url.clone(), cert, key, ca })
+            }
+            _ => At::Socket(self.socket.clone()),
+        }
+    }
+}
+
+fn parse_url(text: &str) -> Result<String, Unreadable> {
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    let port = host.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    match port {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(Unreadable(format!(
+            "`{text}` is not https://HOST:PORT; the port is that of agent.api.listen"
+        ))),
+    }
+}
+
+/// What goes with a change.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Safely {
+    /// Only if nobody has changed the service since generation N, which `zdd status` showed.
+    #[arg(long, value_name = "N")]
+    pub if_generation: Option<u64>,
+    /// Made once for each key within 24 hours; again with the same key, the first answer comes back.
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    pub idempotency_key: String,
+    /// Why; kept in the audit log.
+    #[arg(long = "reason", value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub because: String,
+}
+
+impl From<Safely> for ChangeOptions {
+    fn from(safely: Safely) -> Self {
+        let Safely { if_generation, idempotency_key, because } = safely;
+        ChangeOptions { idempotency_key, expected_generation: if_generation, reason: because }
+    }
 }
 
 /// Where an agent listens unless its configuration says otherwise.
@@ -70,6 +129,8 @@ pub enum Command {
         /// Also to a version that has no healthy backend.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// Give all new flows to the stable version.
     Rollback {
@@ -78,6 +139,8 @@ pub enum Command {
         /// Also when the stable version has no healthy backend.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// Bring a version in step by step, watched, with a way back.
     #[command(subcommand)]
@@ -99,12 +162,16 @@ pub enum Command {
         /// Return when drained (0) or when the deadline has passed with flows left (3).
         #[arg(long)]
         wait: bool,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// Let a version or a backend take new flows again.
     Undrain {
         /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
         #[arg(value_name = "BACKEND|VERSION")]
         target: Target,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// Go from what is to what a configuration file says; shows the changes.
     Apply {
@@ -113,6 +180,8 @@ pub enum Command {
         /// Only show what would change.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// Say which version and backend a client gets now, and why.
     Explain {
@@ -159,6 +228,18 @@ pub enum Command {
         #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
         from: Vec<SocketAddr>,
     },
+    /// Show what has happened: changes and who made them, health, rollouts, drains, interfaces.
+    Events {
+        /// Only after this number, the last that was seen.
+        #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true)]
+        after: u64,
+        /// Only of this service.
+        #[arg(long, value_name = "SERVICE", default_value = "", hide_default_value = true)]
+        service: String,
+        /// Go on with every new one, until interrupted.
+        #[arg(long)]
+        follow: bool,
+    },
     /// Show everything on a whole screen, with keys for shift, drain and rollback.
     Top,
 }
@@ -204,6 +285,8 @@ pub enum BackendCommand {
         /// Weight relative to the version's other backends.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
         weight: u32,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// Drain a backend and remove it when drained or at the deadline.
     Remove {
@@ -215,6 +298,8 @@ pub enum BackendCommand {
         /// Remove it after this time even if flows are left.
         #[arg(long, value_name = "D", value_parser = parse_duration)]
         deadline: Option<Duration>,
+        #[command(flatten)]
+        safely: Safely,
     },
     /// List backends.
     List {

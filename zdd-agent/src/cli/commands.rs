@@ -116,20 +116,22 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                 out.redraw(&report?, |status| table::status(status, colours))?;
             }
         }
-        Command::Shift { service, weights, force } => {
+        Command::Shift { service, weights, force, safely } => {
+            let mut client = client.with(safely.into());
             out.print(&client.shift(&service, &weights, force).await?, table::shift)?;
         }
-        Command::Rollback { service, force } => {
+        Command::Rollback { service, force, safely } => {
+            let mut client = client.with(safely.into());
             out.print(&client.rollback(&service, force).await?, table::shift)?;
         }
         Command::Rollout(command) => return super::rollout::ask(command, &mut client, out).await,
         Command::Gate(command) => return super::rollout::gate(command, &mut client, out).await,
-        Command::Backend(BackendCommand::Add { service, version, address, weight }) => {
-            let report = client.backend_add(&service, &version, address, weight).await?;
+        Command::Backend(BackendCommand::Add { service, version, address, weight, safely }) => {
+            let report = client.with(safely.into()).backend_add(&service, &version, address, weight).await?;
             out.print(&report, |report| table::changed(report, &format!("{address} added to {version}")))?;
         }
-        Command::Backend(BackendCommand::Remove { service, address, deadline }) => {
-            let report = client.backend_remove(&service, address, deadline).await?;
+        Command::Backend(BackendCommand::Remove { service, address, deadline, safely }) => {
+            let report = client.with(safely.into()).backend_remove(&service, address, deadline).await?;
             out.print(&report, |report| {
                 table::changed(report, &format!("{address} drains and is then removed"))
             })?;
@@ -138,27 +140,42 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             let backends = list(client.status().await?.services, service.as_deref())?;
             out.print(&backends, |backends| table::backends(backends, colours))?;
         }
-        Command::Drain { target, deadline, wait } => {
+        Command::Drain { target, deadline, wait, safely } => {
+            let mut client = client.with(safely.into());
             let report = client.drain(&target, deadline).await?;
             if wait && !report.drained {
                 return wait_drained(client.wait_drained(&target).await?, &target.to_string(), out).await;
             }
             out.print(&report, |report| table::drain(report, &target.to_string()))?;
         }
-        Command::Undrain { target } => {
-            let report = client.undrain(&target).await?;
+        Command::Undrain { target, safely } => {
+            let report = client.with(safely.into()).undrain(&target).await?;
             out.print(&report, |report| table::changed(report, &format!("{target} takes new flows again")))?;
         }
-        Command::Apply { file, dry_run } => {
+        Command::Apply { file, dry_run, safely } => {
             let name = file.display().to_string();
             // The agent validates what it gets by its own rules, and its mistakes come back as this build's would.
             let text = Config::read(&file)?;
             Config::parse(&text, &name)?;
-            let report = client.apply(text, name, dry_run).await?;
+            let report = client.with(safely.into()).apply(text, name, dry_run).await?;
             if !out.is_json() {
                 report.warnings.iter().for_each(|warning| remark("warning", warning));
             }
             out.print(&report, |report| table::plan(report, colours))?;
+        }
+        Command::Events { after, service, follow } => {
+            let mut events = client.watch_events(after, &service, !follow).await?;
+            loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                };
+                match event {
+                    Some(event) => out.print(&event?, table::event)?,
+                    None if follow => return Err(ClientError::Lost("it stops".to_owned()).into()),
+                    None => break,
+                }
+            }
         }
         Command::Explain { service, from } => {
             out.print(&client.explain(&service, from).await?, table::explain)?;

@@ -16,12 +16,11 @@ mod top;
 mod who_moves;
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::api::client::{Client, ClientError};
+use crate::api::client::{At, Client, ClientError};
 use crate::config::ConfigErrors;
 use args::{Args, Command};
 use output::Output;
@@ -97,9 +96,11 @@ fn complaint(error: &anyhow::Error) -> String {
     for line in help {
         text.push_str(&format!("{line}\n"));
     }
-    if let Some(ClientError::Unreachable { source, .. }) = error.downcast_ref::<ClientError>() {
-        text.push_str(if source.kind() == std::io::ErrorKind::PermissionDenied {
-            "help: only root and the agent's own user may use the socket; run the command as one of them\n"
+    if let Some(ClientError::Unreachable { at, source }) = error.downcast_ref::<ClientError>() {
+        text.push_str(if let At::Server(_) = at {
+            "help: an agent listens there when agent.api.listen says so; --ca must be the authority of its certificate, and its client_ca that of yours\n"
+        } else if source.kind() == std::io::ErrorKind::PermissionDenied {
+            "help: only root, the agent's own user and members of agent.api.socket_group may use the socket; run the command as one of them\n"
         } else {
             "help: start one with `zdd agent --config FILE`, or name another socket with --socket PATH or ZDD_SOCKET\n"
         });
@@ -108,7 +109,8 @@ fn complaint(error: &anyhow::Error) -> String {
 }
 
 fn run(args: Args) -> anyhow::Result<Outcome> {
-    let Args { socket, json, command } = args;
+    let at = args.at();
+    let Args { socket, json, command, .. } = args;
     let mut out = Output::new(json);
     match command {
         Command::Agent { config } => commands::agent(&config),
@@ -121,19 +123,19 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         Command::Top => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(top::run(&socket))
+            runtime.block_on(top::run(&at))
         }
         Command::Decap(args) => decap::run(args, &mut out),
         other => {
             // One thread: a command must be quick to start.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(over_the_socket(other, &socket, &mut out))
+            runtime.block_on(over_the_api(other, &at, &mut out))
         }
     }
 }
 
-async fn over_the_socket(command: Command, socket: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
-    let client = match (Client::connect(socket).await, &command) {
+async fn over_the_api(command: Command, at: &At, out: &mut Output) -> anyhow::Result<Outcome> {
+    let client = match (Client::connect_to(at).await, &command) {
         (Err(ClientError::Unreachable { .. }), Command::Detach { pin_dir, config })
             if pin_dir.is_some() || config.is_some() =>
         {

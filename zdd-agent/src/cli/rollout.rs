@@ -10,6 +10,7 @@ use super::output::Output;
 use super::rollout_args::{GateCommand, Move, RolloutCommand, Wait};
 use super::table;
 use crate::api::client::{Client, ClientError};
+use crate::api::pb::ChangeOptions;
 use crate::control::{RolloutAct, RolloutAsk};
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport, StoppedLine};
 
@@ -27,9 +28,11 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
         }
         RolloutCommand::StopTheLine { reason } => out.print(&client.line(Some(reason)).await?, line)?,
         RolloutCommand::ReleaseTheLine => out.print(&client.line(None).await?, line)?,
-        RolloutCommand::Start { service, version, reason, break_glass, wait } => {
+        RolloutCommand::Start { service, version, reason, break_glass, wait, idempotency_key } => {
+            let mut keyed =
+                client.clone().with(ChangeOptions { idempotency_key, ..ChangeOptions::default() });
             let ask = RolloutAsk { act: RolloutAct::Start(version), revision: None, reason, break_glass };
-            let report = client.rollout(&service, ask).await?;
+            let report = keyed.rollout(&service, ask).await?;
             return shown(report, wait, client, out).await;
         }
         RolloutCommand::Status { service, watch: true, interval, .. } => {

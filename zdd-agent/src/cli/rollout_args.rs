@@ -30,6 +30,9 @@ pub enum RolloutCommand {
         break_glass: bool,
         #[command(flatten)]
         wait: Wait,
+        /// Made once for each key within 24 hours.
+        #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+        idempotency_key: String,
     },
     /// Show the rollout under way, or the last one.
     Status {

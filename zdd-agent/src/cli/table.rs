@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::commands::Listed;
+use crate::events::Event;
 use crate::report::{
     ApplyReport, BackendState, BackendStatus, ChangeReport, DetachReport, DrainReport, Explain, Health, Op,
     Quota, Role, ServiceStatus, ShiftReport, Status,
@@ -351,4 +352,16 @@ pub fn detached(report: &DetachReport) -> String {
         return "nothing was attached or pinned\n".to_owned();
     }
     report.removed.iter().map(|what| format!("- {what}\n")).collect()
+}
+/// One line for an event.
+pub fn event(event: &Event) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(event.unix_ms);
+    let at = humantime::format_rfc3339_millis(at);
+    let missed = if event.missed { "(events before this one are no longer kept)\n" } else { "" };
+    let whose = match &event.service {
+        Some(service) => format!(" {service} generation {}", event.generation),
+        None => String::new(),
+    };
+    let by = event.by.as_ref().map_or(String::new(), |by| format!(" [{by}]"));
+    format!("{missed}{} {at}{whose}: {}{by}\n", event.seq, event.text)
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
-use super::value;
-use crate::desired::{AgentSpec, AttachMode, EncapSources, Limits, PageSpec};
+use super::{api, value};
+use crate::desired::{AgentSpec, ApiSpec, AttachMode, EncapSources, Limits, PageSpec};
 use crate::health::ProbeBudget;
 use crate::prefix::Prefix;
 use crate::text::{Unreadable, parse_socket};
@@ -27,6 +27,7 @@ pub(super) struct AgentRead {
     sample_events: u32,
     pub encap: EncapSources,
     probe_budget: ProbeBudget,
+    api: ApiSpec,
 }
 
 impl AgentRead {
@@ -45,6 +46,7 @@ impl AgentRead {
             sample_events: self.sample_events,
             encap: self.encap,
             probe_budget: self.probe_budget,
+            api: self.api,
         })
     }
 }
@@ -94,6 +96,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
     };
     let limits = limits(&mut table, sink);
     let probe_budget = probe_budget(&mut table, sink);
+    let api = api::read(&mut table, sink);
     table.finish(sink);
     AgentRead {
         interfaces,
@@ -109,6 +112,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         sample_events: value(sample_events).unwrap_or(0),
         encap,
         probe_budget,
+        api,
     }
 }
 
@@ -146,7 +150,7 @@ fn path(table: &mut Table<'_, '_>, key: &'static str, default: &str, sink: &mut 
     value(read).unwrap_or_else(|| PathBuf::from(default))
 }
 
-fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
+pub(super) fn absolute(key: &str, text: &str) -> Result<PathBuf, Unreadable> {
     match text {
         _ if !text.starts_with('/') => {
             Err(Unreadable(format!("`{text}` is not absolute; write the path from / on")))

@@ -4,6 +4,7 @@
 
 mod admission;
 mod agent;
+mod api;
 mod check;
 mod health;
 mod problems;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::control::{Handle, Refused, RefusedCode, RolloutAct, RolloutAsk};
+use crate::control::{Change, Handle, Refused, RefusedCode, RolloutAct, RolloutAsk};
 use crate::desired::BasisPoints;
 
 /// One request.
@@ -55,6 +55,12 @@ pub(super) async fn act(handle: &Handle, action: Action) -> Result<Value, Refuse
     if !matches!(action, Action::WhoMoves { .. }) {
         tracing::info!(?action, "asked for on the page");
     }
+    // So that events tell who it was.
+    let change = Change { by: "the page".to_owned(), what: format!("{action:?}"), ..Change::default() };
+    let handle = match &action {
+        Action::WhoMoves { .. } => handle.clone(),
+        _ => handle.changing(change).0,
+    };
     let (service, act, revision) = match action {
         Action::WhoMoves { service, weights } => {
             return json(handle.who_moves(service, weights, Vec::new()).await?);
@@ -85,6 +91,7 @@ pub(super) fn status(code: RefusedCode) -> hyper::StatusCode {
         RefusedCode::Refused => StatusCode::UNPROCESSABLE_ENTITY,
         RefusedCode::Invalid => StatusCode::BAD_REQUEST,
         RefusedCode::Conflict => StatusCode::CONFLICT,
+        RefusedCode::Denied => StatusCode::FORBIDDEN,
         RefusedCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -53,6 +53,7 @@ impl Reconciler {
             Request::WhoMoves { service, weights, clients, reply } => {
                 drop(reply.send(self.who_moves(&service, &weights, &clients)));
             }
+            Request::Change { change, then, made } => self.change(*change, *then, made),
         }
     }
 

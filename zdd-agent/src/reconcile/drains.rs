@@ -3,7 +3,7 @@
 //! Drained means: no cell names one of the backends any more, so that every live flow of theirs has an entry, and a sweep
 //! begun after that found none. Before, nobody can tell who is left.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use zdd_common::entries::{BackendId, Cell};
@@ -12,6 +12,7 @@ use zdd_common::rules;
 use super::Reconciler;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
+use crate::events::EventKind;
 use crate::report::{ChangeReport, DrainReport};
 use crate::state::{Drain, SavedBackend, SavedService, VersionDrain};
 
@@ -22,10 +23,7 @@ pub(super) struct Watcher {
     tell: watch::Sender<DrainReport>,
 }
 
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
+pub(super) use crate::clock::unix_ms;
 
 /// A drain that begins now.
 pub(super) fn begin(deadline: Option<Duration>) -> Drain {
@@ -37,7 +35,7 @@ pub(super) fn begin(deadline: Option<Duration>) -> Drain {
 
 impl Reconciler {
     /// Which service a target means.
-    fn resolve(&self, target: &Target) -> Result<usize, Refused> {
+    pub(super) fn resolve(&self, target: &Target) -> Result<usize, Refused> {
         let (service, what) = match target {
             Target::Version { service, version } => (service, version.clone()),
             Target::Backend { service, address } => (service, address.to_string()),
@@ -275,6 +273,9 @@ impl Reconciler {
         if let Err(error) = services[index].publish(dataplane, epochs, rows) {
             tracing::error!(service = name, %error, "the deadline is not published");
         }
+        let text =
+            format!("a drain's deadline has passed: what is left of {} backends is let go", passed.len());
+        self.note_event(EventKind::Drain, index, text);
         true
     }
 
@@ -312,6 +313,9 @@ impl Reconciler {
             let ends = service.backend_ends(&backend.address);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
             self.dataplane.remove_ends(ends);
+            let (name, generation) = (service.name().to_owned(), service.generation());
+            let text = format!("{} is drained and forgotten", backend.address);
+            self.events.note(EventKind::Drain, Some((&name, generation)), text, None);
         }
         if !gone.is_empty() {
             self.ids.forget();

@@ -3,6 +3,7 @@
 
 mod admission;
 mod apply;
+mod change;
 mod commands;
 mod drains;
 mod explain;
@@ -39,6 +40,7 @@ use crate::clock;
 use crate::control::{Refused, Request};
 use crate::dataplane::{Dataplane, DataplaneError, FlowTotals};
 use crate::desired::{Desired, ServiceSpec};
+use crate::events::{EventKind, EventLog};
 use crate::health::{Checker, Health, NetworkProber, Target, Transition};
 use crate::links::{LinkEvent, LinkWatcher};
 use crate::neighbour::{NextHopChange, NextHopState, Resolver};
@@ -52,6 +54,7 @@ use ids::Ids;
 use network::Interface;
 use service::{HealthMap, Orders, Service};
 
+pub use change::KEY_LIFE;
 pub use restore::start;
 
 /// What tells port slots apart: interface index, its MAC, and the VLANs there.
@@ -95,6 +98,8 @@ pub struct Reconciler {
     totals: FlowTotals,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
+    events: EventLog,
+    spent: change::Spent,
 }
 
 /// How often veths are asked whether they take redirected frames.
@@ -129,10 +134,9 @@ impl Reconciler {
                 biased;
                 () = shutdown.wait() => return Ok(Ended::Stopped),
                 Some(request) = requests.recv() => {
-                    if let Request::Detach { reply } = request {
+                    if let Some(reply) = self.take(request) {
                         return self.detach(reply);
                     }
-                    self.answer(request);
                     self.watch_weights();
                 }
                 Some(answer) = self.rollouts.answers.recv() => self.rollout_answer(answer),
@@ -222,6 +226,7 @@ impl Reconciler {
     fn note_health(&mut self, transition: Transition) -> Option<(usize, bool)> {
         let Transition { service: name, backend, health, reason, depends } = transition;
         let index = self.services.iter().position(|s| s.name() == name)?;
+        let generation = self.services[index].generation();
         let service = &mut self.services[index];
         let saved = service.saved.backends.iter_mut().find(|b| b.address == backend)?;
         let key = (name.clone(), backend);
@@ -230,6 +235,9 @@ impl Reconciler {
                 Some(reason) => tracing::warn!(service = name, %backend, %health, reason, "health"),
                 None => tracing::info!(service = name, %backend, %health, "health"),
             }
+            let because = reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+            let text = format!("{backend} is {health}{because}");
+            self.events.note(EventKind::Health, Some((&name, generation)), text, None);
         }
         let before = service.depends.get(&backend).map_or(&[][..], Vec::as_slice);
         for state in depends.iter().filter(|state| state.well == Some(false)) {
@@ -276,6 +284,7 @@ impl Reconciler {
             key: self.key,
             file: &self.file,
             services: self.services.iter().map(|service| &service.saved).collect(),
+            keys: self.spent.keys(),
             line_stopped: self.line_stopped.as_deref(),
         }
     }
@@ -286,7 +295,9 @@ impl Reconciler {
             Refused::internal(format!(
                 "{error}\nhelp: nothing was changed; make room or permissions for it and repeat"
             ))
-        })
+        })?;
+        self.spent.saved();
+        Ok(())
     }
 
     fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {

@@ -8,6 +8,7 @@ use zdd_common::entries::{NextHop, Port};
 use super::Reconciler;
 use crate::dataplane::{Attached, DataplaneError};
 use crate::desired::AttachMode;
+use crate::events::EventKind;
 use crate::links::{Link, LinkEvent, matches, underlying, xdp};
 use crate::neighbour::{NextHopChange, NextHopState};
 
@@ -49,6 +50,7 @@ impl Reconciler {
             LinkEvent::Gone(link) => {
                 if self.interfaces.remove(&link.index).is_some() {
                     tracing::info!(interface = link.name, "gone");
+                    self.events.note(EventKind::Interface, None, format!("{}: gone", link.name), None);
                     if let Err(error) = self.dataplane.detach_interface(link.index) {
                         tracing::warn!("{error}");
                     }
@@ -109,6 +111,7 @@ impl Reconciler {
                     Attached::Replaced => "attached already: program replaced without a gap",
                 };
                 tracing::info!(interface = link.name, mode = ?self.desired.agent.mode, "{what}");
+                self.events.note(EventKind::Interface, None, format!("{}: {what}", link.name), None);
                 self.allow_redirect(link);
                 None
             }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::Reconciler;
@@ -15,6 +16,7 @@ use crate::chance::random;
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
 use crate::desired::Desired;
+use crate::events::EventLog;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
 use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
@@ -28,6 +30,12 @@ use crate::store::Store;
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
 pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     let store = Store::open(&desired.agent.state_dir)?;
+    let events = EventLog::open(&desired.agent.state_dir).with_context(|| {
+        format!(
+            "events.jsonl in {} cannot be opened\nhelp: see agent.state_dir",
+            desired.agent.state_dir.display()
+        )
+    })?;
     let saved: Option<State> = store.load()?;
     // Refusals that the state alone can tell come before the kernel is touched.
     if let Some(state) = &saved {
@@ -56,8 +64,13 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
     }
     let now = clock::now_ns();
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
-    let mut state =
-        saved.unwrap_or(State { key: fresh_key, file: Vec::new(), services: Vec::new(), line_stopped: None });
+    let mut state = saved.unwrap_or(State {
+        key: fresh_key,
+        file: Vec::new(),
+        services: Vec::new(),
+        keys: Vec::new(),
+        line_stopped: None,
+    });
     // With services, it is the same.
     state.key = given.unwrap_or(state.key);
     if opened != Opened::Adopted {
@@ -113,6 +126,8 @@ pub async fn start(desired: Desired) -> anyhow::Result<Reconciler> {
         loads: HashMap::new(),
         totals: FlowTotals::default(),
         drift: [0; 3],
+        events,
+        spent: super::change::Spent::recall(std::mem::take(&mut state.keys)),
         desired,
     };
     reconciler.recall_health();

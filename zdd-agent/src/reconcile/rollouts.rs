@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use super::Reconciler;
 use super::drains::unix_ms;
 use crate::control::Refused;
+use crate::events::EventKind;
 use crate::rollout::machine::{self, Effect, Event, Phase};
 use crate::rollout::saved::{Past, SavedRollout};
 
@@ -168,7 +169,10 @@ impl Reconciler {
                 Effect::Start(..) => self.start_work(index, &effect),
                 Effect::Stop(token) => self.stop_work(index, token),
                 Effect::Drain => self.see_to_drain(index),
-                Effect::Announce(text) => self.tell_hooks(index, &text),
+                Effect::Announce(text) => {
+                    self.note_event(EventKind::Rollout, index, text.clone());
+                    self.tell_hooks(index, &text);
+                }
             }
         }
     }

@@ -152,6 +152,7 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
     move |request| {
         let note = |text: String| asked.lock().unwrap().push(text);
         match request {
+            Request::Change { .. } => unreachable!("the rig takes what goes with it off"),
             Request::Status { reply } => drop(reply.send(Ok(status()))),
             Request::Snapshot { reply } => {
                 drop(reply.send(Ok(Snapshot { status: status(), ..Snapshot::default() })));

@@ -227,7 +227,7 @@ async fn another_user_is_refused_even_if_somebody_opened_the_sockets_mode() {
     let output = command().uid(65_534).output().await.unwrap();
     assert_eq!(output.status.code(), Some(4), "the mode of the socket lets others in");
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("only root and the agent's own user"), "{stderr}");
+    assert!(stderr.contains("only root, the agent's own user and members of"), "{stderr}");
 
     std::fs::set_permissions(&agent.socket, std::fs::Permissions::from_mode(0o666)).unwrap();
     let output = command().uid(65_534).output().await.unwrap();

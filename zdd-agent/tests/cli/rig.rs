@@ -8,8 +8,12 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use zdd_agent::api::server::{Socket, serve};
+use zdd_agent::api::ledger::Ledger;
+use zdd_agent::api::roles::Policy;
+use zdd_agent::api::server::{Serving, Socket, serve};
 use zdd_agent::control::{self, Request};
+use zdd_agent::desired::ApiSpec;
+use zdd_agent::events::EventLog;
 
 /// A directory of its own, gone with the test.
 pub struct Dir(pub PathBuf);
@@ -91,13 +95,20 @@ impl Agent {
         let (handle, mut requests): (_, mpsc::Receiver<Request>) = control::channel(4);
         tokio::spawn(async move {
             while let Some(request) = requests.recv().await {
-                answer(request);
+                // What goes with a change is the loop's own business; these fakes look at the request itself.
+                answer(match request {
+                    Request::Change { then, .. } => *then,
+                    other => other,
+                });
             }
         });
-        let bound = Socket::bind(&socket).unwrap();
+        let bound = Socket::bind(&socket, None).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
-            serve(bound, handle, async { drop(stopped.await) }).await.unwrap();
+            let policy = Policy::new(&ApiSpec::default()).unwrap();
+            let ledger = Ledger::open(None, Vec::new()).unwrap();
+            let serving = Serving { handle, policy, ledger, events: EventLog::default() };
+            serve(bound, None, serving, async { drop(stopped.await) }).await.unwrap();
         });
         Agent { dir, socket, stop: Some(stop), server }
     }

@@ -6,7 +6,6 @@ mod tests;
 mod view;
 
 use std::io::{self, IsTerminal as _};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -16,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Outcome;
-use crate::api::client::{Client, ClientError};
+use crate::api::client::{At, Client, ClientError};
 use crate::control::Target;
 use crate::report::Status;
 use model::{Action, Effect, Key, Model};
@@ -54,15 +53,15 @@ impl Drop for Screen {
     }
 }
 
-/// Shows the agent on `socket` until somebody quits, or SIGTERM, SIGINT or SIGHUP comes.
-pub async fn run(socket: &Path) -> anyhow::Result<Outcome> {
+/// Shows the agent at `at` until somebody quits, or SIGTERM, SIGINT or SIGHUP comes.
+pub async fn run(at: &At) -> anyhow::Result<Outcome> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         anyhow::bail!(
             "`zdd top` needs a terminal for its input and output\nhelp: use `zdd status --watch` or `zdd status --json` where there is none"
         );
     }
     // Said before the screen is taken: a wrong socket is better told on the command line.
-    let mut client = Client::connect(socket).await?;
+    let mut client = Client::connect_to(at).await?;
     let first = client.status().await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -72,7 +71,7 @@ pub async fn run(socket: &Path) -> anyhow::Result<Outcome> {
     let mut model = Model::default();
     model.report(first, Duration::ZERO);
     let mut screen = Screen::open()?;
-    tokio::spawn(follow(socket.to_owned(), news.clone()));
+    tokio::spawn(follow(at.clone(), news.clone()));
     let keys = news.clone();
     std::thread::spawn(move || read_keys(&keys));
     loop {
@@ -107,8 +106,8 @@ pub async fn run(socket: &Path) -> anyhow::Result<Outcome> {
         match effect {
             Effect::None => {}
             Effect::Quit => break,
-            Effect::Ask(action) => drop(tokio::spawn(ask(socket.to_owned(), action, news.clone()))),
-            Effect::Do(action) => drop(tokio::spawn(act(socket.to_owned(), action, news.clone()))),
+            Effect::Ask(action) => drop(tokio::spawn(ask(at.clone(), action, news.clone()))),
+            Effect::Do(action) => drop(tokio::spawn(act(at.clone(), action, news.clone()))),
         }
     }
     Ok(Outcome::Done)
@@ -120,9 +119,9 @@ fn brief(error: &impl ToString) -> String {
 }
 
 /// Reports as they come; connects again, however often.
-async fn follow(socket: PathBuf, news: mpsc::Sender<News>) {
+async fn follow(at: At, news: mpsc::Sender<News>) {
     loop {
-        let error = match watch(&socket, &news).await {
+        let error = match watch(&at, &news).await {
             Ok(()) => "it stops".to_owned(),
             Err(error) => brief(&error),
         };
@@ -133,8 +132,8 @@ async fn follow(socket: PathBuf, news: mpsc::Sender<News>) {
     }
 }
 
-async fn watch(socket: &Path, news: &mpsc::Sender<News>) -> Result<(), ClientError> {
-    let mut reports = Client::connect(socket).await?.watch_status(INTERVAL).await?;
+async fn watch(at: &At, news: &mpsc::Sender<News>) -> Result<(), ClientError> {
+    let mut reports = Client::connect_to(at).await?.watch_status(INTERVAL).await?;
     while let Some(report) = reports.next().await {
         if news.send(News::Report(Box::new(report?))).await.is_err() {
             break;
@@ -188,8 +187,8 @@ fn meaning(key: KeyEvent) -> Option<News> {
 }
 
 /// What an action would move, in a sentence.
-async fn ask(socket: PathBuf, action: Action, news: mpsc::Sender<News>) {
-    let text = match prospect(&socket, &action).await {
+async fn ask(at: At, action: Action, news: mpsc::Sender<News>) {
+    let text = match prospect(&at, &action).await {
         Ok(text) => text,
         Err(error) => brief(&error),
     };
@@ -197,8 +196,8 @@ async fn ask(socket: PathBuf, action: Action, news: mpsc::Sender<News>) {
     drop(news.send(News::Prospect(action, text)).await);
 }
 
-async fn prospect(socket: &Path, action: &Action) -> Result<String, ClientError> {
-    let mut client = Client::connect(socket).await?;
+async fn prospect(at: &At, action: &Action) -> Result<String, ClientError> {
+    let mut client = Client::connect_to(at).await?;
     let (service, weights) = match action {
         Action::Shift { service, version, points } => (service, vec![(version.clone(), *points)]),
         Action::Rollback { service } => {
@@ -219,8 +218,8 @@ async fn prospect(socket: &Path, action: &Action) -> Result<String, ClientError>
 }
 
 /// Does it, and tells what came of it.
-async fn act(socket: PathBuf, action: Action, news: mpsc::Sender<News>) {
-    let done = match perform(&socket, &action).await {
+async fn act(at: At, action: Action, news: mpsc::Sender<News>) {
+    let done = match perform(&at, &action).await {
         Ok(()) => format!("done: {}", action.command()),
         Err(error) => format!("{}: {}", action.command(), brief(&error)),
     };
@@ -228,8 +227,8 @@ async fn act(socket: PathBuf, action: Action, news: mpsc::Sender<News>) {
     drop(news.send(News::Done(done)).await);
 }
 
-async fn perform(socket: &Path, action: &Action) -> Result<(), ClientError> {
-    let mut client = Client::connect(socket).await?;
+async fn perform(at: &At, action: &Action) -> Result<(), ClientError> {
+    let mut client = Client::connect_to(at).await?;
     let target = |service: &String, version: &String| Target::Version {
         service: Some(service.clone()),
         version: version.clone(),

@@ -166,3 +166,30 @@ fn weights() {
     help: write a percentage, as 10, 12.5 or "12.5%"
     "#);
 }
+
+#[test]
+fn mistakes_in_the_api_section_are_told_with_the_way_out() {
+    let text = r#"
+        [agent]
+        interfaces = ["eth0"]
+        [agent.api]
+        socket_group = "a b"
+        listen = "10.0.0.1:9443"
+        [[agent.api.role]]
+        role = "root"
+        certificates = "ci.example.com"
+        [[agent.api.role]]
+        role = "viewer"
+    "#;
+    let errors = Config::parse(text, "zdd.toml").unwrap_err().to_string();
+    for (told, way_out) in [
+        ("`cert` is missing in [agent.api]", "needs all of listen, cert, key and client_ca"),
+        ("`key` is missing in [agent.api]", "callers show a certificate too"),
+        ("`a b` is no user or group", "write its name or its number"),
+        ("`root` is no role", "\"viewer\", \"operator\" or \"admin\""),
+        ("`ci.example.com` is no name in a certificate", "dns:ci.example.com"),
+        ("a role that nobody has", "name users, groups"),
+    ] {
+        assert!(errors.contains(told) && errors.contains(way_out), "{told}: {errors}");
+    }
+}

@@ -40,6 +40,11 @@ fn what_is_not_said_has_its_documented_default() {
             concurrent: 256,
             per_second: 0,
         },
+        api: ApiSpec {
+            socket_group: None,
+            remote: None,
+            rules: [],
+        },
     }
     "#);
     insta::assert_debug_snapshot!(desired.services, @r#"
@@ -190,6 +195,11 @@ fn everything_can_be_said() {
                 concurrent: 256,
                 per_second: 0,
             },
+            api: ApiSpec {
+                socket_group: None,
+                remote: None,
+                rules: [],
+            },
         },
         services: [
             ServiceSpec {
@@ -310,4 +320,33 @@ fn one_backend_may_serve_two_protocols_and_two_l2_services() {
     let l2 = BASE.replace("nat", "l2").replace(":8080", ":80");
     let other = SECOND.replace("nat", "l2").replace(":53/udp", ":80/tcp").replace("10.0.0.10", "10.0.0.11");
     valid(&(l2 + &other.replace("10.1.0.53:53", "10.1.0.1:80")));
+}
+
+#[test]
+fn the_api_over_tcp_wants_certificates_on_both_sides() {
+    let text = r#"
+        [agent]
+        interfaces = ["eth0"]
+        [agent.api]
+        socket_group = "zdd"
+        listen = "10.0.0.1:9443"
+        cert = "/etc/zdd/api.crt"
+        key = "/etc/zdd/api.key"
+        client_ca = "/etc/zdd/clients.crt"
+        [[agent.api.role]]
+        role = "operator"
+        users = "ci"
+        certificates = ["dns:ci.example.com", "uri:spiffe://example.com/ci"]
+    "#;
+    let (desired, _) = valid(text);
+    let api = desired.agent.api;
+    assert_eq!(api.socket_group.as_deref(), Some("zdd"));
+    assert_eq!(api.remote.unwrap().listen, "10.0.0.1:9443".parse().unwrap());
+    let rule = RoleRule {
+        access: Access::Operator,
+        users: vec!["ci".to_owned()],
+        groups: vec![],
+        certificates: vec!["dns:ci.example.com".to_owned(), "uri:spiffe://example.com/ci".to_owned()],
+    };
+    assert_eq!(api.rules, [rule]);
 }
