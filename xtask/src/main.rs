@@ -1,6 +1,7 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
 mod demo;
+mod fuzz;
 mod package;
 mod program;
 mod vm;
@@ -29,6 +30,8 @@ enum Command {
     ModelCheck(program::Arguments),
     /// Simulate whole balancers under change: what breaks with zdd, a hash alone, and an LRU table
     Sim(program::Arguments),
+    /// Search for packets that break something, guided by coverage
+    Fuzz(fuzz::Arguments),
     /// Build the binary, manual pages, completions and a Debian package
     Package(package::Arguments),
     /// Run the kernel tests on other kernels, in virtual machines
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         }
         Command::ModelCheck(arguments) => program::become_it("zdd-model-check", &[], &arguments),
         Command::Sim(arguments) => program::become_it("zdd-sim", &[], &arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };

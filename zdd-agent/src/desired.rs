@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::{AccessSpec, NewPerSource};
 pub use crate::health::spec::{
     Dependency, DnsCheck, GrpcCheck, HealthSpec, HttpCheck, JsonAssertion, Probe, UdpCheck,
 };
 use crate::prefix::{ENCAP_SOURCES, Prefix};
+use crate::text;
 pub use api::{Access, ApiSpec, RemoteSpec, RoleRule};
 
 /// A share of new flows in basis points: 10_000 is all of them, 1 is 0.01 %.
@@ -211,6 +213,12 @@ pub struct ServiceSpec {
     /// How long a backend that begins to take flows takes fewer than its share, a tenth of it at first. Default none.
     #[serde(default)]
     pub slow_start: Duration,
+    /// Which clients may dial it.
+    #[serde(default)]
+    pub access: AccessSpec,
+    /// How many new connections one source may open; `None` (the default): any number.
+    #[serde(default)]
+    pub new_per_source: Option<NewPerSource>,
     /// What a version's healthy backends must bear before it gets more; `None`: one healthy backend is enough.
     #[serde(default)]
     pub capacity: Option<crate::capacity::Capacity>,
@@ -246,13 +254,16 @@ impl Default for SignalSpec {
     }
 }
 
-/// Address, port and protocol that clients dial.
+/// Address, port (or ports) and protocol that clients dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Vip {
     /// Address.
     pub addr: IpAddr,
-    /// Port, host order.
+    /// Port, or the first of a range, host order. 0 only if all ports are meant.
     pub port: u16,
+    /// How many ports follow it. 0: one port; 65,535: all, see [`Vip::all_ports`].
+    #[serde(default)]
+    pub more: u16,
     /// Protocol.
     pub protocol: Protocol,
 }
@@ -261,6 +272,16 @@ impl Vip {
     /// Whether a backend is of its address family, and so can take what comes to it.
     pub fn serves(&self, backend: &SocketAddr) -> bool {
         self.addr.is_ipv4() == backend.is_ipv4()
+    }
+
+    /// The ports, first and last, host order.
+    pub fn ports(&self) -> (u16, u16) {
+        (self.port, self.port.saturating_add(self.more))
+    }
+
+    /// Whether it is every port of its address.
+    pub fn all_ports(&self) -> bool {
+        self.more == u16::MAX
     }
 
     /// `IPv4` or `IPv6`.
@@ -278,6 +299,11 @@ impl ServiceSpec {
     /// The VIP that a backend serves: that of its family; the only one there is, which `ipip` can carry over another family.
     pub fn vip_of(&self, backend: &SocketAddr) -> Option<&Vip> {
         self.vips.iter().find(|vip| self.vips.len() == 1 || vip.serves(backend))
+    }
+
+    /// How many ports follow a backend's own: as many as the VIP that it serves has.
+    pub fn more_ports(&self, backend: &SocketAddr) -> u16 {
+        self.vip_of(backend).map_or(0, |vip| vip.more)
     }
 
     /// Whether flows stay where they began when cells change.
@@ -355,10 +381,38 @@ impl Forward {
             let help = format!("{help}{ipip}");
             return Err((format!("backend {address} is {outer}, the VIP {vip} is {inner}"), help));
         }
+        if self == Forward::Snat && vip.more != 0 {
+            return Err((
+                format!("the VIP {vip} has many ports, and backend {address} is under snat"),
+                "snat knows one port of a backend: use forward = \"nat\", or a service for each port"
+                    .to_owned(),
+            ));
+        }
+        let first = if vip.all_ports() { "*".to_owned() } else { vip.port.to_string() };
+        if vip.all_ports() && address.port() != 0 {
+            return Err((
+                format!("backend {address} has one port, the VIP {vip} has all"),
+                format!("write \"{}\": each port goes to the same port", text::at_port(address.ip(), "*")),
+            ));
+        }
         if !matches!(self, Forward::Nat | Forward::Snat) && address.port() != vip.port {
             return Err((
                 format!("backend {address} has another port than the VIP {vip} under {self}"),
-                format!("{self} does not rewrite ports: write port {}, or use forward = \"nat\"", vip.port),
+                format!("{self} does not rewrite ports: write port {first}, or use forward = \"nat\""),
+            ));
+        }
+        if !vip.all_ports() && address.port() == 0 {
+            return Err((
+                format!(
+                    "backend {address} has no port of its own, and the VIP {vip} does not have all ports"
+                ),
+                format!("write \"{}\"", text::at_port(address.ip(), &first)),
+            ));
+        }
+        if address.port().checked_add(vip.more).is_none() {
+            return Err((
+                format!("backend {address} has no room behind its port for the {} ports of the VIP {vip}", u32::from(vip.more) + 1),
+                "the VIP's first port goes to the backend's, the second to the next, and so on: choose a lower one".to_owned(),
             ));
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The agent and command line of zdd.
 
+pub mod admission;
 pub mod agent;
 pub mod alert;
 pub mod api;

@@ -25,6 +25,21 @@ pub const ENCAP_SOURCES: [Prefix; 2] = [
 ];
 
 impl Prefix {
+    /// Every IPv4 address.
+    pub const ALL_V4: Self = Self { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 };
+    /// Every IPv6 address.
+    pub const ALL_V6: Self = Self { addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED), length: 0 };
+
+    /// The prefix of so many bits that an address lies in.
+    pub fn of(addr: IpAddr, length: u8) -> Self {
+        let prefix = Self { addr, length };
+        let addr = match addr {
+            IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & prefix.mask() as u32).into()),
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & prefix.mask()).into()),
+        };
+        Self { addr, length }
+    }
+
     /// Bits of an address of its family.
     pub fn width(&self) -> u8 {
         if self.addr.is_ipv4() { 32 } else { 128 }
@@ -87,19 +102,9 @@ impl FromStr for Prefix {
             Some(text) => text.parse().ok().filter(|length| *length <= width).ok_or_else(wrong)?,
             None => width,
         };
-        let prefix = Self { addr, length };
-        let (first, rebuilt) = match addr {
-            IpAddr::V4(v4) => {
-                let bits = u32::from(v4) & prefix.mask() as u32;
-                (bits == u32::from(v4), IpAddr::V4(bits.into()))
-            }
-            IpAddr::V6(v6) => {
-                let bits = u128::from(v6) & prefix.mask();
-                (bits == u128::from(v6), IpAddr::V6(bits.into()))
-            }
-        };
-        if !first {
-            return Err(Unreadable(format!("`{text}` has bits behind its length; write {rebuilt}/{length}")));
+        let prefix = Self::of(addr, length);
+        if prefix.addr != addr {
+            return Err(Unreadable(format!("`{text}` has bits behind its length; write {prefix}")));
         }
         Ok(prefix)
     }

@@ -1,7 +1,7 @@
 //! How the domain's values are written and read: one place, so that configuration, commands, state and reports agree.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::desired::{Affinity, BasisPoints, FULL, Forward, Protocol, UdpPolicy, Vip};
@@ -57,10 +57,24 @@ impl Vip {
     }
 }
 
-/// `10.0.0.10:80/tcp`, `[2001:db8::1]:443/udp`.
+/// An address with what stands where its port would.
+pub fn at_port(addr: IpAddr, ports: &str) -> String {
+    match addr {
+        IpAddr::V4(v4) => format!("{v4}:{ports}"),
+        IpAddr::V6(v6) => format!("[{v6}]:{ports}"),
+    }
+}
+
+/// `10.0.0.10:80/tcp`, `[2001:db8::1]:443/udp`, `10.0.0.10:8000-8099/tcp`, `10.0.0.10:*/tcp`.
 impl fmt::Display for Vip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.socket(), self.protocol)
+        let (first, last) = self.ports();
+        let ports = match self.more {
+            0 => first.to_string(),
+            u16::MAX => "*".to_owned(),
+            _ => format!("{first}-{last}"),
+        };
+        write!(f, "{}/{}", at_port(self.addr, &ports), self.protocol)
     }
 }
 
@@ -71,17 +85,42 @@ impl FromStr for Vip {
     fn from_str(text: &str) -> Result<Self, Unreadable> {
         let wrong = || {
             Unreadable(format!(
-                "`{text}` is not a VIP; write address:port/protocol, as \"10.0.0.10:80/tcp\" or \"[2001:db8::1]:443/udp\""
+                "`{text}` is not a VIP; write address:port/protocol, as \"10.0.0.10:80/tcp\" or \"[2001:db8::1]:443/udp\"; a range of ports as 8000-8099, all ports as *"
             ))
         };
         let (socket, protocol) = text.rsplit_once('/').ok_or_else(wrong)?;
-        let socket: SocketAddr = socket.parse().map_err(|_| wrong())?;
+        let (host, ports) = socket.rsplit_once(':').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<u16>().map_err(|_| wrong());
+        let (port, more) = match ports.split_once('-') {
+            _ if ports == "*" => (0, u16::MAX),
+            None => (number(ports)?, 0),
+            Some((first, last)) => {
+                let (first, last) = (number(first)?, number(last)?);
+                let more =
+                    last.checked_sub(first).filter(|more| first > 0 && *more > 0).ok_or_else(|| {
+                        Unreadable(format!(
+                            "`{ports}` is no range of ports; write the lower one first, as 8000-8099"
+                        ))
+                    })?;
+                (first, more)
+            }
+        };
+        // With a port, because an address alone may be written without the brackets.
+        let socket: SocketAddr = format!("{host}:{port}").parse().map_err(|_| wrong())?;
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             _ => return Err(wrong()),
         };
-        Ok(Vip { addr: socket.ip(), port: socket.port(), protocol })
+        Ok(Vip { addr: socket.ip(), port, more, protocol })
+    }
+}
+
+/// Reads a backend: `addr:port`, or `addr:*` (port 0) behind a VIP of all ports.
+pub fn parse_backend(text: &str) -> Result<SocketAddr, Unreadable> {
+    match text.strip_suffix(":*") {
+        Some(host) => parse_socket(&format!("{host}:0")),
+        None => parse_socket(text),
     }
 }
 
@@ -144,12 +183,31 @@ mod tests {
 
     #[test]
     fn a_vip_reads_what_it_writes() {
-        for text in ["10.0.0.10:80/tcp", "[2001:db8::1]:443/udp"] {
+        for text in [
+            "10.0.0.10:80/tcp",
+            "[2001:db8::1]:443/udp",
+            "10.0.0.10:8000-8099/tcp",
+            "[2001:db8::1]:1-65535/udp",
+            "10.0.0.10:*/tcp",
+            "[2001:db8::1]:*/udp",
+        ] {
             assert_eq!(text.parse::<Vip>().unwrap().to_string(), text);
         }
-        for text in
-            ["10.0.0.10:80", "10.0.0.10/tcp", "10.0.0.10:80/sctp", "web:80/tcp", "2001:db8::1:443/udp/x", ""]
-        {
+        for text in [
+            "10.0.0.10:80",
+            "10.0.0.10/tcp",
+            "10.0.0.10:80/sctp",
+            "web:80/tcp",
+            "10.0.0.10:8099-8000/tcp",
+            "10.0.0.10:80-80/tcp",
+            "10.0.0.10:0-80/tcp",
+            "10.0.0.10:80-/tcp",
+            "10.0.0.10:80-70000/tcp",
+            "10.0.0.10:**/tcp",
+            "2001:db8::1:*/tcp",
+            "2001:db8::1:443/udp/x",
+            "",
+        ] {
             assert!(text.parse::<Vip>().is_err(), "{text} was taken");
         }
     }

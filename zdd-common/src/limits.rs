@@ -32,6 +32,10 @@ pub const FRAGMENT_LIFE_NS: u64 = 30_000_000_000;
 pub const SNAT_WAYS: usize = 8;
 /// Addresses of ours, of each family, that `snat` sends from.
 pub const SNAT_SOURCES_MAX: usize = 8;
+/// Prefixes of ports and of sources, over all VIPs: tries take memory for what is in them only.
+pub const PREFIXES_MAX: u32 = 1 << 20;
+/// Sources whose new connections are counted at a time; the least recently seen make room.
+pub const PACED_MAX: u32 = 1 << 16;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
 pub const LAYOUT: u32 = 3;

@@ -2,6 +2,7 @@
 
 use crate::net::End;
 use crate::reason::Reason;
+use crate::spans::SKETCH_WORDS;
 
 /// Read-only data of the program, set when it is loaded.
 #[repr(C)]
@@ -39,8 +40,10 @@ const REPLIER_WORDS: usize = 512;
 pub struct Repliers {
     /// One bit per end, at [`Repliers::place`].
     pub words: [u64; REPLIER_WORDS],
+    /// The same of addresses that have ends of many ports, at [`crate::spans::sketched`].
+    pub spans: [u64; SKETCH_WORDS],
 }
-wire!(Repliers, 4096, { words: [u64; REPLIER_WORDS] });
+wire!(Repliers, 4160, { words: [u64; REPLIER_WORDS], spans: [u64; SKETCH_WORDS] });
 
 impl Repliers {
     /// Index of an end's word, below 512, and its bit. Without a key: whoever aims at a bit only gets the lookup.

@@ -12,9 +12,12 @@ use crate::limits::WAYS;
 use crate::maps::Counters;
 use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
+use crate::pace::{Pace, PaceKey};
 use crate::reason::{REASONS, Reason};
 use crate::signals::{self, SignalBucket, SignalCounters, SignalTables};
 use crate::snat::{self, Mappings, Order, pool::Pool};
+use crate::sources::Source;
+use crate::spans::Span;
 use crate::syn_filter::{self, Line};
 use crate::tables::{Found, Route, SteerTables, Tables};
 use crate::time::Tick;
@@ -38,6 +41,12 @@ pub struct Model {
     pub locals: HashSet<Addr>,
     /// Conversations with backends' own addresses.
     pub direct: HashSet<DirectKey>,
+    /// Ends of many ports, by first and last port (host order); the narrowest is the one.
+    pub spans: Vec<(End, (u16, u16), Span)>,
+    /// Sets of source prefixes: set, first address, bits of it as in an IPv6 address.
+    pub sources: HashMap<(u32, Addr, u8), Source>,
+    /// Buckets of sources with limited connections.
+    pub paces: HashMap<PaceKey, u64>,
     /// Ways of fragmented datagrams.
     pub trails: HashMap<DatagramKey, Trail>,
     /// Routes by destination.
@@ -133,6 +142,21 @@ impl SteerTables for Model {
         unsafe { syn_filter::check_and_set::<Host>(&raw mut self.filter[line], hash, now, self.epoch_shift) }
     }
 
+    fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
+        let line = syn_filter::line_of(hash, self.filter.len() as u32) as usize;
+        // SAFETY: a reference is valid.
+        unsafe { syn_filter::known::<Host>(&raw mut self.filter[line], hash, now, self.epoch_shift) }
+    }
+
+    fn may_begin(&mut self, key: &PaceKey, pace: Pace, now_ns: u64) -> bool {
+        let word = self.paces.entry(*key).or_default();
+        let next = pace.next(*word, now_ns);
+        if next != 0 {
+            *word = next;
+        }
+        next != 0
+    }
+
     fn udp_fail(&mut self, service: u16) -> u64 {
         self.facts.get(&service).map_or(0, |facts| facts.udp_fail)
     }
@@ -212,6 +236,27 @@ impl SignalTables for Model {
 impl Tables for Model {
     fn end(&mut self, end: &End) -> Option<EndEntry> {
         self.ends.get(end).copied()
+    }
+
+    fn may_span(&mut self, addr: &Addr) -> bool {
+        self.spans.iter().any(|(end, ..)| end.addr == *addr)
+    }
+
+    fn span(&mut self, end: &End) -> Option<Span> {
+        let port = u16::from_be(end.port);
+        let covers = |of: &End, first: u16, last: u16| {
+            of.addr == end.addr && of.proto == end.proto && (first..=last).contains(&port)
+        };
+        let all = self.spans.iter().filter(|(of, (first, last), _)| covers(of, *first, *last));
+        all.min_by_key(|(_, (first, last), _)| last - first).map(|(.., span)| *span)
+    }
+
+    fn source(&mut self, set: u32, addr: &Addr) -> Option<Source> {
+        (0..=128u8).rev().find_map(|bits| {
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            let first = Addr::v6((u128::from_be_bytes(addr.octets()) & mask).to_be_bytes());
+            self.sources.get(&(set, first, bits)).copied()
+        })
     }
 
     fn backend(&mut self, id: BackendId) -> Option<Backend> {

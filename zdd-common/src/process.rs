@@ -7,12 +7,13 @@ use crate::entries::{Backend, BackendId, EndEntry, EndKind, FlowKey, Mode, NextH
 use crate::forward::{self, Side};
 use crate::frame::Frame;
 use crate::mss;
-use crate::net::{DirectKey, End, TCP};
+use crate::net::{Addr, DirectKey, End, TCP};
 use crate::odd;
 use crate::packet::{self, Packet};
 use crate::reason::Reason;
 use crate::signals::{self, Rate};
 use crate::snat::{self, Kind, Mappings};
+use crate::sources::Source;
 use crate::steer::{self, Query, Steered};
 use crate::tables::{Route, Tables};
 
@@ -226,10 +227,14 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
     work.next = Next::Done;
     let packet = &work.packet;
     let to = End::new(packet.dst, packet.dst_port, packet.proto);
-    if let Some(end) = tables.end(&to) {
+    if let Some(end) = known(tables, &to) {
         if end.is(EndKind::Vip) {
             work.end = end;
             work.next = Next::Steer;
+            if end.sources != 0 && !admit(tables, &mut work.end, &packet.src) {
+                work.next = Next::Done;
+                work.fate = Fate::drop(Reason::DropDenied);
+            }
         } else if end.is(EndKind::SnatBackend) {
             // What it answers is not for one of our ports: nothing to remember.
             work.fate = Fate::pass(Reason::PassDirect);
@@ -241,11 +246,11 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
         return;
     }
     let from = End::new(packet.src, packet.src_port, packet.proto);
-    if !tables.may_reply(&from) {
+    if !tables.may_reply(&from) && !tables.may_span(&from.addr) {
         work.fate = Fate::pass(Reason::PassNotVip);
         return;
     }
-    work.fate = match tables.end(&from) {
+    work.fate = match known(tables, &from) {
         Some(end) if end.is(EndKind::NatBackend) => {
             let (peer, peer_port) = (packet.dst, packet.dst_port);
             // The agent's probes and whatever else this host asks a backend: XDP never saw the question leave.
@@ -266,6 +271,24 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
         }
         _ => Fate::pass(Reason::PassNotVip),
     };
+}
+
+/// What an end is to us: by itself, else as one of many ports.
+#[inline(always)]
+pub(crate) fn known<T: Tables>(tables: &mut T, end: &End) -> Option<EndEntry> {
+    let exact = tables.end(end);
+    if exact.is_some() || !tables.may_span(&end.addr) {
+        return exact;
+    }
+    tables.span(end).map(|span| span.at(end.port))
+}
+
+/// What a VIP's set of sources says of a client: false if it is denied; else the VIP's service is the one whose cells steer it.
+#[inline(always)]
+pub(crate) fn admit<T: Tables>(tables: &mut T, vip: &mut EndEntry, client: &Addr) -> bool {
+    let Some(source) = tables.source(vip.sources, client) else { return true };
+    vip.service = source.service;
+    source.flags & Source::DENIED == 0
 }
 
 /// Leaves the order for the program that maps.
@@ -365,12 +388,13 @@ fn deliver<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &m
 #[inline(always)]
 pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
     let steered = work.steered;
-    if steered.reason as u32 == Reason::PassNoService as u32 {
-        work.fate = Fate::pass(Reason::PassNoService);
-        return;
-    }
     work.fate = Fate::drop(Reason::DropNoBackend);
     if steered.backend == 0 {
+        if steered.reason as u32 == Reason::PassNoService as u32 {
+            work.fate = Fate::pass(Reason::PassNoService);
+        } else if steered.reason as u32 == Reason::DropRate as u32 {
+            work.fate = Fate::drop(Reason::DropRate);
+        }
         return;
     }
     let Some(backend) = tables.backend(steered.backend) else { return };
@@ -383,6 +407,8 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         return;
     }
     work.fate = if backend.mode == Mode::Nat as u16 {
+        // The same port of the backend's range as the packet's is of the VIP's.
+        let backend = Backend { port: behind(backend.port, work.end.vip_port), ..backend };
         nat(frame, tables, &work.packet, &backend, steered.reason)
     } else {
         l2(frame, tables, &backend, steered.reason)
@@ -391,6 +417,12 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         let bytes = frame.size() as u32;
         tables.count_flow(work.end.service, steered.backend, bytes, steered.reason, steered.new_flow);
     }
+}
+
+/// A port (network byte order) so many behind another.
+#[inline(always)]
+pub(crate) const fn behind(port: u16, more: u16) -> u16 {
+    u16::from_be(port).wrapping_add(more).to_be()
 }
 
 #[inline(always)]

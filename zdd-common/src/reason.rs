@@ -90,6 +90,10 @@ reasons! {
     /// Does not fit its way, and its sender cannot be told: IPv4 without don't-fragment, or a way too
     /// narrow for IPv6.
     DropTooBig = "drop_too_big",
+    /// From a source that the service's access list denies.
+    DropDenied = "drop_denied",
+    /// A new connection of a source that has opened more than the service's limit.
+    DropRate = "drop_rate",
     /// `ipip`: the driver left no room for an outer header in front of the frame.
     DropNoHeadroom = "drop_no_headroom",
 }

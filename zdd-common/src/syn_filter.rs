@@ -42,21 +42,28 @@ pub const fn memory_max(epoch_shift: u32) -> u32 {
     3 << epoch_shift
 }
 
+/// Whether a SYN's bits are set.
+///
+/// # Safety
+/// `line` is valid.
+#[inline(always)]
+pub unsafe fn known<A: Atomics>(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32) -> bool {
+    let bits = bits_of(hash);
+    // SAFETY: the caller's promise; every index is below WORDS.
+    let set = |back: u64| unsafe { A::load(word_of(line, hash, now, epoch_shift, back)) & bits == bits };
+    set(0) || set(1) || set(2)
+}
+
 /// Sets a SYN's bits and tells whether they were set already.
 ///
 /// # Safety
 /// `line` is valid.
 #[inline(always)]
 pub unsafe fn check_and_set<A: Atomics>(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32) -> bool {
-    let bit = |n: u32| 1u64 << (hash >> (6 * n) & 63);
-    let bits = bit(0) | bit(1) | bit(2) | bit(3) | bit(4) | bit(5);
-    let epoch = u64::from(now.0 >> epoch_shift);
-    // Two steps, each with a bound of its own: of numbers put together by OR, the verifier of Linux 6.1 knows no bound.
-    // SAFETY: the sum is below WORDS.
-    let half = unsafe { line.cast::<u64>().add((hash >> PAIR & 1) as usize) };
-    // SAFETY: as above.
-    let word = |back: u64| unsafe { half.add((epoch.wrapping_sub(back) & (EPOCHS - 1)) as usize * 2) };
+    let bits = bits_of(hash);
     // SAFETY: the caller's promise.
+    let word = |back: u64| unsafe { word_of(line, hash, now, epoch_shift, back) };
+    // SAFETY: every index is below WORDS.
     unsafe {
         let before = A::or(word(0), bits);
         let known =
@@ -67,6 +74,32 @@ pub unsafe fn check_and_set<A: Atomics>(line: *mut Line, hash: u64, now: Tick, e
             A::store(next, 0);
         }
         known
+    }
+}
+
+#[inline(always)]
+const fn bits_of(hash: u64) -> u64 {
+    let mut bits = 0;
+    let mut n = 0;
+    while n < 6 {
+        bits |= 1 << (hash >> (6 * n) & 63);
+        n += 1;
+    }
+    bits
+}
+
+/// The word of a hash, so many epochs back.
+///
+/// # Safety
+/// `line` is valid.
+#[inline(always)]
+unsafe fn word_of(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32, back: u64) -> *mut u64 {
+    let epoch = u64::from(now.0 >> epoch_shift);
+    // Two steps, each with a bound of its own: of numbers put together by OR, the verifier of Linux 6.1 knows no bound.
+    // SAFETY: the sum is below WORDS.
+    unsafe {
+        let half = line.cast::<u64>().add((hash >> PAIR & 1) as usize);
+        half.add((epoch.wrapping_sub(back) & (EPOCHS - 1)) as usize * 2)
     }
 }
 

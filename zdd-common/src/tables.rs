@@ -5,9 +5,12 @@ use crate::entries::{
 };
 use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
+use crate::pace::{Pace, PaceKey};
 use crate::reason::Reason;
 use crate::signals::SignalTables;
 use crate::snat::Order;
+use crate::sources::Source;
+use crate::spans::Span;
 use crate::time::Tick;
 
 /// Answer of a flow lookup.
@@ -59,6 +62,14 @@ pub trait SteerTables {
     fn udp_fail(&mut self, service: u16) -> u64;
     /// Records that an entry could not be made.
     fn note_failure(&mut self, service: u16, now_ns: u64, udp: bool);
+    /// Whether a SYN is remembered, without remembering it. Asked only where new connections are limited.
+    fn syn_known(&mut self, _hash: u64, _now: Tick) -> bool {
+        false
+    }
+    /// Takes one new connection of a source from its bucket; false: it has none left.
+    fn may_begin(&mut self, _key: &PaceKey, _pace: Pace, _now_ns: u64) -> bool {
+        true
+    }
 
     /// Looks a flow up. `hash` is the flow's table hash.
     fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Self::Slot>;
@@ -101,6 +112,18 @@ pub struct Route {
 pub trait Tables: SteerTables + SignalTables {
     /// What an end is to us.
     fn end(&mut self, end: &End) -> Option<EndEntry>;
+    /// Whether an address may have ends of many ports; false only if it surely has none.
+    fn may_span(&mut self, _addr: &Addr) -> bool {
+        false
+    }
+    /// The most exact end of many ports that an end lies in.
+    fn span(&mut self, _end: &End) -> Option<Span> {
+        None
+    }
+    /// What a set says of a source: by its longest prefix.
+    fn source(&mut self, _set: u32, _addr: &Addr) -> Option<Source> {
+        None
+    }
     /// Whether an end may be a `nat` backend; false only if it surely is none.
     fn may_reply(&mut self, _end: &End) -> bool {
         true

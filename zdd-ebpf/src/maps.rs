@@ -3,17 +3,22 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray};
+use aya_ebpf::maps::{
+    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerfEventArray, ProgramArray,
+};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
-use zdd_common::limits::FRAGMENTED_MAX;
+use zdd_common::limits::{FRAGMENTED_MAX, PACED_MAX, PREFIXES_MAX};
 use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
+use zdd_common::pace::PaceKey;
 use zdd_common::process::Work;
 use zdd_common::reason::REASONS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::snat::{Job, Order, mapping, pool::Pool};
+use zdd_common::sources::{Source, SourceKey};
+use zdd_common::spans::{Span, SpanKey};
 use zdd_common::syn_filter::Line;
 use zdd_common::trace::{TraceAsk, TraceBudget, TraceMark};
 
@@ -42,6 +47,15 @@ pub(crate) fn config() -> Config {
 /// VIPs and `nat` backends by address, port and protocol.
 #[map]
 pub(crate) static ENDS: HashMap<End, EndEntry> = HashMap::pinned(1, 0);
+/// Those of many ports.
+#[map]
+pub(crate) static SPANS: LpmTrie<SpanKey, Span> = LpmTrie::pinned(PREFIXES_MAX, 0);
+/// What VIPs make of the sources of their packets.
+#[map]
+pub(crate) static SOURCES: LpmTrie<SourceKey, Source> = LpmTrie::pinned(PREFIXES_MAX, 0);
+/// Buckets of the sources whose new connections are limited.
+#[map]
+pub(crate) static PACES: LruHashMap<PaceKey, u64> = LruHashMap::pinned(PACED_MAX, 0);
 /// A sketch of the `nat` backends among them.
 #[map]
 pub(crate) static REPLIERS: Array<Repliers> = Array::pinned(1, BPF_F_MMAPABLE);

@@ -1,6 +1,7 @@
 //! `zdd_common::tables` over the maps.
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::atomic::Atomics as _;
 use zdd_common::entries::{
@@ -10,17 +11,20 @@ use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::maps::Repliers;
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Trail};
+use zdd_common::pace::{Pace, PaceKey};
 use zdd_common::reason::Reason;
 use zdd_common::signals::{SignalBucket, SignalCounters, SignalTables, table};
 use zdd_common::snat::{Mappings, Order, mapping, pool::Pool};
+use zdd_common::sources::{BEFORE_ADDR, Source, SourceKey};
+use zdd_common::spans::{self, BEFORE_PORT, Span, SpanKey};
 use zdd_common::syn_filter;
 use zdd_common::tables::{Found, Route, SteerTables, Tables};
 use zdd_common::time::Tick;
 
 use crate::atomics::Bpf;
 use crate::maps::{
-    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, HANDED, LOCALS, MAPPINGS, PORTS, QUOTAS,
-    REPLIERS, SERVICES, SIGNAL_FLOWS, SIGNALS, SNAT_POOL, SYNS, TX, config, signal_config,
+    BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, HANDED, LOCALS, MAPPINGS, PACES, PORTS, QUOTAS,
+    REPLIERS, SERVICES, SIGNAL_FLOWS, SIGNALS, SNAT_POOL, SOURCES, SPANS, SYNS, TX, config, signal_config,
 };
 use crate::{route, stats};
 
@@ -81,6 +85,35 @@ impl SteerTables for Maps<'_> {
             },
             // Not remembered: then no change may happen. The agent sizes the map as it sizes the index.
             None => true,
+        }
+    }
+
+    #[inline(always)]
+    fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
+        let config = config();
+        match SYNS.get_ptr_mut(syn_filter::line_of(hash, config.lines)) {
+            // SAFETY: a map value.
+            Some(line) => unsafe { syn_filter::known::<Bpf>(line, hash, now, config.epoch_shift & 31) },
+            None => true,
+        }
+    }
+
+    #[inline(always)]
+    fn may_begin(&mut self, key: &PaceKey, pace: Pace, now_ns: u64) -> bool {
+        let Some(word) = PACES.get_ptr_mut(key) else {
+            // An LRU map makes room; a failure under contention lets one connection pass uncounted.
+            let _ = PACES.insert(key, &pace.next(0, now_ns), 0);
+            return true;
+        };
+        // SAFETY: a map value, read and changed whole. If it was given to another source meanwhile, that one has one more or less.
+        unsafe {
+            let full = Bpf::load(word);
+            let next = pace.next(full, now_ns);
+            // Another CPU's connection of the same moment may have been quicker: this one passes uncounted.
+            if next != 0 {
+                Bpf::cas(word, full, next);
+            }
+            next != 0
         }
     }
 
@@ -205,6 +238,28 @@ impl Tables for Maps<'_> {
     fn end(&mut self, end: &End) -> Option<EndEntry> {
         // SAFETY: entries are replaced whole by the agent and only while no packet needs them; a copy is taken.
         unsafe { ENDS.get(end) }.copied()
+    }
+
+    #[inline(always)]
+    fn may_span(&mut self, addr: &Addr) -> bool {
+        let (word, bit) = spans::sketched(addr);
+        match REPLIERS.get_ptr(0) {
+            // SAFETY: a map value, a word of it read whole; the index is below their number.
+            Some(repliers) => unsafe {
+                Bpf::load((&raw const (*repliers).spans).cast::<u64>().add(word)) & bit != 0
+            },
+            None => true,
+        }
+    }
+
+    #[inline(always)]
+    fn span(&mut self, end: &End) -> Option<Span> {
+        SPANS.get(&Key::new(BEFORE_PORT + 16, SpanKey::of(end))).copied()
+    }
+
+    #[inline(always)]
+    fn source(&mut self, set: u32, addr: &Addr) -> Option<Source> {
+        SOURCES.get(&Key::new(BEFORE_ADDR + 128, SourceKey::of(set, addr))).copied()
     }
 
     #[inline(always)]

@@ -54,7 +54,7 @@ impl Node {
             per_group: 1,
             affinity: Affinity::Flow as u32,
             udp_idle: 0,
-            reserved: [0; 3],
+            ..Service::default()
         };
         tables.services.insert(ID, service);
         let half_life = u64::from(syn_filter::memory_max(tables.epoch_shift) + 1) << time::TICK_SHIFT;

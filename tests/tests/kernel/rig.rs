@@ -143,6 +143,7 @@ pub struct Rig {
     pub decap: (Decap, Runner),
     direct: HashMap<MapData, [u8; 48], u32>,
     trails: HashMap<MapData, [u8; 40], [u8; 16]>,
+    paces: HashMap<MapData, [u8; 24], u64>,
     reasons: MapData,
     cpus: usize,
     netns: File,
@@ -243,6 +244,7 @@ fn make() -> Rig {
         decap: (decap, decap_runner),
         direct,
         trails: Map::from_map_data(map("FRAGMENTS")).expect("FRAGMENTS").try_into().expect("FRAGMENTS"),
+        paces: Map::from_map_data(map("PACES")).expect("PACES").try_into().expect("PACES"),
         reasons: map("REASON_COUNT"),
         cpus: aya::util::nr_cpus().expect("CPUs").get() as usize,
         netns: File::open("/proc/thread-self/ns/net").expect("this thread's namespace"),
@@ -310,6 +312,13 @@ impl Rig {
         for end in self.plane.ends() {
             self.plane.remove_end(end);
         }
+        self.plane.keep_spans(&[]);
+        for (set, table) in self.plane.source_sets() {
+            self.plane.remove_sources(set, &table);
+        }
+        for key in self.paces.keys().flatten().collect::<Vec<_>>() {
+            self.paces.remove(&key).expect("a key removed");
+        }
         for port in 0..PORTS {
             self.plane.set_port(port, Port::default()).expect("a port cleared");
         }
@@ -334,6 +343,11 @@ impl Rig {
     /// Trails of fragmented datagrams by their keys, both as bytes.
     pub fn trails(&self) -> std::collections::HashMap<[u8; 40], [u8; 16]> {
         self.trails.iter().flatten().collect()
+    }
+
+    /// Sources whose connections are limited, as bytes, with when their buckets are full.
+    pub fn paces(&self) -> std::collections::HashMap<[u8; 24], u64> {
+        self.paces.iter().flatten().collect()
     }
 
     /// Makes all trails older.

@@ -123,12 +123,14 @@ fn build() -> Result<PathBuf> {
     Ok(root().join(path))
 }
 
-fn root() -> PathBuf {
+/// The clone.
+pub(crate) fn root() -> PathBuf {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     own.parent().map_or(own.clone(), Path::to_path_buf)
 }
 
-fn target_dir() -> PathBuf {
+/// Where cargo builds.
+pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 

@@ -12,7 +12,7 @@ use crate::api::pb::ChangeOptions;
 use crate::control::Target;
 use crate::desired::BasisPoints;
 use crate::prefix::Prefix;
-use crate::text::{Unreadable, parse_duration, parse_percent, parse_socket};
+use crate::text::{Unreadable, parse_backend, parse_duration, parse_percent, parse_socket};
 use crate::trace::{RATE, RATE_MAX, SNAP, SNAP_MAX};
 
 /// Shifts live traffic between versions in the kernel, and breaks no connection.
@@ -364,7 +364,7 @@ pub enum BackendCommand {
         /// Version.
         version: String,
         /// Address and port.
-        #[arg(value_name = "ADDR:PORT", value_parser = parse_socket)]
+        #[arg(value_name = "ADDR:PORT", value_parser = parse_backend)]
         address: SocketAddr,
         /// Weight relative to the version's other backends.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -377,7 +377,7 @@ pub enum BackendCommand {
         /// Service.
         service: String,
         /// Address and port.
-        #[arg(value_name = "ADDR:PORT", value_parser = parse_socket)]
+        #[arg(value_name = "ADDR:PORT", value_parser = parse_backend)]
         address: SocketAddr,
         /// Remove it after this time even if flows are left.
         #[arg(long, value_name = "D", value_parser = parse_duration)]

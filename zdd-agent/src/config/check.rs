@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use super::agent::AgentRead;
 use super::problems::Sink;
+use super::ranges;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
-use crate::desired::{EncapSources, FULL, Forward, Limits, Protocol, SnatSpec};
+use crate::desired::{EncapSources, FULL, Forward, Limits, Probe, Protocol, SnatSpec};
 use crate::text::percent;
 
 pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
@@ -19,8 +20,8 @@ pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'
         backends(service, sink);
         doubts(agent, service, sink);
     }
-    shared_backends(services, sink);
-    vip_as_backend(services, sink);
+    ranges::shared_backends(services, sink);
+    ranges::vip_as_backend(services, sink);
     outer_sources(&agent.encap, services, sink);
     mapped_sources(&agent.snat, services, sink);
     limits(&agent.limits, services, sink);
@@ -44,7 +45,7 @@ fn vips(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen = HashMap::new();
     for service in services {
         for vip in &service.vips {
-            if let Some(why) = unusable(&vip.value.socket()) {
+            if let Some(why) = unusable(&vip.value.socket(), vip.value.all_ports()) {
                 let message = format!("{} cannot be a VIP: {why}", vip.value);
                 sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
             }
@@ -59,6 +60,7 @@ fn vips(services: &[ServiceRead], sink: &mut Sink<'_>) {
         }
         together(service, sink);
     }
+    ranges::overlaps(services, sink);
 }
 
 /// Two VIPs of one service are the two families of the same thing.
@@ -135,7 +137,8 @@ fn backends(service: &ServiceRead, sink: &mut Sink<'_>) {
         for backend in &version.backends {
             let address = backend.value.address;
             let span = || Some(backend.span.clone());
-            if let Some(why) = unusable(&address) {
+            // Whether it may stand for all ports is for the VIP to say, below.
+            if let Some(why) = unusable(&address, true) {
                 let help = "write the address and port on which the backend listens, as this host reaches it";
                 sink.error(span(), format!("{address} cannot be a backend: {why}"), help);
             }
@@ -185,44 +188,6 @@ fn half_served(service: &ServiceRead, version: &VersionRead, sink: &mut Sink<'_>
     }
 }
 
-/// Under `nat` and `snat` a reply is recognised by the backend's address, port and protocol, so these belong to one VIP.
-fn shared_backends(services: &[ServiceRead], sink: &mut Sink<'_>) {
-    let mut seen: HashMap<(SocketAddr, Protocol), (usize, Forward)> = HashMap::new();
-    for (at, service) in services.iter().enumerate() {
-        let Some(protocol) = service.protocol() else { continue };
-        for version in &service.versions {
-            let Some(forward) = service.forward_of(version) else { continue };
-            for backend in &version.backends {
-                let key = (backend.value.address, protocol);
-                let (owner, mode) = *seen.entry(key).or_insert((at, forward));
-                let finds = |mode| matches!(mode, Forward::Nat | Forward::Snat);
-                if owner != at && (finds(mode) || finds(forward)) {
-                    let message =
-                        format!("backend {} is in service `{}` already", key.0, services[owner].label());
-                    let help = "nat and snat know a reply by the backend's address: let the backend listen on another port for \
-                                this service, or use forward = \"l2\" for both";
-                    sink.error(Some(backend.span.clone()), message, help);
-                }
-            }
-        }
-    }
-}
-
-fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
-    let owners: HashMap<SocketAddr, &str> = services
-        .iter()
-        .flat_map(|service| service.vips.iter().map(|vip| (vip.value.socket(), service.label())))
-        .collect();
-    for backend in services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends)
-    {
-        if let Some(owner) = owners.get(&backend.value.address) {
-            let message = format!("backend {} is the VIP of service `{owner}`", backend.value.address);
-            let help = "a packet would go round in circles: name the backend's own address";
-            sink.error(Some(backend.span.clone()), message, help);
-        }
-    }
-}
-
 /// Outer headers come from addresses that nobody else uses: replies and errors would go to a VIP or a backend.
 fn outer_sources(encap: &EncapSources, services: &[ServiceRead], sink: &mut Sink<'_>) {
     let inside = |addr| [encap.v4, encap.v6].into_iter().find(|prefix| prefix.contains(addr));
@@ -241,7 +206,6 @@ fn outer_sources(encap: &EncapSources, services: &[ServiceRead], sink: &mut Sink
 
 /// `snat` needs an address of the backends' family, and ports there that are nobody else's.
 fn mapped_sources(snat: &SnatSpec, services: &[ServiceRead], sink: &mut Sink<'_>) {
-    let ports = snat.first..=snat.last;
     for service in services {
         for version in &service.versions {
             if service.forward_of(version) != Some(Forward::Snat) {
@@ -260,7 +224,8 @@ fn mapped_sources(snat: &SnatSpec, services: &[ServiceRead], sink: &mut Sink<'_>
             }
         }
         for vip in &service.vips {
-            if snat.sources.contains(&vip.value.addr) && ports.contains(&vip.value.port) {
+            let (from, to) = vip.value.ports();
+            if snat.sources.contains(&vip.value.addr) && from <= snat.last && snat.first <= to {
                 let message =
                     format!("{} lies in agent.snat_ports ({}-{})", vip.value, snat.first, snat.last);
                 let help = "choose snat_ports without it, or another snat_source: answers to that port would be taken for clients";
@@ -324,6 +289,15 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
 /// What is allowed and perhaps not meant.
 fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
     let name = service.label().to_owned();
+    if let Some(health) = &service.health
+        && let Some(vip) = service.vips.iter().find(|vip| vip.value.all_ports())
+        && health.port.is_none()
+        && !matches!(health.probe, Probe::Exec { .. })
+    {
+        let message =
+            format!("the health check of service `{name}` has no port to ask: its VIP {} has all", vip.value);
+        sink.error(Some(vip.span.clone()), message, "name one, as health = { tcp = true, port = 8080 }");
+    }
     if service.health.is_none() {
         let message = format!("service `{name}` has no health check: every backend counts as healthy");
         sink.warning(Some(service.span.clone()), message);

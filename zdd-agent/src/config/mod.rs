@@ -2,6 +2,7 @@
 //!
 //! Nothing is guessed: an unknown key is an error, a value out of range is an error, and nothing outside the file is looked at.
 
+mod admission;
 mod agent;
 mod alert;
 mod api;
@@ -9,6 +10,7 @@ mod check;
 mod health;
 mod node;
 mod problems;
+mod ranges;
 mod reader;
 mod rollout;
 mod service;

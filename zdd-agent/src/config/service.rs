@@ -9,12 +9,13 @@ use toml::de::DeValue;
 use super::problems::Sink;
 use super::reader::{At, Span, Table, readable, wrong_type};
 use super::value;
+use crate::admission::{AccessSpec, NewPerSource};
 use crate::capacity::Capacity;
 use crate::desired::{
     Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Protocol, ServiceSpec, SignalSpec,
     UdpPolicy, VersionSpec, Vip,
 };
-use crate::text::{Unreadable, parse_socket};
+use crate::text::{Unreadable, parse_backend};
 
 /// A service as it was read; what is `None` was missing or wrong and has been reported.
 pub(super) struct ServiceRead {
@@ -34,6 +35,8 @@ pub(super) struct ServiceRead {
     pub health: Option<HealthSpec>,
     signals: Option<Option<SignalSpec>>,
     rollout: Option<crate::rollout::RolloutSpec>,
+    access: AccessSpec,
+    new_per_source: Option<NewPerSource>,
     pub versions: Vec<VersionRead>,
 }
 
@@ -67,6 +70,13 @@ impl ServiceRead {
     /// The protocol of its VIPs, if it is known.
     pub fn protocol(&self) -> Option<Protocol> {
         self.vips.first().map(|vip| vip.value.protocol)
+    }
+
+    /// How many ports follow a backend's own: as many as the VIP that it serves has.
+    pub fn more_ports(&self, backend: &SocketAddr) -> u16 {
+        let mut vips = self.vips.iter().map(|vip| vip.value);
+        let serves = |vip: &Vip| self.vips.len() == 1 || vip.serves(backend);
+        vips.find(serves).map_or(0, |vip| vip.more)
     }
 
     /// The mode of one of its versions, if it is known.
@@ -110,6 +120,8 @@ impl ServiceRead {
                 .signals
                 .unwrap_or_else(|| (tcp && self.rollout.is_some()).then(SignalSpec::default)),
             rollout: self.rollout,
+            access: self.access,
+            new_per_source: self.new_per_source,
             versions: versions.collect::<Option<Vec<_>>>()?,
         })
     }
@@ -153,6 +165,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         let help = "remove it: TCP flows always stay where they began";
         sink.error(Some(udp.span.clone()), format!("`udp` means nothing to {}", vip.value), help);
     }
+    let access = super::admission::access(&mut table, &vips, sink);
+    let new_per_source = super::admission::new_per_source(&mut table, &vips, sink);
     let drain_timeout = table.duration("drain_timeout", Duration::from_millis(1)..=30 * DAY, sink);
     let cells = table.integer("cells", CELLS, sink).unwrap_or_else(|| At::new(16_384, table.span.clone()));
     if !cells.value.is_power_of_two() {
@@ -194,6 +208,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         health,
         signals,
         rollout,
+        access,
+        new_per_source,
         versions: versions.unwrap_or_default(),
     }
 }
@@ -250,12 +266,12 @@ fn read_version(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> VersionRead {
 fn backend(item: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<At<BackendSpec>> {
     match item.get_ref() {
         DeValue::String(text) => {
-            let address = readable("backends", parse_socket(text), item.span(), sink)?;
+            let address = readable("backends", parse_backend(text), item.span(), sink)?;
             Some(At::new(BackendSpec { address: address.value, weight: 1 }, address.span))
         }
         DeValue::Table(fields) => {
             let mut table = Table::new(fields, item.span(), "a backend");
-            let address = table.parsed("address", sink, parse_socket);
+            let address = table.parsed("address", sink, parse_backend);
             table.missing("address", "write { address = \"10.1.0.1:8080\", weight = 2 }", sink);
             let weight = table.integer("weight", 1..=1000, sink);
             table.finish(sink);
@@ -274,10 +290,11 @@ fn backend(item: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<At<Backen
     }
 }
 
-/// The address as messages show it, with what is wrong about its IP for the given use; `None` when it will do.
-pub(super) fn unusable(address: &SocketAddr) -> Option<&'static str> {
+/// What is wrong about an address for a VIP or a backend; `None` when it will do. `all_ports`: it is one of all ports, with 0 for
+/// its port.
+pub(super) fn unusable(address: &SocketAddr, all_ports: bool) -> Option<&'static str> {
     let ip = address.ip();
-    if address.port() == 0 {
+    if address.port() == 0 && !all_ports {
         Some("port 0 is no port")
     } else if ip.is_unspecified() {
         Some("it is the unspecified address")

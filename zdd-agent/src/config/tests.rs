@@ -1,6 +1,7 @@
 //! Every mistake and its message; what is valid, and its defaults.
 
 mod across;
+mod admission;
 mod alert;
 mod fuzz;
 mod health;

@@ -16,6 +16,8 @@ mod pins;
 pub mod probe;
 mod rows;
 mod signals;
+mod sources;
+mod spans;
 mod tables;
 mod trace;
 
@@ -27,6 +29,8 @@ pub use inventory::{PinnedMap, pinned_maps};
 pub use mappings::MappingTotals;
 pub use object::{Dataplane, Opened};
 pub use rows::Row;
+pub use sources::SourceSet;
+pub use spans::Ends;
 pub use tables::{FlowScan, FlowTotals};
 pub use trace::TraceRing;
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{
     Array, HashMap, Map, MapData, MapError, PerCpuArray, PerfEventArray, ProgramArray, xdp::DevMapHash,
 };
@@ -18,6 +19,8 @@ use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::snat::mapping;
 use zdd_common::snat::pool::Pool;
+use zdd_common::sources::{Source, SourceKey};
+use zdd_common::spans::{Span, SpanKey};
 use zdd_common::syn_filter::{self, Line};
 use zdd_common::trace::{TraceAsk, TraceBudget};
 
@@ -60,6 +63,8 @@ pub struct Dataplane {
     pub(super) pool: Pool,
     pub(super) mappings: Mapped<mapping::Bucket>,
     pub(super) ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
+    pub(super) spans: LpmTrie<MapData, Plain<SpanKey>, Plain<Span>>,
+    pub(super) sources: LpmTrie<MapData, Plain<SourceKey>, Plain<Source>>,
     pub(super) repliers: Mapped<Repliers>,
     pub(super) ports: Array<MapData, Plain<Port>>,
     pub(super) tx: DevMapHash<MapData>,
@@ -181,6 +186,8 @@ impl Dataplane {
             signals: mapped(&mut ebpf, "SIGNALS", limits.backends + 1)?,
             signal_secret,
             ends: take(&mut ebpf, "ENDS")?,
+            spans: take(&mut ebpf, "SPANS")?,
+            sources: take(&mut ebpf, "SOURCES")?,
             repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
             ports: take(&mut ebpf, "PORTS")?,
             tx: take(&mut ebpf, "TX")?,

@@ -12,6 +12,7 @@ use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
 use zdd_common::maps::{Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
+use zdd_common::pace::Pace;
 use zdd_common::reason::REASONS;
 use zdd_common::rules::Sweep;
 
@@ -52,6 +53,17 @@ impl Dataplane {
     pub fn service(&self, id: u16) -> Service {
         // SAFETY: a mapped value.
         unsafe { self.services.at(id.into()).read_volatile() }
+    }
+
+    /// Changes how many new connections one source of the service may open.
+    pub fn set_pace(&self, id: u16, pace: Pace) {
+        // SAFETY: a mapped value; two aligned numbers, each read whole. Whoever sees one of them before and one after meets a limit
+        // between the two for a moment.
+        unsafe {
+            let service = self.services.at(id.into());
+            (&raw mut (*service).new_burst).write_volatile(pace.burst);
+            (&raw mut (*service).new_interval).write_volatile(pace.interval);
+        }
     }
 
     /// Changes after how many ticks of silence a UDP flow of the service is gone.
@@ -113,7 +125,7 @@ impl Dataplane {
         self.write_end(end, entry, doing)
     }
 
-    fn write_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
+    pub(super) fn write_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
         let limit = self.limit_ends;
         self.note_replier(&end, &entry);
         self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
@@ -152,11 +164,19 @@ impl Dataplane {
     /// between the VIP is still there to be removed.
     pub fn remove_end(&mut self, end: End) {
         let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.is(EndKind::Vip));
-        let shares = |other: &End| *other != end && other.addr == end.addr && is_vip(*other);
-        if is_vip(end) && !self.ends().iter().any(shares) {
-            let _ = self.ends.remove(&Plain(address_of(end)));
+        if is_vip(end) {
+            self.forget_address(end, |other| other != end);
         }
         let _ = self.ends.remove(&Plain(end));
+    }
+
+    /// Forgets the address of a VIP, unless another one has it: one of those that `counts`, or one of many ports.
+    pub(super) fn forget_address(&mut self, vip: End, counts: impl Fn(End) -> bool) {
+        let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.is(EndKind::Vip));
+        let shares = |other: &End| counts(*other) && other.addr == vip.addr && is_vip(*other);
+        if !self.ends().iter().any(shares) && !self.has_vip_span(vip.addr) {
+            let _ = self.ends.remove(&Plain(address_of(vip)));
+        }
     }
 
     /// All known VIPs and backends.
@@ -374,11 +394,11 @@ impl Dataplane {
 }
 
 /// Under which end the address of a VIP is known.
-fn address_of(vip: End) -> End {
+pub(super) fn address_of(vip: End) -> End {
     End::new(vip.addr, 0, 0)
 }
 
-fn errno(error: &aya::maps::MapError) -> Option<i32> {
+pub(super) fn errno(error: &aya::maps::MapError) -> Option<i32> {
     match error {
         aya::maps::MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,

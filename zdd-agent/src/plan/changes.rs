@@ -40,6 +40,18 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
     field("idle_timeout", time(old.idle_timeout), time(new.idle_timeout));
     field("udp_idle_timeout", time(old.udp_idle_timeout), time(new.udp_idle_timeout));
     field("udp", old.udp.to_string(), new.udp.to_string());
+    if old.access != new.access {
+        // The lists may be long; what they are called says which.
+        field(
+            "access",
+            format!("{} (as it was)", old.access.summary()),
+            format!("{} (as it is now)", new.access.summary()),
+        );
+    }
+    let pace = |spec: &ServiceSpec| {
+        spec.new_per_source.map_or("none".to_owned(), |n| format!("{}/s, {} at once", n.rate, n.burst))
+    };
+    field("new_per_source", pace(old), pace(new));
     let drain = |d: Option<std::time::Duration>| d.map_or_else(|| "none".to_owned(), time);
     field("drain_timeout", drain(old.drain_timeout), drain(new.drain_timeout));
     let health = |spec: &ServiceSpec| spec.health.as_ref().map_or("none".to_owned(), |h| format!("{h:?}"));

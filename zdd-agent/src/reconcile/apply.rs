@@ -119,15 +119,12 @@ impl Reconciler {
         let spec = &service.saved.spec;
         // The VIPs first: from then on nothing is steered, and the rest is nobody's.
         for face in &service.faces {
-            self.dataplane.remove_end(face.end());
+            self.dataplane.remove_ends(face.ends());
         }
         for backend in &service.saved.backends {
-            self.dataplane.remove_end(service::end(
-                backend.address.ip(),
-                backend.address.port(),
-                service::proto(spec),
-            ));
+            self.dataplane.remove_ends(service.backend_ends(&backend.address));
         }
+        service.remove_sets(&mut self.dataplane, &mut self.epochs);
         let epoch = self.epochs.commit();
         for (place, face) in (1..).zip(&service.faces) {
             let (start, len) = face.row();
@@ -284,13 +281,13 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
 /// Publishes every service whose row or VIP is not what it should be.
 pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
     let now = clock::now_ns();
-    let Reconciler { services, dataplane, epochs, health, .. } = reconciler;
+    let Reconciler { services, dataplane, epochs, health, sets, .. } = reconciler;
     for service in services.iter_mut() {
         let done = service.refresh(dataplane, epochs, health, now).and_then(|()| {
             for face in &service.faces {
                 dataplane.set_udp_idle(face.at.id, service.view().udp_idle);
-                face.write_vip(dataplane, service.name(), service.rate())?;
             }
+            service.write_vips(dataplane, epochs, sets)?;
             service.write_rates(dataplane)
         });
         done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
@@ -318,7 +315,7 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
             .backends
             .iter()
             .filter(|b| !saved.backends.iter().any(|old| old.id == b.id))
-            .map(|b| service::end(b.address.ip(), b.address.port(), service::proto(&saved.spec)))
+            .map(|b| service.backend_ends(&b.address))
             .collect();
         // Of a VIP that is taken back nothing was published.
         for (place, face) in (1..).zip(&service.faces).skip(saved.faces.len()) {
@@ -330,8 +327,8 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
         service.saved = saved;
         reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());
-        for end in added {
-            reconciler.dataplane.remove_end(end);
+        for ends in added {
+            reconciler.dataplane.remove_ends(ends);
         }
     }
 }

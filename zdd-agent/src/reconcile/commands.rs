@@ -328,7 +328,11 @@ impl Reconciler {
         address: SocketAddr,
     ) -> Result<(), Refused> {
         let own = &self.services[index];
-        if own.saved.spec.vips.iter().any(|vip| vip.socket() == address) {
+        let more = own.saved.spec.more_ports(&address);
+        // Ports that two would have.
+        let meet =
+            |first: u16, last: u16| first <= address.port().saturating_add(more) && address.port() <= last;
+        if own.saved.spec.vips.iter().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
         }
         for service in &self.services {
@@ -336,10 +340,12 @@ impl Reconciler {
                 continue;
             }
             for other in &service.saved.backends {
-                let same = service.name() == own.name() && other.version == version;
-                if other.address == address && !same {
+                let same =
+                    service.name() == own.name() && other.version == version && other.address == address;
+                let (at, more) = (other.address, service.saved.spec.more_ports(&other.address));
+                if at.ip() == address.ip() && meet(at.port(), at.port().saturating_add(more)) && !same {
                     return Err(Refused::conflict(format!(
-                        "{address} is a backend of {}/{}{}\nhelp: an address and port belong to one version of one service",
+                        "{address} is taken: {at} is a backend of {}/{}{}\nhelp: an address and port belong to one version of one service",
                         service.name(),
                         other.version,
                         if other.removed { ", and still drains there" } else { "" }

@@ -10,7 +10,6 @@ use zdd_common::entries::{BackendId, Cell};
 use zdd_common::rules;
 
 use super::Reconciler;
-use super::service;
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::events::EventKind;
@@ -316,12 +315,12 @@ impl Reconciler {
             if !signals.is_empty() {
                 service.saved.retired_signals.entry(backend.version.clone()).or_default().add(&signals);
             }
-            let proto = service::proto(&service.saved.spec);
+            let ends = service.backend_ends(&backend.address);
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
+            self.dataplane.remove_ends(ends);
             let (name, generation) = (service.name().to_owned(), service.generation());
             let text = format!("{} is drained and forgotten", backend.address);
             self.events.note(EventKind::Drain, Some((&name, generation)), text, None);
-            self.dataplane.remove_end(service::end(backend.address.ip(), backend.address.port(), proto));
         }
         if !gone.is_empty() {
             self.ids.forget();

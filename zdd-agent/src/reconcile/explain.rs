@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use zdd_common::entries::{BackendId, Cell, Class, Commit, FlowKey, Positions, ServiceView, State, Word};
 use zdd_common::reason::Reason;
+use zdd_common::sources::Source;
 use zdd_common::steer::{self, Segment, Transport};
 use zdd_common::tables::{Found, SteerTables};
 use zdd_common::time::{TICK_SHIFT, Tick};
 
 use super::Reconciler;
+use crate::admission;
 use crate::clock;
 use crate::control::Refused;
 use crate::report::{Explain, FlowEntry};
@@ -44,6 +46,10 @@ impl Reconciler {
         let chosen = steered.backend;
         let why = because(steered.reason, cell, transport, entry.is_some());
         let now = Tick::from_ns(clock::now_ns());
+        let denied = admission::look_up(&face.sources.1, from.ip())
+            .filter(|(_, source)| source.flags & Source::DENIED != 0)
+            .map(|(prefix, _)| prefix);
+        let chosen = if denied.is_some() { 0 } else { chosen };
         Ok(Explain {
             service: name.to_owned(),
             from,
@@ -60,7 +66,12 @@ impl Reconciler {
                 alt: if word.single() { None } else { address(word.alt()) },
                 last_seen_ms: (u64::from(now.since(word.seen())) << TICK_SHIFT) / 1_000_000,
             }),
-            why: why.to_owned(),
+            why: match denied {
+                Some(prefix) => {
+                    format!("its access list denies {prefix}: every packet from there is dropped")
+                }
+                None => why.to_owned(),
+            },
         })
     }
 }

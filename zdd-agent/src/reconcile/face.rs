@@ -6,13 +6,12 @@
 use std::collections::HashMap;
 
 use zdd_common::entries::{BackendId, Cell, Commit, EndEntry, EndKind, Service as Fixed};
-use zdd_common::net::End;
 use zdd_common::rules;
 use zdd_common::signals::Rate;
 
 use super::grace::Epochs;
 use super::service::end;
-use crate::dataplane::{Dataplane, DataplaneError, Row};
+use crate::dataplane::{Dataplane, DataplaneError, Ends, Row, SourceSet};
 use crate::desired::{Protocol, Vip};
 use crate::plan::Currents;
 use crate::state::SavedFace;
@@ -42,6 +41,8 @@ pub(super) struct Face {
     pub(super) last_wipe: u64,
     /// What its new flows suffer from now, or nothing.
     pub(super) alarm: Option<String>,
+    /// What its VIP makes of the sources of its packets, and the number of that set; 0: none.
+    pub(super) sources: (u32, SourceSet),
 }
 
 impl Face {
@@ -65,6 +66,7 @@ impl Face {
             committed: 0,
             last_wipe: 0,
             alarm: None,
+            sources: Default::default(),
             at,
         };
         face.count();
@@ -176,8 +178,8 @@ impl Face {
     }
 
     /// Its VIP as packets name it.
-    pub(super) fn end(&self) -> End {
-        vip_end(&self.at.vip)
+    pub(super) fn ends(&self) -> Ends {
+        vip_ends(&self.at.vip)
     }
 
     /// Makes its VIP known: from now on its packets are steered.
@@ -191,10 +193,11 @@ impl Face {
             kind: EndKind::Vip as u16,
             service: self.at.id,
             id: self.at.vip_id,
+            sources: self.sources.0,
             ..EndEntry::default()
         };
         let entry = entry.with_rate(rate);
-        dataplane.set_end(self.end(), entry, &format!("the VIP {} of {service}", self.at.vip))
+        dataplane.set_ends(self.ends(), entry, &format!("the VIP {} of {service}", self.at.vip))
     }
 }
 
@@ -204,10 +207,10 @@ pub(super) fn live(dataplane: &Dataplane, id: u16) -> Option<Commit> {
 }
 
 /// A VIP as packets name it.
-fn vip_end(vip: &Vip) -> End {
+fn vip_ends(vip: &Vip) -> Ends {
     let proto = match vip.protocol {
         Protocol::Tcp => zdd_common::net::TCP,
         Protocol::Udp => zdd_common::net::UDP,
     };
-    end(vip.addr, vip.port, proto)
+    Ends { first: end(vip.addr, vip.port, proto), more: vip.more }
 }

@@ -1,6 +1,7 @@
 //! The one loop that acts: it alone writes maps. Requests, health, next hops, interfaces and time come in; rows, backends
 //! and answers go out. Intent is persisted before it is committed, so that a kill at any point is finished by the restart.
 
+mod admission;
 mod apply;
 mod change;
 mod commands;
@@ -80,6 +81,7 @@ pub struct Reconciler {
     orders: Orders,
     /// Forgotten whenever a backend goes.
     ids: Ids,
+    sets: admission::Sets,
     store: Store,
     health: HealthMap,
     checker: Checker<NetworkProber>,

@@ -11,7 +11,7 @@ use super::face::{self, Face};
 use super::grace::Epochs;
 use super::ids::Ids;
 use super::rows::NoRoom;
-use super::service::{self, Orders, Service};
+use super::service::{Orders, Service};
 use crate::chance::random;
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
@@ -108,6 +108,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         epochs,
         orders,
         ids: Ids::default(),
+        sets: Default::default(),
         store,
         health: HashMap::new(),
         checker,
@@ -136,6 +137,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         desired,
     };
     reconciler.recall_health();
+    reconciler.recall_sets()?;
     reconciler.forget_dangling()?;
     for index in 0..reconciler.services.len() {
         reconciler.rewrite(index)?;
@@ -227,23 +229,20 @@ impl Reconciler {
 
     /// Removes ends that no service has: a kill came between removing a service and forgetting its ends.
     fn forget_dangling(&mut self) -> anyhow::Result<()> {
-        let mut known = std::collections::HashSet::new();
+        let mut known = Vec::new();
         for service in &self.services {
-            let spec = &service.saved.spec;
-            known.extend(service.faces.iter().map(Face::end));
-            for backend in &service.saved.backends {
-                known.insert(service::end(
-                    backend.address.ip(),
-                    backend.address.port(),
-                    service::proto(spec),
-                ));
-            }
+            known.extend(service.faces.iter().map(Face::ends));
+            known.extend(service.saved.backends.iter().map(|backend| service.backend_ends(&backend.address)));
         }
-        let dangling: Vec<_> = self.dataplane.ends().into_iter().filter(|end| !known.contains(end)).collect();
+        let single: std::collections::HashSet<_> =
+            known.iter().filter(|ends| ends.more == 0).map(|ends| ends.first).collect();
+        let dangling: Vec<_> =
+            self.dataplane.ends().into_iter().filter(|end| !single.contains(end)).collect();
         for end in &dangling {
             self.dataplane.remove_end(*end);
         }
-        if !dangling.is_empty() {
+        let spans = self.dataplane.keep_spans(&known);
+        if !dangling.is_empty() || spans > 0 {
             // What their service had counts as free: no packet may be reading it any more when it is written.
             let epoch = self.epochs.commit();
             self.epochs.wait_for(epoch)?;

@@ -15,7 +15,8 @@ use zdd_common::{maglev, split, syn_filter, time};
 use super::face::Face;
 use super::ramp::Ramp;
 use super::rollout_batches::held_back;
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::admission::NewPerSource;
+use crate::dataplane::{Dataplane, DataplaneError, Ends};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::{DependencyState, Health, depends};
 use crate::plan::{self, Candidate, Usable};
@@ -109,6 +110,7 @@ fn fixed(spec: &ServiceSpec, key: HashKey, udp_idle: u64) -> Fixed {
         desired::Affinity::Client => Affinity::Client,
         desired::Affinity::ClientVersion => Affinity::ClientVersion,
     };
+    let pace = NewPerSource::pace(spec.new_per_source);
     Fixed {
         commit: 0,
         key,
@@ -116,7 +118,9 @@ fn fixed(spec: &ServiceSpec, key: HashKey, udp_idle: u64) -> Fixed {
         per_group: per_group(spec),
         affinity: affinity as u32,
         udp_idle: time::ticks(udp_idle),
-        reserved: [0; 3],
+        new_interval: pace.interval,
+        new_burst: pace.burst,
+        reserved: [0; 2],
     }
 }
 
@@ -391,11 +395,11 @@ impl Service {
                 id: backend.id,
                 vip_port: face.at.vip.port.to_be(),
                 vip: face.at.vip.addr.into(),
+                ..EndEntry::default()
             };
             let entry = entry.with_rate(self.rate());
-            let key = end(backend.address.ip(), backend.address.port(), proto(spec));
-            dataplane.set_end(
-                key,
+            dataplane.set_ends(
+                self.backend_ends(&backend.address),
                 entry,
                 &format!("{}/{} {}", spec.name, backend.version, backend.address),
             )?;
@@ -419,12 +423,12 @@ impl Service {
         }
         let spec = &self.saved.spec;
         for backend in &self.saved.backends {
-            let key = end(backend.address.ip(), backend.address.port(), proto(spec));
+            let ends = self.backend_ends(&backend.address);
             if let Some(entry) =
-                dataplane.end(key).filter(|entry| entry.id == backend.id && entry.rate() != rate)
+                dataplane.ends_entry(ends).filter(|entry| entry.id == backend.id && entry.rate() != rate)
             {
-                dataplane.set_end(
-                    key,
+                dataplane.set_ends(
+                    ends,
                     entry.with_rate(rate),
                     &format!("{} {}", spec.name, backend.address),
                 )?;
@@ -432,6 +436,12 @@ impl Service {
         }
         self.rate_written = Some(rate);
         Ok(())
+    }
+
+    /// A backend as its replies come: with as many ports as its VIP has.
+    pub(super) fn backend_ends(&self, address: &SocketAddr) -> Ends {
+        let spec = &self.saved.spec;
+        Ends { first: end(address.ip(), address.port(), proto(spec)), more: spec.more_ports(address) }
     }
 
     /// Forwarding mode of a version.

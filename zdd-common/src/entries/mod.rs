@@ -6,6 +6,7 @@ pub use flow::{CLASSES, Class, FlowKey, Positions, State, Word};
 
 use crate::hash::HashKey;
 use crate::net::Addr;
+use crate::pace::Pace;
 use crate::signals::Rate;
 
 /// A backend's dense id; 0 is none and its slot is never filled.
@@ -80,11 +81,16 @@ pub struct Service {
     pub affinity: u32,
     /// A UDP flow silent for this many ticks is gone.
     pub udp_idle: u32,
-    /// Room for later issues' fields; 0.
-    pub reserved: [u64; 3],
+    /// [`Pace::interval`] of new connections.
+    pub new_interval: u32,
+    /// [`Pace::burst`] of them.
+    pub new_burst: u32,
+    /// Room for later fields; 0.
+    pub reserved: [u64; 2],
 }
 wire!(Service, 64, {
-    commit: u64, key: HashKey, groups: u32, per_group: u32, affinity: u32, udp_idle: u32, reserved: [u64; 3],
+    commit: u64, key: HashKey, groups: u32, per_group: u32, affinity: u32, udp_idle: u32, new_interval: u32, new_burst: u32,
+    reserved: [u64; 2],
 });
 
 /// The fixed fields of a service that steering reads.
@@ -100,6 +106,8 @@ pub struct ServiceView {
     pub affinity: u32,
     /// [`Service::udp_idle`].
     pub udp_idle: u32,
+    /// How many new connections one source may open.
+    pub pace: Pace,
 }
 
 impl Service {
@@ -107,7 +115,8 @@ impl Service {
     #[inline(always)]
     pub const fn view(&self) -> ServiceView {
         let Self { key, groups, per_group, affinity, udp_idle, .. } = *self;
-        ServiceView { key, groups, per_group, affinity, udp_idle }
+        let pace = Pace { interval: self.new_interval, burst: self.new_burst };
+        ServiceView { key, groups, per_group, affinity, udp_idle, pace }
     }
 }
 
@@ -185,12 +194,19 @@ pub struct EndEntry {
     pub service: u16,
     /// VIP: a number of its own, part of every flow key. Backend: its id.
     pub id: u16,
-    /// Of a `nat` backend: the VIP's port, network byte order.
+    /// Of a `nat` backend: the VIP's port, network byte order. Of a VIP: 0, or how many ports the packet's is behind the first of
+    /// its range, host order ([`crate::spans::Span::at`]).
     pub vip_port: u16,
     /// Of a `nat` backend: the VIP's address.
     pub vip: Addr,
+    /// Of a VIP: the set of [`crate::sources`] that its packets are looked up in; 0: none.
+    pub sources: u32,
+    /// 0.
+    pub zero: u32,
 }
-wire!(EndEntry, 24, { kind: u16, service: u16, id: u16, vip_port: u16, vip: Addr });
+wire!(EndEntry, 32, {
+    kind: u16, service: u16, id: u16, vip_port: u16, vip: Addr, sources: u32, zero: u32,
+});
 
 impl EndEntry {
     /// Whether it is of a kind.

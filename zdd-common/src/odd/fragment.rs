@@ -11,7 +11,7 @@ use crate::entries::{BackendId, EndKind};
 use crate::limits::FRAGMENT_LIFE_NS;
 use crate::net::{Addr, End, TCP, UDP};
 use crate::packet::L3;
-use crate::process::{Fate, Next};
+use crate::process::{self, Fate, Next};
 use crate::reason::Reason;
 use crate::steer::Steered;
 use crate::tables::Tables;
@@ -131,7 +131,7 @@ pub(super) fn follow<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
         odd.source = (trail.source, trail.port);
         next = Next::MapBack;
     } else if trail.to == Trail::REPLY {
-        if let Some(end) = tables.end(&End::new(packet.src, trail.port, trail.proto))
+        if let Some(end) = process::known(tables, &End::new(packet.src, trail.port, trail.proto))
             && end.is(EndKind::NatBackend)
         {
             odd.work.end = end;

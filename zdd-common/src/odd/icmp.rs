@@ -11,7 +11,7 @@ use crate::entries::{EndKind, FlowKey};
 use crate::frame::Frame;
 use crate::net::{Addr, DirectKey, End, TCP, UDP};
 use crate::packet::{L3, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
-use crate::process::{Fate, Next};
+use crate::process::{self, Fate, Next};
 use crate::reason::Reason;
 use crate::snat::Order;
 use crate::steer;
@@ -163,9 +163,14 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         return done();
     }
     let us = odd.work.packet.dst;
-    if let Some(end) = tables.end(&End::new(us, quote.src_port, quote.proto))
+    if let Some(mut end) = process::known(tables, &End::new(us, quote.src_port, quote.proto))
         && end.is(EndKind::Vip)
     {
+        // Whoever sends the error, it is about this client's flow.
+        if end.sources != 0 && !process::admit(tables, &mut end, &quote.dst) {
+            odd.work.fate = Fate::drop(Reason::DropDenied);
+            return done();
+        }
         let key = FlowKey::new(quote.dst, quote.dst_port, quote.src_port, end.id);
         odd.work.steered = steer::peek(tables, end.service, &key);
         odd.work.end = end;
@@ -173,7 +178,7 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         return done();
     }
     let backend = End::new(quote.dst, quote.dst_port, quote.proto);
-    let Some(end) = tables.end(&backend) else { return done() };
+    let Some(end) = process::known(tables, &backend) else { return done() };
     if end.is(EndKind::SnatBackend) {
         odd.work.end = end;
         odd.work.next = Next::MapBack;
@@ -212,13 +217,9 @@ pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut 
         && backend.mode == crate::entries::Mode::Nat as u16
     {
         let old = odd.work.packet.dst;
-        let change = Change {
-            destination: false,
-            old,
-            new: backend.addr,
-            port: backend.port,
-            outside: (old, backend.addr),
-        };
+        let port = process::behind(backend.port, odd.work.end.vip_port);
+        let outside = (old, backend.addr);
+        let change = Change { destination: false, old, new: backend.addr, port, outside };
         rewrite(frame, &odd.quote, &odd.work.packet, &change);
     }
     done()

@@ -14,6 +14,7 @@ mod udp;
 use crate::entries::{Affinity, BackendId, Cell, Class, FlowKey, Positions, ServiceView, Word};
 use crate::flows;
 use crate::hash;
+use crate::pace::PaceKey;
 use crate::reason::Reason;
 use crate::tables::SteerTables;
 
@@ -186,8 +187,18 @@ fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
     {
         syn = true;
         // Before commit and cell are read: whoever sees the new generation afterwards finds this SYN remembered.
-        let now = crate::time::Tick::from_ns(tables.now_ns());
-        query.replay = tables.syn_seen(hash::fold(place.table_hash, segment.seq.into()), now);
+        let now_ns = tables.now_ns();
+        let now = crate::time::Tick::from_ns(now_ns);
+        let syn = hash::fold(place.table_hash, segment.seq.into());
+        // Asked before it is remembered: the copy of a SYN that was refused is a new connection like any other.
+        if service.pace.limits()
+            && !tables.syn_known(syn, now)
+            && !tables.may_begin(&PaceKey::of(query.id, &query.key.client), service.pace, now_ns)
+        {
+            query.answer = Steered::to(0, Reason::DropRate);
+            return;
+        }
+        query.replay = tables.syn_seen(syn, now);
     }
     let commit = tables.commit(query.id);
     if commit.generation() == 0 {

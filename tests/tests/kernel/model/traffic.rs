@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::random::Random;
-use super::world::{self, LOST, SERVICES, backend, backends, is_udp, is_v6, vip};
+use super::world::{self, LOST, SERVICES, SPANNED, SPANNED6, backend, backends, is_udp, is_v6, vip};
 use crate::frames::{ACK, FIN, L4, PSH, Pkt, RST, SYN};
 use crate::odd_frames::{
     DESTINATION, Error, FRAGMENT, HOP_BY_HOP, QINQ, ROUTING, VLAN, extended, fragments, tagged,
@@ -36,6 +36,10 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     let number = random.of(&backends(service).collect::<Vec<_>>());
     let client = client(random, id);
     let own = backend(service, number);
+    let mut own = own;
+    if matches!(service, SPANNED | SPANNED6) && random.chance(30) {
+        own.1 += random.of(&[1, 50, 99, 100]);
+    }
     let mut pkt = match random.below(20) {
         // An answer to one of our ports.
         0..3 if world::is_snat(service, number) => {
@@ -48,6 +52,9 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
             packet(random, service).src(client).dst(own)
         }
         5 => packet(random, id).src(client).dst((vip(id).0, random.of(&[79, 80, 53]))),
+        6 | 7 if matches!(service, SPANNED | SPANNED6) => {
+            packet(random, id).src(client).dst((vip(id).0, random.of(&PORTS)))
+        }
         _ => packet(random, id).src(client).dst(vip(id)),
     };
     if random.chance(10) {
@@ -87,6 +94,9 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     }
     (link, frame)
 }
+
+/// Ports inside and beside of the range that some VIPs have.
+const PORTS: [u16; 7] = [7999, 8000, 8001, 8050, 8099, 8100, 1];
 
 /// Tags that frames have. The first two are those of ports.
 const TAGS: [&[(u16, u16)]; 5] =

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use zdd_agent::dataplane::{Ends, SourceSet};
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
     Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service,
@@ -12,12 +13,14 @@ use zdd_common::limits::WAYS;
 use zdd_common::maps::Counters;
 use zdd_common::model::Model;
 use zdd_common::net::{Addr, End};
+use zdd_common::pace::{Pace, PaceKey};
 use zdd_common::process::{Verdict, process};
 use zdd_common::reason::{REASONS, Reason};
 use zdd_common::rules::Sweep;
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{EVENTS, Event, SignalCounters};
 use zdd_common::snat::mapping::{self, Mapping};
+use zdd_common::spans::Span;
 use zdd_common::tables::Route;
 use zdd_common::time::{Tick, ticks};
 
@@ -103,10 +106,39 @@ impl<'a> Twin<'a> {
     pub fn remove_end(&mut self, end: End) {
         self.rig.plane.remove_end(end);
         let removed = self.model.ends.remove(&end);
-        // Every VIP of this world has an address of its own.
-        if removed.is_some_and(|entry| entry.is(EndKind::Vip)) {
+        // Every VIP of this world has an address of its own, but for those of many ports, which stay.
+        let vip = removed.is_some_and(|entry| entry.is(EndKind::Vip));
+        if vip && !self.model.spans.iter().any(|(of, ..)| of.addr == end.addr) {
             self.model.ends.remove(&End::new(end.addr, 0, 0));
         }
+    }
+
+    pub fn set_ends(&mut self, ends: Ends, entry: EndEntry) {
+        self.rig.plane.set_ends(ends, entry, "ends").expect("room");
+        if entry.is(EndKind::Vip) {
+            let address = EndEntry { kind: EndKind::Address as u16, ..EndEntry::default() };
+            self.model.ends.insert(End::new(ends.first.addr, 0, 0), address);
+        }
+        let first = u16::from_be(ends.first.port);
+        let span = Span { end: entry, first: ends.first.port, zero: [0; 3] };
+        let ports = (first, first.saturating_add(ends.more));
+        self.model.spans.retain(|(of, other, _)| (*of, *other) != (ends.first, ports));
+        self.model.spans.push((ends.first, ports, span));
+    }
+
+    /// Writes the sources of a set.
+    pub fn write_sources(&mut self, set: u32, table: &SourceSet) {
+        self.rig.plane.write_sources(set, table).expect("room");
+        for (prefix, source) in table {
+            let bits = prefix.length + if prefix.addr.is_ipv4() { 96 } else { 0 };
+            self.model.sources.insert((set, prefix.addr.into(), bits), *source);
+        }
+    }
+
+    pub fn set_pace(&mut self, id: u16, pace: Pace) {
+        self.rig.plane.set_pace(id, pace);
+        let service = self.model.services.get_mut(&id).expect("a service");
+        (service.new_interval, service.new_burst) = (pace.interval, pace.burst);
     }
 
     pub fn write_service(&mut self, id: u16, service: Service) {
@@ -282,6 +314,17 @@ impl<'a> Twin<'a> {
             && self.rig.filter.is(&self.model.filter)
             && self.rig.plane.quotas().used == self.model.used
             && self.facts_same(|a, b| a == b)
+            && self.paces_same(|a, b| a == b)
+    }
+
+    fn paces_same(&self, same: impl Fn(u64, u64) -> bool) -> bool {
+        let kernel = self.rig.paces();
+        let known = |(key, word): (&PaceKey, &u64)| {
+            // A source that was refused at once leaves nothing in the kernel.
+            let there = kernel.get(&pace_key(key)).copied().unwrap_or_default();
+            same(there, *word)
+        };
+        kernel.len() == self.model.paces.len() && self.model.paces.iter().all(known)
     }
 
     fn facts_same(&self, same: impl Fn(&Facts, &Facts) -> bool) -> bool {
@@ -313,7 +356,9 @@ impl<'a> Twin<'a> {
             .filter(|(_, facts)| *facts != Facts::default())
             .collect();
         text + &format!(
-            "quotas: kernel {:?} model {:?}\nfacts:\nkernel {facts:?}\nmodel  {:?}",
+            "paces:\nkernel {:x?}\nmodel  {:x?}\nquotas: kernel {:?} model {:?}\nfacts:\nkernel {facts:?}\nmodel  {:?}",
+            self.rig.paces(),
+            self.model.paces,
             self.rig.plane.quotas().used,
             self.model.used,
             self.model.facts
@@ -332,6 +377,13 @@ impl<'a> Twin<'a> {
         let kernel = self.rig.flows.all();
         assert!(timeless(&kernel) == timeless(&self.model.buckets), "{}\n{}", what(), self.difference());
         let near = |a: u64, b: u64| a == b || (a >= before && a <= after && b >= before && b <= after);
+        // Buckets are filled by the one time or the other.
+        let step = after - before;
+        assert!(self.paces_same(|a, b| a.abs_diff(b) <= step), "{}\n{}", what(), self.difference());
+        let paces = self.rig.paces();
+        for (key, word) in &mut self.model.paces {
+            *word = paces[&pace_key(key)];
+        }
         let facts = self.facts_same(|a, b| {
             a.fails == b.fails && near(a.last_fail, b.last_fail) && near(a.udp_fail, b.udp_fail)
         });
@@ -440,6 +492,13 @@ impl<'a> Twin<'a> {
         }
         assert_eq!(self.model.used, there, "quotas against entries");
     }
+}
+
+fn pace_key(key: &PaceKey) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&key.source.octets());
+    bytes[16..18].copy_from_slice(&key.service.to_ne_bytes());
+    bytes
 }
 
 fn plus(a: Counters, b: Counters) -> Counters {

@@ -2,14 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use zdd_agent::dataplane::Ends;
 use zdd_common::entries::{
     Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service, Word,
 };
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
+use zdd_common::pace::Pace;
 use zdd_common::rules::{self, Facts, Sweep, Timeouts};
 use zdd_common::signals::Rate;
 use zdd_common::snat::mapping;
+use zdd_common::sources::Source;
 use zdd_common::steer::place;
 
 use super::random::Random;
@@ -123,6 +126,55 @@ fn row(id: u16, generation: u32) -> u32 {
     u32::from(id) * 64 + generation % ROWS * 16
 }
 
+/// Services that have a VIP of many ports beside their own.
+pub const SPANNED: u16 = 1;
+/// The same of IPv6.
+pub const SPANNED6: u16 = 6;
+
+/// What is said of a source: prefix, flags, service.
+type Told = (&'static str, u16, u16);
+
+/// Sets of sources: the first denies some, the second gives some to another service's cells.
+const SETS: [(u32, &[Told]); 2] = [
+    (
+        1,
+        &[
+            ("10.0.1.0/24", 0, 5),
+            ("10.0.1.11/32", Source::DENIED, 5),
+            ("0.0.0.0/0", Source::DENIED, 5),
+            ("fd00:1::/64", 0, 6),
+            ("fd00:1::c/128", Source::DENIED, 6),
+        ],
+    ),
+    (
+        2,
+        &[("10.0.1.0/25", 0, 7), ("10.0.1.10/32", 0, 5), ("198.51.100.0/24", 0, 40), ("fd00:1::a/127", 0, 8)],
+    ),
+];
+
+fn vip_entry(id: u16) -> EndEntry {
+    EndEntry { kind: EndKind::Vip as u16, service: id, id: 100 + id, ..EndEntry::default() }
+}
+
+/// 100 ports of the VIP, as many behind each backend's own, and all others for another service.
+fn spans(twin: &mut Twin<'_>, id: u16) {
+    let (addr, _) = vip(id);
+    let first = |port: u16| end((addr, port), id);
+    twin.set_ends(Ends { first: first(8000), more: 99 }, vip_entry(id));
+    twin.set_ends(Ends { first: first(0), more: u16::MAX }, vip_entry(if is_v6(id) { 8 } else { 7 }));
+    for number in backends(id) {
+        let entry = EndEntry {
+            kind: EndKind::NatBackend as u16,
+            service: id,
+            id: number,
+            vip_port: 8000u16.to_be(),
+            vip: addr.into(),
+            ..EndEntry::default()
+        };
+        twin.set_ends(Ends { first: end(backend(id, number), id), more: 99 }, entry);
+    }
+}
+
 impl World {
     /// Fills both.
     pub fn build(twin: &mut Twin<'_>, random: &mut Random) -> Self {
@@ -154,7 +206,7 @@ impl World {
                     per_group,
                     affinity: random.of(&[Affinity::Flow, Affinity::Client, Affinity::ClientVersion]) as u32,
                     udp_idle: zdd_common::time::ticks(TIMES.udp_idle),
-                    reserved: [0; 3],
+                    ..Service::default()
                 },
             );
             for number in backends(id) {
@@ -187,6 +239,15 @@ impl World {
             world.known.push(Known { cells, since, generation: 0, alive: false, last_wipe: 0 });
             world.add(twin, id);
         }
+        for id in [SPANNED, SPANNED6] {
+            spans(twin, id);
+        }
+        for (set, prefixes) in SETS {
+            let source = |(prefix, flags, service): &Told| {
+                (prefix.parse().expect("a prefix"), Source { flags: *flags, service: *service })
+            };
+            twin.write_sources(set, &prefixes.iter().map(source).collect());
+        }
         for id in LOST {
             let entry = EndEntry { kind: EndKind::Vip as u16, service: id, id: 99, ..EndEntry::default() };
             twin.set_end(end(vip(id), id), entry);
@@ -196,10 +257,9 @@ impl World {
 
     fn add(&mut self, twin: &mut Twin<'_>, id: u16) {
         self.publish(twin, id);
-        let entry = EndEntry { kind: EndKind::Vip as u16, service: id, id: 100 + id, ..EndEntry::default() };
         // Some follow none of their flows, some all, some every other one.
         let rate = Rate((id % 3) as u8);
-        twin.set_end(end(vip(id), id), entry.with_rate(rate));
+        twin.set_end(end(vip(id), id), vip_entry(id).with_rate(rate));
         for number in backends(id).filter(|number| is_nat(id, *number) || is_snat(id, *number)) {
             let (addr, port) = vip(id);
             let entry = EndEntry {
@@ -208,6 +268,7 @@ impl World {
                 id: number,
                 vip_port: port.to_be(),
                 vip: Addr::from(addr),
+                ..EndEntry::default()
             };
             twin.set_end(end(backend(id, number), id), entry.with_rate(rate));
         }
@@ -279,6 +340,20 @@ impl World {
                 for id in 1..=SERVICES {
                     self.each_cell(twin, id, rules::wiped);
                 }
+            }
+            14 if random.chance(30) => {
+                // Each set in turn, or none.
+                let sources = random.of(&[0, 0, SETS[0].0, SETS[1].0]);
+                let id = random.of(&[5, SPANNED6]);
+                let entry = EndEntry { sources, ..vip_entry(id) };
+                if self.known[usize::from(id) - 1].alive {
+                    twin.set_end(end(vip(id), id), entry);
+                }
+            }
+            14 if random.chance(30) => {
+                let burst = random.of(&[1, 2, 10]);
+                let pace = random.of(&[Pace::default(), Pace::new(20, burst), Pace::new(1000, burst)]);
+                twin.set_pace(random.of(&[2, 5]), pace);
             }
             14 => {
                 let locals = [neighbour4(Link::A, 12), neighbour6(Link::A, 12)];

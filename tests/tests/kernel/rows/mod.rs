@@ -1,6 +1,7 @@
 //! Packet rows: what comes in, what the tables know, what must come out, and why. Expected frames are built whole by
 //! etherparse, from addresses written down here; nothing of `zdd_common::forward` is asked.
 
+mod admission;
 mod extension;
 mod fragment;
 mod icmp;
@@ -229,6 +230,7 @@ fn every_row_holds() {
     rows.extend(fragment::rows());
     rows.extend(icmp::rows());
     rows.extend(snat::rows());
+    rows.extend(admission::rows());
     let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len(), "every row has a name of its own");
     let failed = rig::with(|rig| {

@@ -164,7 +164,7 @@ pub fn build(rig: &mut Rig) {
                 per_group: 1,
                 affinity: Affinity::Flow as u32,
                 udp_idle: 100,
-                reserved: [0; 3],
+                ..Service::default()
             },
         );
         cell(rig, n, Cell::settled(n));
@@ -178,7 +178,7 @@ pub fn build(rig: &mut Rig) {
         if is_nat(n) || is_snat(n) {
             let kind = if is_nat(n) { EndKind::NatBackend } else { EndKind::SnatBackend } as u16;
             let (vip, vip_port) = (vip(n).0.into(), vip(n).1.to_be());
-            let entry = EndEntry { kind, service: n, id: n, vip_port, vip };
+            let entry = EndEntry { kind, service: n, id: n, vip_port, vip, ..EndEntry::default() };
             rig.plane.set_end(end(backend(n), n), entry, "a backend").expect("a backend");
         }
     }

@@ -9,9 +9,9 @@ fn backends() {
     zdd.toml:9:13: `backends`: `10.1.0.1` is not an address
     help: write address:port, as "10.1.0.1:8080" or "[2001:db8::2]:8080"
     "#);
-    insta::assert_snapshot!(backend("\"10.1.0.1:0\", \"0.0.0.0:80\", \"224.0.0.1:80\", \"127.0.0.1:80\", \"255.255.255.255:80\""), @"
-    zdd.toml:9:13: 10.1.0.1:0 cannot be a backend: port 0 is no port
-    help: write the address and port on which the backend listens, as this host reaches it
+    insta::assert_snapshot!(backend("\"10.1.0.1:0\", \"0.0.0.0:80\", \"224.0.0.1:80\", \"127.0.0.1:80\", \"255.255.255.255:80\""), @r#"
+    zdd.toml:9:13: backend 10.1.0.1:0 has no port of its own, and the VIP 10.0.0.10:80/tcp does not have all ports
+    help: write "10.1.0.1:80"
     zdd.toml:9:27: 0.0.0.0:80 cannot be a backend: it is the unspecified address
     help: write the address and port on which the backend listens, as this host reaches it
     zdd.toml:9:41: 224.0.0.1:80 cannot be a backend: it is a multicast address
@@ -20,7 +20,7 @@ fn backends() {
     help: write the address and port on which the backend listens, as this host reaches it
     zdd.toml:9:73: 255.255.255.255:80 cannot be a backend: it is the broadcast address
     help: write the address and port on which the backend listens, as this host reaches it
-    ");
+    "#);
     insta::assert_snapshot!(backend("\"[2001:db8::2]:8080\", \"[::ffff:10.1.0.1]:8080\""), @r#"
     zdd.toml:9:13: backend [2001:db8::2]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
     help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6

@@ -95,7 +95,7 @@ fn vips() {
     "#);
     insta::assert_snapshot!(changed("10.0.0.10:80/tcp", "10.0.0.10:80"), @r#"
     zdd.toml:5:7: `vip`: `10.0.0.10:80` is not a VIP
-    help: write address:port/protocol, as "10.0.0.10:80/tcp" or "[2001:db8::1]:443/udp"
+    help: write address:port/protocol, as "10.0.0.10:80/tcp" or "[2001:db8::1]:443/udp"; a range of ports as 8000-8099, all ports as *
     "#);
     insta::assert_snapshot!(changed("10.0.0.10:80/tcp", "10.0.0.10:0/tcp"), @"
     zdd.toml:5:7: 10.0.0.10:0/tcp cannot be a VIP: port 0 is no port

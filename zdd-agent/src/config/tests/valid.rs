@@ -64,6 +64,7 @@ fn what_is_not_said_has_its_documented_default() {
                 Vip {
                     addr: 10.0.0.10,
                     port: 80,
+                    more: 0,
                     protocol: Tcp,
                 },
             ],
@@ -74,6 +75,11 @@ fn what_is_not_said_has_its_documented_default() {
             udp: Stick,
             drain_timeout: None,
             slow_start: 0ns,
+            access: AccessSpec {
+                allow: [],
+                deny: [],
+            },
+            new_per_source: None,
             capacity: None,
             cells: 16384,
             health: None,
@@ -225,6 +231,7 @@ fn everything_can_be_said() {
                     Vip {
                         addr: 2001:db8::1,
                         port: 443,
+                        more: 0,
                         protocol: Tcp,
                     },
                 ],
@@ -237,6 +244,11 @@ fn everything_can_be_said() {
                     5400s,
                 ),
                 slow_start: 0ns,
+                access: AccessSpec {
+                    allow: [],
+                    deny: [],
+                },
+                new_per_source: None,
                 capacity: None,
                 cells: 4096,
                 health: Some(
