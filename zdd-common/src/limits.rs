@@ -30,7 +30,7 @@ pub const FRAGMENTED_MAX: u32 = 8192;
 pub const FRAGMENT_LIFE_NS: u64 = 30_000_000_000;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 2;
 
 const _: () =
     assert!(CELLS_MAX >= 100 * BACKENDS_PER_SERVICE_MAX, "a cell must weigh at most 1 % of a backend");
