@@ -34,7 +34,7 @@ pub const SNAT_WAYS: usize = 8;
 pub const SNAT_SOURCES_MAX: usize = 8;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 2;
 
 const _: () =
     assert!(CELLS_MAX >= 100 * BACKENDS_PER_SERVICE_MAX, "a cell must weigh at most 1 % of a backend");
