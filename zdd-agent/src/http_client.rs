@@ -20,7 +20,12 @@ const BODY_LIMIT: usize = 1 << 20;
 ///
 /// # Errors
 /// In words for an operator.
-pub async fn get(url: &str, headers: Headers<'_>, tls: &TlsSpec, timeout: Duration) -> Result<Vec<u8>, String> {
+pub async fn get(
+    url: &str,
+    headers: Headers<'_>,
+    tls: &TlsSpec,
+    timeout: Duration,
+) -> Result<Vec<u8>, String> {
     within(timeout, exchange(Method::GET, url, headers, tls, Vec::new())).await
 }
 

@@ -3,8 +3,8 @@
 
 use crate::net::Addr;
 use crate::process::{Next, Verdict, Work};
-use crate::snat::Order;
 use crate::reason::Reason;
+use crate::snat::Order;
 
 /// What a trace wants: one value, written by the agent. All zero: nothing.
 #[repr(C)]

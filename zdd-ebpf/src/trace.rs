@@ -23,13 +23,7 @@ pub(crate) fn look(ctx: &XdpContext, verdict: Verdict, work: *const Work, order:
 /// A function of its own: its stack must not add to the packet path's. Returns a value that nobody needs, because what is left in
 /// the return register of a function without one may be a pointer to the stack, which the verifier does not let out.
 #[inline(never)]
-fn tell(
-    ctx: &XdpContext,
-    ask: *const TraceAsk,
-    work: *const Work,
-    order: *const Order,
-    fate: u32,
-) -> u64 {
+fn tell(ctx: &XdpContext, ask: *const TraceAsk, work: *const Work, order: *const Order, fate: u32) -> u64 {
     // SAFETY: a map value of the agent's; one that is just being changed wants a mixture, and the agent leaves out what nobody asked for.
     let ask = unsafe { &*ask };
     // SAFETY: the helper has no conditions.

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use super::{Span, Tracer};
 use crate::http_client;
-use crate::tls::TlsSpec;
 use crate::shutdown::Shutdown;
+use crate::tls::TlsSpec;
 
 /// Spans of one request.
 const BATCH: usize = 256;

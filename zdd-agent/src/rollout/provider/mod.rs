@@ -106,7 +106,8 @@ pub async fn call(hook: &HookSpec, about: &About) -> Result<(), String> {
     let body = serde_json::to_string(about).unwrap_or_default();
     match &hook.call {
         HookCall::Webhook { url } => {
-            http_client::post(url, &about.headers(), &TlsSpec::default(), body.into_bytes(), hook.timeout).await
+            http_client::post(url, &about.headers(), &TlsSpec::default(), body.into_bytes(), hook.timeout)
+                .await
         }
         HookCall::Exec { argv } => match program::run(argv, &about.variables(), &body, hook.timeout).await? {
             (Some(0), _) => Ok(()),
