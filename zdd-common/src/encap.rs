@@ -7,6 +7,7 @@
 use crate::checksum::Delta;
 use crate::entries::Backend;
 use crate::frame::Frame;
+use crate::hash::fold;
 use crate::net::Addr;
 use crate::packet::{ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet, ipv4, ipv6};
 
@@ -28,9 +29,7 @@ pub const fn overhead(addr: &Addr) -> usize {
 #[inline(always)]
 pub const fn variation(packet: &Packet) -> u64 {
     let ports = packet.src_port as u64 | (packet.dst_port as u64) << 16 | (packet.proto as u64) << 32;
-    let words = packet.src.hi ^ packet.src.lo.rotate_left(29) ^ packet.dst.lo.rotate_left(13) ^ ports;
-    let x = words.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    x ^ x >> 32
+    fold(fold(packet.src.hi ^ packet.dst.lo, packet.src.lo), ports)
 }
 
 /// Source of the outer header for a flow of this variation.

@@ -4,8 +4,7 @@
 //! DEAD, then FREE, for longer than any packet can be looking at it (the sweep's grace period); so whoever reads a live
 //! word may trust the key beside it. A BPF hash map recycles elements under a reader, which is why this is an array.
 //!
-//! Within a bucket the words and ports of all ways share the first cache line: a miss touches one line per bucket. What else an
-//! IPv4 flow has lies in the second: a hit touches two, and one of IPv6 three.
+//! Within a bucket the words and ports of all ways share the first cache line: a miss touches one line per bucket.
 
 use crate::atomic::Atomics;
 use crate::entries::{FlowKey, Positions, State, Word};
@@ -22,18 +21,15 @@ pub struct Bucket {
     pub words: [u64; WAYS],
     /// [`FlowKey::ports`] of each way, with a tag of the hash in bits 48-63.
     pub ports: [u64; WAYS],
-    /// Second half of [`FlowKey::client`] of each way.
-    pub client_lo: [u64; WAYS],
+    /// [`FlowKey::client`] of each way.
+    pub clients: [Addr; WAYS],
     /// [`Positions`] of each way.
     pub positions: [u64; WAYS],
-    /// First half of [`FlowKey::client`] of each way.
-    pub client_hi: [u64; WAYS],
     /// 0: a bucket begins on a cache line.
     pub reserved: [u64; WAYS],
 }
 wire!(Bucket, 192, {
-    words: [u64; WAYS], ports: [u64; WAYS], client_lo: [u64; WAYS], positions: [u64; WAYS], client_hi: [u64; WAYS],
-    reserved: [u64; WAYS],
+    words: [u64; WAYS], ports: [u64; WAYS], clients: [Addr; WAYS], positions: [u64; WAYS], reserved: [u64; WAYS],
 });
 
 /// Distance in words from an entry's word to its positions.
@@ -95,8 +91,8 @@ pub unsafe fn key_at<A: Atomics>(bucket: *const Bucket, way: usize) -> FlowKey {
     unsafe {
         let ports = A::load(&raw const (*bucket).ports[way]) & 0xffff_ffff_ffff;
         let client = Addr {
-            hi: A::load(&raw const (*bucket).client_hi[way]),
-            lo: A::load(&raw const (*bucket).client_lo[way]),
+            hi: A::load(&raw const (*bucket).clients[way].hi),
+            lo: A::load(&raw const (*bucket).clients[way].lo),
         };
         FlowKey { client, ports }
     }
@@ -107,10 +103,8 @@ unsafe fn matches<A: Atomics>(bucket: *const Bucket, way: usize, key: &FlowKey, 
     // SAFETY: the callers pass valid buckets and ways below WAYS.
     unsafe {
         A::load(&raw const (*bucket).ports[way]) == ports
-            && A::load(&raw const (*bucket).client_lo[way]) == key.client.lo
-            // A VIP's clients are of its own family, and its number is in the ports: of an IPv4 client the first half says nothing
-            // new, and a cache line is saved.
-            && (key.client.is_v4() || A::load(&raw const (*bucket).client_hi[way]) == key.client.hi)
+            && A::load(&raw const (*bucket).clients[way].lo) == key.client.lo
+            && A::load(&raw const (*bucket).clients[way].hi) == key.client.hi
     }
 }
 
@@ -151,12 +145,15 @@ struct Hit {
 }
 
 /// Way `way` of `bucket`, for the verifier some way of it: the paths on which this or that way was found become one path
-/// again, where it would otherwise follow all that comes after once for each way. `zero`: 0, read from the bucket.
+/// again, where it would otherwise follow all that comes after once for each way.
 #[inline(always)]
-unsafe fn some_way(bucket: *mut Bucket, way: usize, zero: u64) -> (Slot, usize) {
-    let way = way.wrapping_add(zero as usize) & (WAYS - 1);
+unsafe fn some_way<A: Atomics>(bucket: *mut Bucket, way: usize) -> (Slot, usize) {
     // SAFETY: the caller's promise; the sum is masked to a way.
-    unsafe { (Slot::of(bucket, way), way) }
+    unsafe {
+        let zero = A::load(&raw const (*bucket).reserved[0]) as usize;
+        let way = way.wrapping_add(zero) & (WAYS - 1);
+        (Slot::of(bucket, way), way)
+    }
 }
 
 /// [`find`], answering in a number and through a reference: in the kernel a function of its own, and the verifier takes no
@@ -184,9 +181,7 @@ unsafe fn scan<A: Atomics>(buckets: &[*mut Bucket; 2], key: &FlowKey, table_hash
     let Some((bucket, way)) = found else { return none };
     // SAFETY: the caller's promise.
     unsafe {
-        // Still the same: a key is not rewritten while a packet may look at it.
-        let zero = A::load(&raw const (*bucket).ports[way]) ^ ports;
-        hit.slot = some_way(bucket, way, zero).0;
+        hit.slot = some_way::<A>(bucket, way).0;
         read_together::<A>(Word(A::load(hit.slot.0)), hit)
     }
 }
@@ -241,15 +236,13 @@ pub unsafe fn insert<A: Atomics>(
             return false;
         }
         let bucket = if home & 1 == 0 { first } else { second };
-        let way = (home >> 1) as usize & (WAYS - 1);
-        // Not 0: somebody was quicker, and another way may be free.
-        let (slot, way) = some_way(bucket, way, A::load(&raw const (*bucket).words[way]));
+        let (slot, way) = some_way::<A>(bucket, (home >> 1) as usize);
         if !A::cas(slot.0, 0, busy.0) {
             return false;
         }
         A::store(&raw mut (*bucket).ports[way], ports);
-        A::store(&raw mut (*bucket).client_hi[way], key.client.hi);
-        A::store(&raw mut (*bucket).client_lo[way], key.client.lo);
+        A::store(&raw mut (*bucket).clients[way].hi, key.client.hi);
+        A::store(&raw mut (*bucket).clients[way].lo, key.client.lo);
         A::store(slot.positions(), positions.0);
         // A full barrier between the key's stores and the look for rivals: of two inserters of one key, at least one
         // sees the other's key.

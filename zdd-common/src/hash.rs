@@ -12,7 +12,7 @@ use crate::net::Addr;
 pub struct HashKey {
     /// Start value.
     pub k0: u64,
-    /// Multiplies what is hashed beside an address' second word, and is mixed into the choice within a group.
+    /// Mixed into every output that chooses.
     pub k1: u64,
 }
 wire!(HashKey, 16, { k0: u64, k1: u64 });
@@ -26,19 +26,16 @@ pub const fn fold(hash: u64, word: u64) -> u64 {
     x ^ (x >> 32)
 }
 
-/// Hash of a client address. One round for both words: the first is multiplied by a secret, so nobody can choose addresses whose
-/// words cancel each other out.
+/// Hash of a client address.
 #[inline(always)]
 pub const fn client(key: &HashKey, addr: Addr) -> u64 {
-    fold(key.k0 ^ addr.hi.wrapping_mul(key.k1 | 1), addr.lo)
+    fold(fold(key.k0, addr.hi), addr.lo)
 }
 
-/// Hash of a whole flow: the client's address and its ports (see [`crate::entries::FlowKey::ports`]). One round as well: every
-/// packet waits for it.
+/// Hash of a whole flow: the client's hash, and ports and VIP in one word (see [`crate::entries::FlowKey::ports`]).
 #[inline(always)]
-pub const fn flow(key: &HashKey, addr: Addr, ports: u64) -> u64 {
-    let ports = ports.wrapping_mul(!key.k1 | 1);
-    fold(key.k0 ^ addr.hi.wrapping_mul(key.k1 | 1) ^ ports.rotate_left(32), addr.lo)
+pub const fn flow(client: u64, ports: u64) -> u64 {
+    fold(client, ports)
 }
 
 /// Maps the upper 32 bits of a hash to `0..n` without a division (Lemire, "Fast random integer generation in an

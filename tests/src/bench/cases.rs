@@ -117,7 +117,7 @@ pub(super) fn all() -> Vec<Case> {
             services: 1,
         };
         cases.push(plain.clone());
-        for forward in 0..FORWARDS.len() {
+        for (forward, mode) in FORWARDS.iter().enumerate() {
             let settled = Case { state: State::Settled, forward, ..plain.clone() };
             for state in [State::Settled, State::Transition] {
                 for kind in [Kind::Ack, Kind::Syn, Kind::Udp] {
@@ -130,7 +130,7 @@ pub(super) fn all() -> Vec<Case> {
                 }
             }
             // One mode for each family: what many services cost is looking them up, and every mode's rows are memory.
-            if FORWARDS[forward].1 == many_forward(v6) {
+            if mode.1 == many_forward(v6) {
                 cases.push(Case { services: MANY, ..settled });
             }
         }

@@ -194,7 +194,7 @@ async fn accept_all(listener: TcpListener, backend: Arc<Backend>) {
         let identity = Arc::clone(&identity);
         tokio::spawn(async move {
             match fault {
-                Fault::Resets(one_in) if nth % one_in == 0 => drop(stream.set_zero_linger()),
+                Fault::Resets(one_in) if nth.is_multiple_of(one_in) => drop(stream.set_zero_linger()),
                 Fault::Mute => {
                     // Until the client has given up.
                     let mut stream = stream;

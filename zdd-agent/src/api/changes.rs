@@ -52,7 +52,7 @@ macro_rules! options {
 
 /// `rpc`s of all [`Changing`] requests: a test holds it equal to what needs more than a viewer.
 #[cfg(test)]
-pub(super) const ALL: [&str; 14] = [
+pub(super) const ALL: [&str; 16] = [
     pb::ShiftRequest::RPC,
     pb::RollbackRequest::RPC,
     pb::AddBackendRequest::RPC,

@@ -87,11 +87,12 @@ pub struct Place {
 /// its own backends 1.2 times apart.
 #[inline(always)]
 pub fn place(service: &ServiceView, key: &FlowKey) -> Place {
+    let client = hash::client(&service.key, key.client);
     // Without the VIP's number, which every node gives out for itself.
-    let flow = hash::flow(&service.key, key.client, key.ports & 0xffff_ffff);
+    let flow = hash::flow(client, key.ports & 0xffff_ffff);
     let by_client = service.affinity != Affinity::Flow as u32;
-    let client = if by_client { hash::client(&service.key, key.client) } else { flow };
-    let group = hash::range(client, service.groups);
+    let group =
+        hash::range(hash::fold(if by_client { client } else { flow }, service.key.k1), service.groups);
     let within = if service.per_group > 1 {
         let spread = if service.affinity == Affinity::Client as u32 { client } else { flow };
         hash::range(hash::fold(spread, !service.key.k1), service.per_group)
