@@ -38,7 +38,7 @@ pub const PREFIXES_MAX: u32 = 1 << 20;
 pub const PACED_MAX: u32 = 1 << 16;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 const _: () =
     assert!(CELLS_MAX >= 100 * BACKENDS_PER_SERVICE_MAX, "a cell must weigh at most 1 % of a backend");
