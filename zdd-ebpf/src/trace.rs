@@ -2,10 +2,12 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
+use zdd_common::frame::Frame as _;
 use zdd_common::process::{Verdict, Work};
 use zdd_common::snat::Order;
 use zdd_common::trace::{TraceAsk, TraceMark};
 
+use crate::bytes::Bytes;
 use crate::maps::{TRACE, TRACE_BUDGET, TRACE_OUT};
 
 /// Tells of one packet, if anybody wants to know. `work` or `order`: what was found out about it, null if nothing was.
@@ -28,7 +30,7 @@ fn tell(ctx: &XdpContext, ask: *const TraceAsk, work: *const Work, order: *const
     let ask = unsafe { &*ask };
     // SAFETY: the helper has no conditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let length = (ctx.data_end() - ctx.data()) as u32;
+    let length = Bytes::of(ctx).size() as u32;
     // SAFETY: null, or this CPU's own map value.
     let mut mark = TraceMark::of(unsafe { work.as_ref() }, fate);
     // SAFETY: as above.
