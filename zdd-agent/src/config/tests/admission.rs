@@ -128,3 +128,23 @@ fn a_list_of_another_family_is_told() {
     zdd.toml:6:21: 2001:db8::/32 is of a family that no VIP of the service has: it says nothing
     ");
 }
+
+#[test]
+fn snat_takes_no_vip_of_many_ports() {
+    for (vip, v1, v2) in [
+        ("10.0.0.10:8000-8099/tcp", "10.1.0.1:8000", "10.2.0.1:8000"),
+        ("10.0.0.10:*/tcp", "10.1.0.1:*", "10.2.0.1:*"),
+    ] {
+        let text = ports(vip, v1, v2).replacen("forward = \"nat\"", "forward = \"snat\"", 1).replacen(
+            "[agent]",
+            "[agent]\nsnat_source = \"10.0.0.2\"",
+            1,
+        );
+        let said = mistakes(&text);
+        assert!(
+            said.contains(&format!("the VIP {vip} has many ports, and backend {v1} is under snat")),
+            "{said}"
+        );
+        assert!(said.contains("help: snat knows one port of a backend: use forward = \"nat\""), "{said}");
+    }
+}
