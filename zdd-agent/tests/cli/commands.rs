@@ -144,7 +144,8 @@ async fn the_json_of_status_has_the_promised_shape() {
               "new_flows": 7,
               "packets": 100,
               "role": "stable",
-              "share": 0.90002
+              "share": 0.90002,
+              "signals": null
             },
             {
               "asked": 0.1,
@@ -172,7 +173,8 @@ async fn the_json_of_status_has_the_promised_shape() {
               "new_flows": 7,
               "packets": 100,
               "role": "candidate",
-              "share": 0.09998
+              "share": 0.09998,
+              "signals": null
             }
           ],
           "vip": "10.0.0.10:80/tcp",

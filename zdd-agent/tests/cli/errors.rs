@@ -113,7 +113,7 @@ async fn a_wrong_command_line_exits_with_2() {
     "#);
     insta::assert_snapshot!(agent.run(&["drain", "10.1.0.1:http"]).await.all(), @r#"
     exit 2
-    error: invalid value '10.1.0.1:http' for '<BACKEND|VERSION>': `10.1.0.1:http` is not an address; write address:port, as "10.1.0.1:8080" or "[2001:db8::2]:8080"
+    error: invalid value '10.1.0.1:http' for '[BACKEND|VERSION]': `10.1.0.1:http` is not an address; write address:port, as "10.1.0.1:8080" or "[2001:db8::2]:8080"
 
     For more information, try '--help'.
     "#);
