@@ -131,7 +131,7 @@ fn one_backend_in_two_services_is_refused_under_nat() -> Result<()> {
     let file = world.write("shared.toml", &text)?.display().to_string();
     world
         .refused(&["apply", &file])?
-        .says(1, &["backend 10.81.1.2:8080", "is in service `web` already", "help: nat finds the VIP"]);
+        .says(1, &["backend 10.81.1.2:8080", "is in service `web` already", "help: nat and snat know a reply"]);
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())
