@@ -194,7 +194,8 @@ have_kubernetes_validate() {
     [ "$("$tools/python/bin/kubernetes-validate" --version)" = "$kubernetes_validate" ]
 }
 install_kubernetes_validate() {
-    python3 -m venv "$tools/python" && "$tools/python/bin/pip" install -q "kubernetes-validate==$kubernetes_validate"
+    # Debian's own: another one on the path may lack what pip needs.
+    /usr/bin/python3 -m venv --clear "$tools/python" && "$tools/python/bin/pip" install -q "kubernetes-validate==$kubernetes_validate"
 }
 
 # ---- crates

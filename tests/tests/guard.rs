@@ -90,7 +90,7 @@ fn without_privileges_nothing_is_touched() -> Result<()> {
     command.arg("--socket").arg(world.zdd().socket()).arg("status");
     world
         .refused_command(command)?
-        .says(4, &["no agent answers on", "help: only root and the agent's own user"]);
+        .says(4, &["no agent answers on", "help: only root, the agent's own user"]);
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())
