@@ -8,6 +8,8 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod alarm;
+#[cfg(target_arch = "bpf")]
 mod atomics;
 #[cfg(target_arch = "bpf")]
 mod bytes;

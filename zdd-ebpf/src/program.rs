@@ -9,7 +9,7 @@ use zdd_common::snat::{self, Order};
 
 use crate::bytes::Bytes;
 use crate::tables::Maps;
-use crate::{maps, stats, trace};
+use crate::{alarm, maps, stats, trace};
 
 #[xdp]
 fn zdd(ctx: XdpContext) -> u32 {
@@ -73,6 +73,9 @@ fn zdd_snat(ctx: XdpContext) -> u32 {
 fn leave(ctx: &XdpContext, verdict: Verdict, found: *const Work, ordered: *const Order) -> u32 {
     stats::count_reason(verdict.reason());
     trace::look(ctx, verdict, found, ordered);
+    if let Verdict::Odd | Verdict::Map = verdict {
+        alarm::no_program(ctx, verdict.reason() as u32);
+    }
     match verdict {
         Verdict::Pass(_) | Verdict::Odd => xdp_action::XDP_PASS,
         Verdict::Drop(_) | Verdict::Map => xdp_action::XDP_DROP,

@@ -86,6 +86,22 @@ pub struct Dataplane {
     grace: GraceWaiter,
 }
 
+fn read(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
+    // SAFETY: the logger owns its descriptor, keeps it for life and is moved into the registration.
+    let registered =
+        unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
+    let Ok(mut readable) = registered else {
+        tracing::warn!("what the programs log is not readable");
+        return;
+    };
+    tokio::spawn(async move {
+        while let Ok(mut guard) = readable.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+}
+
 /// What opening found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
@@ -246,6 +262,14 @@ impl Dataplane {
     /// Ticks per epoch of the SYN filter, as a power of two.
     pub fn epoch_shift(&self) -> u32 {
         self.config.epoch_shift
+    }
+
+    /// Reads what the programs have to say to the log, until the agent ends.
+    pub fn read_alarms(&mut self) {
+        match aya_log::EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => read(logger),
+            Err(error) => tracing::warn!(%error, "what the programs log is not readable"),
+        }
     }
 
     /// The program, for tests that run it on frames.

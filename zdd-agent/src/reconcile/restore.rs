@@ -57,7 +57,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     }
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
     let key = given.or(saved.as_ref().map(|state| state.key)).unwrap_or(fresh_key);
-    let (dataplane, opened) = Dataplane::open(&desired.agent, zdd_common::hash::fold(key.0, !key.1))?;
+    let (mut dataplane, opened) = Dataplane::open(&desired.agent, zdd_common::hash::fold(key.0, !key.1))?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
             "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",
@@ -65,6 +65,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
             state = store.path().display(),
         );
     }
+    dataplane.read_alarms();
     let now = clock::now_ns();
     let mut state = saved.unwrap_or(State {
         key: fresh_key,
