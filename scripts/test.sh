@@ -54,9 +54,9 @@ stage_model-check() { cargo xtask model-check --short; }
 
 stage_namespaces() { cargo test --locked --package zdd-tests --no-fail-fast; }
 
-# The kernel tests on Linux 6.1 and 6.12, each in an emulated machine that is ended when its time is over. Few random frames: the
-# emulation is 10 to 30 times slower.
-stage_vm() { cargo xtask vm --kernel 6.1 --kernel 6.12 --frames 3000 --minutes 10; }
+# The kernel tests on the oldest kernel that is to be had, in an emulated machine that is ended when its time is over; `cargo xtask vm`
+# takes all. Few random frames: the emulation is 10 to 30 times slower.
+stage_vm() { cargo xtask vm --kernel 6.1 --frames 3000 --minutes 10; }
 
 demo() {
     build_release
