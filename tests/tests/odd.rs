@@ -31,7 +31,7 @@ impl Echo {
         for number in 1..=BACKENDS {
             let own = match world.setup.forward {
                 Forward::L2 => VIP,
-                Forward::Nat => rig::backend_address(number),
+                Forward::Nat | Forward::Snat => rig::backend_address(number),
             };
             let socket = world
                 .rig

@@ -35,6 +35,7 @@ impl World {
     fn load(&self) -> Load {
         let at = |port| Target::InTurn((1..=2).map(|i| v4(rig::backend_address(i), port)).collect());
         let spec = LoadSpec {
+            sources_seen: true,
             tcp: at(8080),
             udp: at(5353),
             fleet: self.fleet.clone(),

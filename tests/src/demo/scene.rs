@@ -74,6 +74,7 @@ impl Scene {
     /// The traffic.
     pub fn load(&self, options: &Options) -> LoadSpec {
         LoadSpec {
+            sources_seen: options.forward != Forward::Snat,
             tcp: self.web(options),
             udp: self.target(options, ECHO_PORT, ECHO_PORT),
             fleet: self.fleet.clone(),
@@ -93,6 +94,7 @@ impl Scene {
         let Options { long_lived, rate, udp, clients, .. } = options;
         let way = match options.forward {
             Forward::Nat => "rewrites their destination (nat); replies come back through it",
+            Forward::Snat => "rewrites both ends (snat); backends answer it, and need no way to the clients",
             Forward::L2 => "hands them on as they are (l2); replies go straight to the clients",
         };
         if options.direct {

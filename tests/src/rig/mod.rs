@@ -32,7 +32,7 @@ pub use error::{Error, Result};
 pub use netns::Netns;
 pub use process::{Proc, line_of, run};
 pub use scratch::Scratch;
-pub use v6::{Families, VIP6, backend_address6, client_address6};
+pub use v6::{Families, SNAT_SOURCE6, VIP6, backend_address6, client_address6};
 pub use xdp_pass::XdpPass;
 
 /// How replies come back.
@@ -44,6 +44,8 @@ pub enum Forward {
     Nat,
     /// Directly to the clients; backends own the VIPs.
     L2,
+    /// To an address of the balancer's, the only one that backends have a way to.
+    Snat,
 }
 
 impl Forward {
@@ -52,6 +54,7 @@ impl Forward {
         match self {
             Self::Nat => "nat",
             Self::L2 => "l2",
+            Self::Snat => "snat",
         }
     }
 }
@@ -83,6 +86,9 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 80, 255, 10);
 
 /// The balancer's own address towards the clients.
 pub const LB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
+
+/// What the balancer sends from under `snat`.
+pub const SNAT_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 80, 254, 1);
 
 /// Matches the balancer's interfaces, those where zdd attaches.
 pub const LB_INTERFACES: &str = "zl*";
@@ -209,6 +215,7 @@ impl Rig {
             "route add 10.80.1.0/24 via 10.80.0.2".to_owned(),
         ];
         lines.extend(self.spec.vips.iter().map(|vip| format!("addr add {vip}/32 dev lo")));
+        lines.push(format!("addr add {SNAT_SOURCE}/32 dev lo"));
         lb.ip_batch(&lines)?;
         if self.spec.v6 { self.wire_clients6() } else { Ok(()) }
     }
@@ -221,6 +228,10 @@ impl Rig {
         b.ip_batch(&[format!("addr add {}/30 dev b0", backend_address(i))])?;
         if self.spec.forward == Forward::Nat {
             b.ip_batch(&[format!("route add default via 10.81.{i}.1")])?;
+            return if self.spec.v6 { self.wire_backend6(i, false) } else { Ok(()) };
+        }
+        if self.spec.forward == Forward::Snat {
+            b.ip_batch(&[format!("route add {SNAT_SOURCE}/32 via 10.81.{i}.1")])?;
             return if self.spec.v6 { self.wire_backend6(i, false) } else { Ok(()) };
         }
         // The VIP is the balancer's in everybody's ARP table: a backend that answered for it would take the traffic past it.

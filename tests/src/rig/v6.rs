@@ -4,10 +4,13 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Netns, Result, Rig};
+use super::{Forward, Netns, Result, Rig};
 
 /// The VIP of this family.
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0xff, 0, 0, 0, 0x10);
+
+/// The IPv6 one of [`super::SNAT_SOURCE`].
+pub const SNAT_SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0xfe, 0, 0, 0, 1);
 
 /// Address number `i`, from 0, of the clients: fd80:0:0:1::1 and so on.
 pub fn client_address6(i: usize) -> Ipv6Addr {
@@ -69,6 +72,7 @@ impl Rig {
             // Routed, not on the link: one neighbour to resolve instead of 250.
             "route add fd80:0:0:1::/64 via fd80::2".to_owned(),
             format!("addr add {VIP6}/128 dev lo nodad"),
+            format!("addr add {SNAT_SOURCE6}/128 dev lo nodad"),
         ])
     }
 
@@ -79,7 +83,9 @@ impl Rig {
         self.ns("lb").ip_batch(&[format!("addr add fd81:0:0:{i:x}::1/64 dev zlb{i} nodad")])?;
         b.ip_batch(&[format!("addr add {}/64 dev b0 nodad", backend_address6(i))])?;
         if !direct {
-            return b.ip_batch(&[format!("route add default via fd81:0:0:{i:x}::1")]);
+            let snat = self.spec.forward == Forward::Snat;
+            let to = if snat { format!("{SNAT_SOURCE6}/128") } else { "default".to_owned() };
+            return b.ip_batch(&[format!("route add {to} via fd81:0:0:{i:x}::1")]);
         }
         self.ns("c").ip_batch(&[format!("addr add fd82:0:0:{i:x}::1/64 dev r{i} nodad")])?;
         b.ip_batch(&[

@@ -35,6 +35,8 @@ impl Target {
 /// How much traffic.
 #[derive(Clone, Debug)]
 pub struct LoadSpec {
+    /// Whether servers see the clients' own addresses: under all modes but `snat`. Where not, it is counted.
+    pub sources_seen: bool,
     /// Whom TCP clients dial.
     pub tcp: Target,
     /// Whom UDP clients dial.

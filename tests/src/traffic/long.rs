@@ -34,7 +34,8 @@ pub(super) async fn live(shared: Arc<Shared>, index: usize, _running: Running) {
     };
     let place = greeting.place;
     {
-        let wrong_source = stream.local_addr().is_ok_and(|own| own != greeting.source);
+        let wrong_source =
+            shared.spec.sources_seen && stream.local_addr().is_ok_and(|own| own != greeting.source);
         let mut ledger = shared.ledger();
         ledger.counts.long_opened += 1;
         ledger.counts.wrong_source += u64::from(wrong_source);

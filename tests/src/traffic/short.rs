@@ -64,7 +64,7 @@ async fn one(shared: Arc<Shared>, n: usize, _running: Running) {
     let trouble = match result {
         Ok(Ok(Answer { place, port, own_source })) => {
             ledger.shorts.push(ShortRecord { client, port, started_us, ended_us, place });
-            ledger.counts.wrong_source += u64::from(!own_source);
+            ledger.counts.wrong_source += u64::from(shared.spec.sources_seen && !own_source);
             ledger.counts.short_slow += u64::from(ended_us - started_us > SLOW_US);
             return;
         }

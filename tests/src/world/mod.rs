@@ -412,6 +412,7 @@ impl World {
             tcp: self.dialled(WEB_PORT),
             udp: self.dialled(ECHO_PORT),
             fleet: self.fleet.clone(),
+            sources_seen: self.setup.forward != Forward::Snat,
             clients: 100,
             short_per_second: 0,
             echo_every: Duration::from_millis(20),

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::rig::{Families, Forward, LB_INTERFACES, VIP, VIP6, backend_address, backend_address6};
+use crate::rig::{
+    Families, Forward, LB_INTERFACES, SNAT_SOURCE, SNAT_SOURCE6, VIP, VIP6, backend_address, backend_address6,
+};
 
 /// Port of the VIP for TCP.
 pub const WEB_PORT: u16 = 80;
@@ -47,6 +49,8 @@ pub struct Setup {
     pub rollout: Option<String>,
     /// More lines of `[agent]`, as the file spells them.
     pub agent_lines: String,
+    /// The ports of `snat`.
+    pub snat_ports: &'static str,
     /// Where the agent attaches.
     pub interfaces: String,
     /// Directory for maps, below the rig's directory unless absolute.
@@ -81,6 +85,7 @@ impl Default for Setup {
             echo_health: Some(health),
             rollout: None,
             agent_lines: String::new(),
+            snat_ports: "20000-59999",
             interfaces: LB_INTERFACES.to_owned(),
             pin_dir: "bpf/zdd".to_owned(),
             state_dir: "state",
@@ -94,7 +99,7 @@ impl Setup {
     /// Port on which backends serve TCP: under `l2` ports are not rewritten.
     pub fn backend_port(&self) -> u16 {
         match self.forward {
-            Forward::Nat => 8080,
+            Forward::Nat | Forward::Snat => 8080,
             Forward::L2 => WEB_PORT,
         }
     }
@@ -111,7 +116,7 @@ impl Setup {
              socket = \"{shown}/{}\"\n\
              metrics = \"127.0.0.1:9177\"\n\
              syn_memory = \"1s\"\n\
-             {}\n\
+             {}{}\n\
              [agent.limits]\n\
              services = 8\n\
              backends = 64\n\
@@ -123,11 +128,23 @@ impl Setup {
             pin_dir.display(),
             self.state_dir,
             self.socket,
+            self.snat(),
             self.agent_lines,
             self.all_cells,
             self.flows,
             self.api
         )
+    }
+
+    /// What `snat` gives out.
+    fn snat(&self) -> String {
+        match self.forward {
+            Forward::Snat => format!(
+                "snat_source = \"{SNAT_SOURCE}\"\nsnat_source6 = \"{SNAT_SOURCE6}\"\nsnat_ports = \"{}\"\n",
+                self.snat_ports
+            ),
+            Forward::Nat | Forward::L2 => String::new(),
+        }
     }
 
     /// The whole file.

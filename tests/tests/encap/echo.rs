@@ -1,4 +1,5 @@
 //! A server that says who it is, takes bytes and gives bytes, and its client.
+#![allow(dead_code, reason = "several tests have a copy of it, and none uses all")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,6 +12,36 @@ use zdd_tests::rig::{Error, Netns, Result};
 /// How long anything may stand still.
 const STALL: Duration = Duration::from_secs(20);
 const CHUNK: usize = 64 * 1024;
+/// What is sent repeats after so many bytes, a prime, so that a piece in the wrong place shows.
+const PERIOD: usize = 251;
+
+/// Bytes that go up and down: `ZDD_BULK_MIB` MiB, 100 if it is not set.
+pub fn bulk() -> u64 {
+    std::env::var("ZDD_BULK_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(100) << 20
+}
+
+/// The pattern, long enough for a chunk from any place in it.
+fn pattern() -> Vec<u8> {
+    (0..CHUNK + PERIOD).map(|at| (at % PERIOD) as u8).collect()
+}
+
+/// The part of the pattern that a stream has at `at`.
+fn piece(pattern: &[u8], at: u64, length: usize) -> &[u8] {
+    &pattern[(at % PERIOD as u64) as usize..][..length]
+}
+
+/// TCP segments that a namespace has sent again, and all that it has sent.
+pub fn retransmitted(ns: &Netns) -> Result<(u64, u64)> {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/snmp");
+    let text = ns.enter(read)?.map_err(Error::io("read /proc/thread-self/net/snmp"))?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(|line| line.split_whitespace());
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { panic!("no TCP counters: {text}") };
+    let of = |name: &str| {
+        let known = names.clone().zip(values.clone()).find(|(n, _)| *n == name);
+        known.and_then(|(_, value)| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+    };
+    Ok((of("RetransSegs"), of("OutSegs")))
+}
 
 /// Requests: a letter and a number.
 const WHO: u8 = b'W';
@@ -57,16 +88,21 @@ fn serve(mut stream: TcpStream, from: SocketAddr, who: u8) -> std::io::Result<()
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(STALL * 3))?;
     let mut chunk = vec![0u8; CHUNK];
+    let pattern = pattern();
     loop {
         let mut request = [0; 9];
         stream.read_exact(&mut request)?;
         let [kind, length @ ..] = request;
-        let mut left = u64::from_be_bytes(length);
+        let whole = u64::from_be_bytes(length);
+        let mut left = whole;
         match kind {
             UPLOAD => {
                 while left > 0 {
                     let part = left.min(CHUNK as u64) as usize;
                     stream.read_exact(&mut chunk[..part])?;
+                    if chunk[..part] != *piece(&pattern, whole - left, part) {
+                        return Err(std::io::Error::other("what came up is not what was sent"));
+                    }
                     left -= part as u64;
                 }
                 stream.write_all(&[who])?;
@@ -75,7 +111,7 @@ fn serve(mut stream: TcpStream, from: SocketAddr, who: u8) -> std::io::Result<()
                 stream.write_all(&[who])?;
                 while left > 0 {
                     let part = left.min(CHUNK as u64) as usize;
-                    stream.write_all(&chunk[..part])?;
+                    stream.write_all(piece(&pattern, whole - left, part))?;
                     left -= part as u64;
                 }
             }
@@ -97,7 +133,12 @@ pub struct Talk {
 impl Talk {
     /// Connects from inside a namespace.
     pub fn open(ns: &Netns, to: SocketAddr) -> Result<Self> {
-        let connect = || TcpStream::connect_timeout(&to, STALL);
+        Self::open_within(ns, to, STALL)
+    }
+
+    /// The same, with less patience.
+    pub fn open_within(ns: &Netns, to: SocketAddr, patience: Duration) -> Result<Self> {
+        let connect = || TcpStream::connect_timeout(&to, patience);
         let stream = ns.enter(connect)?.map_err(Error::io(format!("connect to {to} from {}", ns.name())))?;
         let ready = stream
             .set_nodelay(true)
@@ -134,13 +175,13 @@ impl Talk {
 
     /// Sends so many bytes; who took them all.
     pub fn upload(&mut self, bytes: u64) -> Result<u8> {
-        let chunk = vec![0x5a; CHUNK];
+        let pattern = pattern();
         let mut send = || {
             self.ask(UPLOAD, bytes)?;
             let mut left = bytes;
             while left > 0 {
                 let part = left.min(CHUNK as u64) as usize;
-                self.stream.write_all(&chunk[..part])?;
+                self.stream.write_all(piece(&pattern, bytes - left, part))?;
                 left -= part as u64;
             }
             self.answer()
@@ -151,6 +192,7 @@ impl Talk {
     /// Receives so many bytes; who sent them.
     pub fn download(&mut self, bytes: u64) -> Result<u8> {
         let mut chunk = vec![0; CHUNK];
+        let pattern = pattern();
         let mut receive = || {
             self.ask(DOWNLOAD, bytes)?;
             let who = self.answer()?;
@@ -158,6 +200,9 @@ impl Talk {
             while left > 0 {
                 let part = left.min(CHUNK as u64) as usize;
                 self.stream.read_exact(&mut chunk[..part])?;
+                if chunk[..part] != *piece(&pattern, bytes - left, part) {
+                    return Err(std::io::Error::other("what came down is not what was sent"));
+                }
                 left -= part as u64;
             }
             Ok(who)
