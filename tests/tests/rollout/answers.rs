@@ -44,7 +44,10 @@ fn what_is_unreachable_or_no_number_is_never_a_success() -> Result<()> {
 #[test]
 fn without_enough_traffic_a_success_is_inconclusive() -> Result<()> {
     let few = analyses().replace("name = \"errors\"", "name = \"errors\"\nmin_samples = 5");
-    let text = format!("[service.rollout]\nstrategy = \"canary\"\nsteps = [{STEPS}]\n{few}");
+    // Few clients: so large a share that every hash key gives the candidate some of them.
+    let text = format!(
+        "[service.rollout]\nstrategy = \"canary\"\nsteps = [{{ weight = 40 }}, {{ pause = \"300ms\" }}]\n{few}"
+    );
     let (world, _page) = with(text)?;
     world.zdd().run(&["rollout", "start", "web", "v2"])?;
     let report = wait_rollout(&world, "the limit", |r| r["phase"] == "rolled-back")?;
