@@ -6,8 +6,8 @@ use zdd_tests::bench::{Options, Report, measure};
 /// Instructions of the floors, at most: one that grew would flatter ours.
 const FLOORS: [(&str, u32); 4] = [("tx", 4), ("mac", 120), ("pass", 100), ("stateless", 360)];
 
-/// Instructions of ours, at most.
-const OURS: u32 = 8_000;
+/// Instructions of ours, at most; most are off the settled path: encapsulation, signals, traces, ports in ranges, access, limits.
+const OURS: u32 = 9_000;
 
 /// Words of a case's name, its flows, and the most that its ratio may be: to the stateless floor, or to its own where that does
 /// not apply.
