@@ -104,7 +104,7 @@ fn a_receiver_that_refuses_is_asked_again_and_one_that_hangs_holds_up_nobody() -
 }
 
 #[test]
-fn a_rollout_that_goes_back_and_an_interface_that_vanishes_are_told() -> Result<()> {
+fn a_rollout_that_goes_back_and_a_state_that_cannot_be_written_are_told() -> Result<()> {
     let mut world = World::new(Setup {
         rollout: Some(
             "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 20 }, { pause = \"until-promoted\" }]\n\
