@@ -29,7 +29,8 @@ pub const fn overhead(addr: &Addr) -> usize {
 #[inline(always)]
 pub const fn variation(packet: &Packet) -> u64 {
     let ports = packet.src_port as u64 | (packet.dst_port as u64) << 16 | (packet.proto as u64) << 32;
-    fold(fold(packet.src.hi ^ packet.dst.lo, packet.src.lo), ports)
+    // An IPv4 address lies above the ports and meets none of their bits.
+    fold(packet.src.hi ^ packet.dst.lo.rotate_left(13), packet.src.lo ^ ports)
 }
 
 /// Source of the outer header for a flow of this variation.

@@ -41,6 +41,13 @@ pub fn take_hop<F: Frame + ?Sized>(frame: &mut F, packet: &Packet) -> Option<()>
         .then_some(())
 }
 
+/// Whether [`take_hop`] finds one.
+#[inline(always)]
+pub fn has_hop<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
+    let at = L3 + if packet.v6 { ipv6::HOP_LIMIT } else { ipv4::TTL };
+    frame.read::<u8>(at).unwrap_or_default() > 1
+}
+
 /// Replaces one end's address and port (network byte order), and corrects the checksums. `None`: the frame is too short.
 #[inline(always)]
 pub fn translate<F: Frame + ?Sized>(

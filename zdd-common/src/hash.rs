@@ -12,7 +12,7 @@ use crate::net::Addr;
 pub struct HashKey {
     /// Start value.
     pub k0: u64,
-    /// Mixed into every output that chooses.
+    /// Mixed into what chooses within a group.
     pub k1: u64,
 }
 wire!(HashKey, 16, { k0: u64, k1: u64 });
@@ -26,10 +26,11 @@ pub const fn fold(hash: u64, word: u64) -> u64 {
     x ^ (x >> 32)
 }
 
-/// Hash of a client address.
+/// Hash of a client address. The upper half of an IPv4 address is 0 and says nothing.
 #[inline(always)]
 pub const fn client(key: &HashKey, addr: Addr) -> u64 {
-    fold(fold(key.k0, addr.hi), addr.lo)
+    let first = if addr.hi == 0 { key.k0 } else { fold(key.k0, addr.hi) };
+    fold(first, addr.lo)
 }
 
 /// Hash of a whole flow: the client's hash, and ports and VIP in one word (see [`crate::entries::FlowKey::ports`]).

@@ -40,6 +40,7 @@ pub mod tables;
 pub mod time;
 pub mod toobig;
 pub mod trace;
+pub mod vips;
 
 #[cfg(any(test, feature = "std"))]
 pub mod maglev;

@@ -33,8 +33,9 @@ wire!(Quotas, 64, { used: [u64; 3], limit: [u64; 3], reserved: [u64; 2] });
 /// Words of [`Repliers`].
 const REPLIER_WORDS: usize = 512;
 
-/// A sketch of the `nat` backends' ends, 4 KiB: most packets that are for no VIP come from none of them either, and this says
-/// so without a second lookup in the table of ends, which costs several cold cache lines. Wrong only towards "maybe".
+/// A sketch of the ends that are not in [`crate::vips`], 4 KiB: most packets that are for no VIP come from no `nat` backend either
+/// and go to none, and this says so without two lookups in the table of ends, which cost several cold cache lines each. Wrong only
+/// towards "maybe".
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repliers {
@@ -44,6 +45,12 @@ pub struct Repliers {
     pub spans: [u64; SKETCH_WORDS],
 }
 wire!(Repliers, 4160, { words: [u64; REPLIER_WORDS], spans: [u64; SKETCH_WORDS] });
+
+impl Default for Repliers {
+    fn default() -> Self {
+        Self { words: [0; REPLIER_WORDS], spans: [0; SKETCH_WORDS] }
+    }
+}
 
 impl Repliers {
     /// Index of an end's word, below 512, and its bit. Without a key: whoever aims at a bit only gets the lookup.

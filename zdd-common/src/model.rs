@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::atomic::Host;
 use crate::entries::{
     Backend, BackendId, Cell, Class, Commit, EndEntry, Facts, FlowKey, Port, Positions, Service, ServiceView,
-    Word,
+    VipWord, Word,
 };
 use crate::flows::{self, Bucket, Slot};
 use crate::limits::WAYS;
@@ -23,7 +23,7 @@ use crate::tables::{Found, Route, SteerTables, Tables};
 use crate::time::Tick;
 
 /// The tables. All fields are open: a test teaches the model what it should know.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
     /// Nanoseconds since boot.
     pub now_ns: u64,
@@ -234,6 +234,14 @@ impl SignalTables for Model {
 }
 
 impl Tables for Model {
+    fn vip(&mut self, end: &End) -> Option<VipWord> {
+        self.ends.get(end).and_then(VipWord::of)
+    }
+
+    fn may_end(&mut self, end: &End) -> bool {
+        self.ends.contains_key(end)
+    }
+
     fn end(&mut self, end: &End) -> Option<EndEntry> {
         self.ends.get(end).copied()
     }

@@ -32,6 +32,12 @@ pub fn any_syn<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
     frame.read::<u8>(packet.l4 as usize + FLAGS).unwrap_or_default() & SYN != 0
 }
 
+/// Whether a TCP header has options.
+#[inline(always)]
+pub fn has_options<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
+    frame.read::<u8>(packet.l4 as usize + WORDS).unwrap_or_default() >> 4 > (HEADER / 4) as u8
+}
+
 /// Makes a SYN, with or without ACK, tell that only what fits an IP packet of `mtu` bytes may be sent to its sender.
 #[inline(always)]
 pub fn fit<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) {

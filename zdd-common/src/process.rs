@@ -1,5 +1,6 @@
 //! A whole packet: parse, find out whose it is, steer, forward. The XDP program does this and counts the reason.
 
+mod express;
 pub(crate) mod ipip;
 pub(crate) mod size;
 
@@ -51,7 +52,16 @@ impl Verdict {
 
 /// Decides about a frame and rewrites it.
 pub fn process<F: Frame + ?Sized, T: Tables + Mappings>(frame: &mut F, tables: &mut T) -> Verdict {
-    let mut verdict = plain(frame, tables, &mut Work::default());
+    process_by(frame, tables, true)
+}
+
+/// [`process`] with or without the express way; both come to the same.
+pub fn process_by<F: Frame + ?Sized, T: Tables + Mappings>(
+    frame: &mut F,
+    tables: &mut T,
+    express: bool,
+) -> Verdict {
+    let mut verdict = plain(frame, tables, &mut Work::default(), express);
     if let Verdict::Odd = verdict {
         verdict = odd::process(&mut *frame, tables, &mut odd::Odd::default());
     }
@@ -66,10 +76,20 @@ pub fn process<F: Frame + ?Sized, T: Tables + Mappings>(frame: &mut F, tables: &
 /// The first part, for plain frames: untagged, one whole TCP or UDP packet without extension headers. In the kernel the second
 /// part, [`odd::process`], is a program of its own with a stack and a verifier budget of its own.
 ///
-/// `work`: room for it; what is in it does not matter.
+/// `work`: room for it; what is in it does not matter. `express`: whether most packets may take the way that leaves nothing in it;
+/// where they go and what they count is the same.
 #[inline(always)]
-pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> Verdict {
-    read(frame, work);
+pub fn plain<F: Frame + ?Sized, T: Tables>(
+    frame: &mut F,
+    tables: &mut T,
+    work: &mut Work,
+    express: bool,
+) -> Verdict {
+    if express {
+        express::express(frame, tables, work);
+    } else {
+        read(frame, work);
+    }
     if matches!(work.next, Next::Classify) {
         classify(tables, work);
     }
@@ -84,8 +104,13 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: 
             find_route(tables, work);
             reply(frame, tables, work);
         }
-        Next::Steer => {
-            work.steer(tables);
+        Next::Steer | Next::Decide | Next::Deliver => {
+            match work.next {
+                Next::Steer => work.steer(tables),
+                Next::Decide => work.decide(tables),
+                _ => {}
+            }
+            work.next = Next::Steer;
             if work.end.rate() != Rate::OFF {
                 follow(frame, tables, work);
             }
@@ -176,6 +201,10 @@ pub(crate) enum Next {
     Odd,
     Classify,
     Steer,
+    /// Steered as far as the cell, which is changing.
+    Decide,
+    /// Steered, not yet sent.
+    Deliver,
     Encapsulate,
     Reply,
     MapOut,
@@ -206,6 +235,13 @@ impl Work {
         let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, self.end.id);
         self.query.ask(self.end.service, &key, packet.transport);
         steer::decide(tables, &mut self.query);
+        self.steered = self.query.answer;
+    }
+
+    /// The rest of it, for a cell that is changing.
+    #[inline(always)]
+    fn decide<T: Tables>(&mut self, tables: &mut T) {
+        steer::changing(tables, &mut self.query);
         self.steered = self.query.answer;
     }
 }

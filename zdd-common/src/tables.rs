@@ -1,7 +1,7 @@
 //! What a decision may ask for. The XDP program answers from BPF maps, the host from collections.
 
 use crate::entries::{
-    Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, ServiceView, Word,
+    Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, ServiceView, VipWord, Word,
 };
 use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
@@ -112,6 +112,14 @@ pub struct Route {
 pub trait Tables: SteerTables + SignalTables {
     /// What an end is to us.
     fn end(&mut self, end: &End) -> Option<EndEntry>;
+    /// What an end is to us, if it is a VIP that is looked up quickly; `None` says nothing: [`Tables::end`] does.
+    fn vip(&mut self, _end: &End) -> Option<VipWord> {
+        None
+    }
+    /// Whether [`Tables::end`] may know an end that [`Tables::vip`] does not; false only if it surely does not.
+    fn may_end(&mut self, _end: &End) -> bool {
+        true
+    }
     /// Whether an address may have ends of many ports; false only if it surely has none.
     fn may_span(&mut self, _addr: &Addr) -> bool {
         false

@@ -158,7 +158,14 @@ impl TraceMark {
                 mark.service = work.end.service;
                 mark.backend = work.end.id;
             }
-            Next::Done | Next::Odd | Next::Classify | Next::MapOut | Next::MapBack => {}
+            // The last two come from the express way, which packets do not take while somebody looks.
+            Next::Done
+            | Next::Odd
+            | Next::Classify
+            | Next::MapOut
+            | Next::MapBack
+            | Next::Decide
+            | Next::Deliver => {}
         }
         mark
     }

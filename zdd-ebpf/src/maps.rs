@@ -21,6 +21,7 @@ use zdd_common::sources::{Source, SourceKey};
 use zdd_common::spans::{Span, SpanKey};
 use zdd_common::syn_filter::Line;
 use zdd_common::trace::{TraceAsk, TraceBudget, TraceMark};
+use zdd_common::vips::VipLine;
 
 /// What the agent sets before it loads the program.
 #[unsafe(no_mangle)]
@@ -29,6 +30,17 @@ static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8 };
 /// The same for signals.
 #[unsafe(no_mangle)]
 static SIGNAL_CONFIG: SignalConfig = SignalConfig { secret: 0, buckets: 1, reserved: 0 };
+
+/// Lines of [`VIPS`], a power of two.
+#[unsafe(no_mangle)]
+static VIP_LINES: u32 = 1;
+
+/// Their number, as [`config`].
+#[inline(always)]
+pub(crate) fn vip_lines() -> u32 {
+    // SAFETY: a static is valid.
+    unsafe { (&raw const VIP_LINES).read_volatile() }
+}
 
 /// The signals' configuration, as [`config`].
 #[inline(always)]
@@ -47,6 +59,9 @@ pub(crate) fn config() -> Config {
 /// VIPs and `nat` backends by address, port and protocol.
 #[map]
 pub(crate) static ENDS: HashMap<End, EndEntry> = HashMap::pinned(1, 0);
+/// VIPs once more, for a quick look.
+#[map]
+pub(crate) static VIPS: Array<VipLine> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Those of many ports.
 #[map]
 pub(crate) static SPANS: LpmTrie<SpanKey, Span> = LpmTrie::pinned(PREFIXES_MAX, 0);
@@ -56,7 +71,7 @@ pub(crate) static SOURCES: LpmTrie<SourceKey, Source> = LpmTrie::pinned(PREFIXES
 /// Buckets of the sources whose new connections are limited.
 #[map]
 pub(crate) static PACES: LruHashMap<PaceKey, u64> = LruHashMap::pinned(PACED_MAX, 0);
-/// A sketch of the `nat` backends among them.
+/// A sketch of those among the ends that are not in [`VIPS`].
 #[map]
 pub(crate) static REPLIERS: Array<Repliers> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Services by number.

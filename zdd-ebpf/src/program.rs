@@ -19,7 +19,7 @@ fn zdd(ctx: XdpContext) -> u32 {
         Some(work) => {
             found = work;
             // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
-            plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work })
+            plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work }, !trace::on())
         }
         None => Verdict::Odd,
     };

@@ -5,7 +5,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::XdpContext;
 use zdd_common::atomic::Atomics as _;
 use zdd_common::entries::{
-    Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, Service, ServiceView, Word,
+    Backend, BackendId, Cell, Class, Commit, EndEntry, FlowKey, Port, Positions, Service, ServiceView,
+    VipWord, Word,
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::maps::Repliers;
@@ -20,11 +21,13 @@ use zdd_common::spans::{self, BEFORE_PORT, Span, SpanKey};
 use zdd_common::syn_filter;
 use zdd_common::tables::{Found, Route, SteerTables, Tables};
 use zdd_common::time::Tick;
+use zdd_common::vips;
 
 use crate::atomics::Bpf;
 use crate::maps::{
     BACKENDS, CELLS, DIRECT, ENDS, FACTS, FLOWS, FRAGMENTS, HANDED, LOCALS, MAPPINGS, PACES, PORTS, QUOTAS,
-    REPLIERS, SERVICES, SIGNAL_FLOWS, SIGNALS, SNAT_POOL, SOURCES, SPANS, SYNS, TX, config, signal_config,
+    REPLIERS, SERVICES, SIGNAL_FLOWS, SIGNALS, SNAT_POOL, SOURCES, SPANS, SYNS, TX, VIPS, config,
+    signal_config, vip_lines,
 };
 use crate::{route, stats};
 
@@ -238,6 +241,18 @@ impl Tables for Maps<'_> {
     fn end(&mut self, end: &End) -> Option<EndEntry> {
         // SAFETY: entries are replaced whole by the agent and only while no packet needs them; a copy is taken.
         unsafe { ENDS.get(end) }.copied()
+    }
+
+    #[inline(always)]
+    fn vip(&mut self, end: &End) -> Option<VipWord> {
+        let (line, tag) = vips::place(end, vip_lines());
+        // SAFETY: a map value.
+        VIPS.get_ptr(line).and_then(|line| unsafe { vips::find::<Bpf>(line, end, tag) })
+    }
+
+    #[inline(always)]
+    fn may_end(&mut self, end: &End) -> bool {
+        self.may_reply(end)
     }
 
     #[inline(always)]

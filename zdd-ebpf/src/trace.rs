@@ -10,6 +10,13 @@ use zdd_common::trace::{TraceAsk, TraceMark};
 use crate::bytes::Bytes;
 use crate::maps::{TRACE, TRACE_BUDGET, TRACE_OUT};
 
+/// Whether anybody looks.
+#[inline(always)]
+pub(crate) fn on() -> bool {
+    // SAFETY: a map value. All that nobody looks costs is this one word.
+    TRACE.get_ptr(0).is_some_and(|ask| unsafe { (&raw const (*ask).until).read_volatile() } != 0)
+}
+
 /// Tells of one packet, if anybody wants to know. `work` or `order`: what was found out about it, null if nothing was.
 #[inline(always)]
 pub(crate) fn look(ctx: &XdpContext, verdict: Verdict, work: *const Work, order: *const Order) {

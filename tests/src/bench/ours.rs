@@ -9,14 +9,17 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, Pod};
 use zdd_common::atomic::{Atomics as _, Host};
-use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
+use zdd_common::entries::{
+    Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service, VipWord,
+};
 use zdd_common::flows::Bucket;
 use zdd_common::hash::{HashKey, fold};
 use zdd_common::limits::{CELLS_DEFAULT, WAYS};
-use zdd_common::maps::{Config, Quotas};
+use zdd_common::maps::{Config, Quotas, Repliers};
 use zdd_common::net::{End, TCP, UDP};
 use zdd_common::reason::REASONS;
 use zdd_common::syn_filter::{self, Line};
+use zdd_common::vips::{self, VIP_WAYS, VipLine};
 use zdd_common::wire::Wire;
 
 use super::cases::{FORWARDS, MANY, many_forward};
@@ -32,6 +35,8 @@ const BUCKETS: u32 = 1 << 20;
 pub(super) const ENDS: u32 = 1 << 14;
 /// 4 MiB, the agent's default.
 const LINES: u32 = 1 << 16;
+/// As the agent sizes them for so many services.
+const VIP_LINES: u32 = vips::lines_for(2 * SERVICES);
 /// Services: see `frame::service`.
 pub(super) const SERVICES: u32 = 100 + 2 * MANY;
 /// Backends of each address family.
@@ -56,6 +61,9 @@ pub(super) struct Ours {
     filter: Mapped<Line>,
     quotas: Mapped<Quotas>,
     ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
+    /// `None`: the revision has none.
+    vips: Option<Mapped<VipLine>>,
+    repliers: Mapped<Repliers>,
     ports: Array<MapData, Plain<Port>>,
     reasons: MapData,
     cpus: usize,
@@ -78,6 +86,7 @@ impl Ours {
         loader
             .default_map_pin_directory(dir)
             .map_max_entries("ENDS", ENDS)
+            .map_max_entries("VIPS", VIP_LINES)
             .map_max_entries("SERVICES", services)
             .map_max_entries("CELLS", cells)
             .map_max_entries("BACKENDS", backends)
@@ -91,6 +100,7 @@ impl Ours {
             .map_max_entries("SERVICE_COUNT", services)
             .map_max_entries("BACKEND_COUNT", backends);
         loader.override_global("CONFIG", &config, true);
+        loader.override_global("VIP_LINES", &VIP_LINES, false);
         let mut ebpf = loader.load(object).context("the XDP object does not load")?;
         let program: &mut Xdp = ebpf.program_mut("zdd").context("no program zdd")?.try_into()?;
         program.load().context("the kernel refused the XDP program")?;
@@ -102,6 +112,8 @@ impl Ours {
             filter: mapped(&mut ebpf, "SYNS", LINES)?,
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
             ends: ebpf.take_map("ENDS").context("ENDS")?.try_into()?,
+            repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
+            vips: ebpf.map("VIPS").is_some().then(|| mapped(&mut ebpf, "VIPS", VIP_LINES)).transpose()?,
             ports: ebpf.take_map("PORTS").context("PORTS")?.try_into()?,
             reasons: MapData::from_pin(dir.join("REASON_COUNT"))?,
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?.get() as usize,
@@ -171,8 +183,30 @@ impl Ours {
             let id = (2 * n + u32::from(proto == UDP)) as u16;
             let entry = EndEntry { kind: EndKind::Vip as u16, service: n as u16, id, ..EndEntry::default() };
             self.ends.insert(&Plain(end), &Plain(entry), 0)?;
+            self.find_quickly(&end, &entry);
         }
         Ok(())
+    }
+
+    /// Gives a VIP a way of its line, as the agent does, or tells the sketch of it.
+    fn find_quickly(&self, end: &End, entry: &EndEntry) {
+        let (Some(vips), Some(word)) = (&self.vips, VipWord::of(entry)) else { return };
+        let (line, tag) = vips::place(end, VIP_LINES);
+        let line = vips.at(line as usize);
+        // SAFETY: a mapped value; no program runs.
+        let free = |way: &usize| unsafe { (*line).words[*way] == 0 };
+        match (0..VIP_WAYS).find(free) {
+            // SAFETY: as above.
+            Some(way) => unsafe {
+                vips::claim::<Host>(line, way, end);
+                (*line).words[way] = word.0 | tag;
+            },
+            None => {
+                let (word, bit) = Repliers::place(end);
+                // SAFETY: as above.
+                unsafe { (*self.repliers.at(0)).words[word] |= bit };
+            }
+        }
     }
 
     /// Forgets all flows and SYNs.

@@ -20,6 +20,7 @@ mod sources;
 mod spans;
 mod tables;
 mod trace;
+mod vips;
 
 pub use attach::{Attached, detach};
 pub use decap::{Decap, DecapCounts, DecapSpec, decap_counts, decap_detach, decap_runs};

@@ -23,6 +23,7 @@ use zdd_common::sources::{Source, SourceKey};
 use zdd_common::spans::{Span, SpanKey};
 use zdd_common::syn_filter::{self, Line};
 use zdd_common::trace::{TraceAsk, TraceBudget};
+use zdd_common::vips::lines_for;
 
 use super::DataplaneError;
 use super::attach::{Attached, Links};
@@ -30,6 +31,7 @@ use super::grace::GraceWaiter;
 use super::mapped::Mapped;
 use super::mappings;
 use super::pins::Pins;
+use super::vips::Vips;
 use crate::desired::{AgentSpec, AttachMode};
 
 /// The XDP object, built for this agent.
@@ -66,6 +68,7 @@ pub struct Dataplane {
     pub(super) spans: LpmTrie<MapData, Plain<SpanKey>, Plain<Span>>,
     pub(super) sources: LpmTrie<MapData, Plain<SourceKey>, Plain<Source>>,
     pub(super) repliers: Mapped<Repliers>,
+    pub(super) vips: Vips,
     pub(super) ports: Array<MapData, Plain<Port>>,
     pub(super) tx: DevMapHash<MapData>,
     pub(super) wanted: HashMap<MapData, Plain<Addr>, u32>,
@@ -156,10 +159,12 @@ impl Dataplane {
         mappings::make_room(&pins.dir, &wanted)?;
         // Each VIP, its address, and each backend.
         let limit_ends = 2 * limits.services + limits.backends;
+        let vip_lines = lines_for(limits.services);
         let mut loader = EbpfLoader::new();
         loader
             .default_map_pin_directory(&pins.dir)
             .map_max_entries("ENDS", limit_ends)
+            .map_max_entries("VIPS", vip_lines)
             .map_max_entries("SERVICES", limits.services)
             .map_max_entries("CELLS", limits.cells)
             .map_max_entries("BACKENDS", limits.backends + 1)
@@ -179,6 +184,7 @@ impl Dataplane {
         loader.override_global("CONFIG", &plain, true);
         let signals = Plain(SignalConfig { secret: signal_secret, buckets: signal_buckets, reserved: 0 });
         loader.override_global("SIGNAL_CONFIG", &signals, true);
+        loader.override_global("VIP_LINES", &vip_lines, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
         for name in [MAIN, ODD, SNAT] {
             program(&mut ebpf, name)?.load().map_err(|error| {
@@ -205,6 +211,7 @@ impl Dataplane {
             spans: take(&mut ebpf, "SPANS")?,
             sources: take(&mut ebpf, "SOURCES")?,
             repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
+            vips: Vips::new(mapped(&mut ebpf, "VIPS", vip_lines)?),
             ports: take(&mut ebpf, "PORTS")?,
             tx: take(&mut ebpf, "TX")?,
             wanted: take(&mut ebpf, "WANTED")?,
@@ -229,6 +236,7 @@ impl Dataplane {
         dataplane.set_odd()?;
         dataplane.set_snat()?;
         dataplane.note_repliers();
+        dataplane.compare_vips();
         if !adopted {
             dataplane.pins.mark()?;
         }

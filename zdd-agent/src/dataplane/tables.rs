@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
     Backend, BackendId, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service, State,
-    Word,
+    VipWord, Word,
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
@@ -127,29 +127,44 @@ impl Dataplane {
 
     pub(super) fn write_end(&mut self, end: End, entry: EndEntry, doing: &str) -> Result<(), DataplaneError> {
         let limit = self.limit_ends;
-        self.note_replier(&end, &entry);
-        self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
+        let quick = VipWord::of(&entry).filter(|_| self.has_line(&end));
+        if quick.is_none() {
+            self.note_replier(&end, &entry);
+        }
+        let inserted = self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
             Some(libc::E2BIG) => {
                 DataplaneError::Full { map: "ENDS", limit, doing: doing.to_owned(), knob: "backends" }
             }
             _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
-        })
+        });
+        // Only what the table of ends says as well, so that both always agree on whose a packet is.
+        if inserted.is_ok() {
+            match quick {
+                Some(word) => self.tell_line(&end, word),
+                None => self.retire_line(&end),
+            }
+        }
+        inserted
     }
 
-    /// Packets from a `nat` or `snat` backend are looked up only if the sketch knows it, so it is told first. Nothing is taken out
+    /// An end that has no line of its own is looked up only if the sketch knows it, so it is told first. Nothing is taken out
     /// again: a bit too many costs a lookup.
     fn note_replier(&self, end: &End, entry: &EndEntry) {
-        if entry.is(EndKind::NatBackend) || entry.is(EndKind::SnatBackend) {
-            let (word, bit) = Repliers::place(end);
-            // SAFETY: a mapped value; the index is below the words' number.
-            unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };
+        if !entry.is(EndKind::Address) {
+            self.note_end(end);
         }
     }
 
-    /// Tells the sketch of all `nat` backends: the maps may be of an agent that had none.
+    pub(super) fn note_end(&self, end: &End) {
+        let (word, bit) = Repliers::place(end);
+        // SAFETY: a mapped value; the index is below the words' number.
+        unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };
+    }
+
+    /// Tells the sketch of all backends: the maps may be of an agent that had none.
     pub(super) fn note_repliers(&self) {
         for end in self.ends() {
-            if let Some(entry) = self.end(end) {
+            if let Some(entry) = self.end(end).filter(|entry| !entry.is(EndKind::Vip)) {
                 self.note_replier(&end, &entry);
             }
         }
@@ -167,6 +182,9 @@ impl Dataplane {
         if is_vip(end) {
             self.forget_address(end, |other| other != end);
         }
+        // Until it is gone it is looked up as others are: who ends here leaves a VIP that still answers.
+        self.note_end(&end);
+        self.retire_line(&end);
         let _ = self.ends.remove(&Plain(end));
     }
 

@@ -227,6 +227,56 @@ impl EndEntry {
     }
 }
 
+/// What most packets need of a VIP's [`EndEntry`], in one word: bits 0-15 service, 16-31 id, 32-39 [`Rate`], 40: set, so that
+/// no VIP's word is 0; 48-63 are a tag of whoever stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct VipWord(pub u64);
+
+impl VipWord {
+    const SET: u64 = 1 << 40;
+
+    /// Of an entry, without a tag; `None` if it is none of a VIP or says more than the word holds.
+    pub const fn of(entry: &EndEntry) -> Option<Self> {
+        if !entry.is(EndKind::Vip) || entry.sources != 0 || entry.vip_port != 0 {
+            return None;
+        }
+        let (service, id, rate) = (entry.service as u64, entry.id as u64, entry.rate().0 as u64);
+        Some(Self(service | id << 16 | rate << 32 | Self::SET))
+    }
+
+    /// The service.
+    #[inline(always)]
+    pub const fn service(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// The VIP's number.
+    #[inline(always)]
+    pub const fn id(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// How many of its flows are followed.
+    #[inline(always)]
+    pub const fn rate(self) -> Rate {
+        Rate((self.0 >> 32) as u8)
+    }
+
+    /// The entry that it is of.
+    #[inline(always)]
+    pub const fn entry(self) -> EndEntry {
+        EndEntry {
+            kind: EndKind::Vip as u16 | (self.rate().0 as u16) << 8,
+            service: self.service(),
+            id: self.id(),
+            vip_port: 0,
+            vip: Addr { hi: 0, lo: 0 },
+            sources: 0,
+            zero: 0,
+        }
+    }
+}
+
 /// Kinds of known ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]

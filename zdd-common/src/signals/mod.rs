@@ -130,6 +130,16 @@ pub fn from_client<F: Frame + ?Sized, T: SignalTables>(
     look(frame, tables, packet, &key, Side::Client, rate)
 }
 
+/// Whether [`from_client`] has something to do with a packet.
+#[inline(always)]
+pub fn follows<T: SignalTables>(tables: &mut T, packet: &Packet, backend: BackendId, rate: Rate) -> bool {
+    if rate == Rate::OFF || packet.proto != TCP {
+        return false;
+    }
+    let key = SignalKey::new(packet.src, packet.src_port, packet.dst_port, backend);
+    rate.takes(key.hash(tables.signal_secret()))
+}
+
 /// A backend's reply. `vip_port`: the port that the client dialled, network byte order.
 #[inline(always)]
 pub fn from_backend<F: Frame + ?Sized, T: SignalTables>(

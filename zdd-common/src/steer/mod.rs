@@ -83,23 +83,29 @@ pub struct Place {
     pub table_hash: u64,
 }
 
-/// Finds a flow's place. Group and place within it come from independent bits: were they shared, a 1 % canary would load
-/// its own backends 1.2 times apart.
+/// Finds a flow's place. Group and place within it come from independent bits (one more round of mixing): were they shared, a 1 %
+/// canary would load its own backends 1.2 times apart.
 #[inline(always)]
 pub fn place(service: &ServiceView, key: &FlowKey) -> Place {
+    let (group, cell, flow) = spread(service, key);
+    Place { group, cell, table_hash: flows::table_hash(flow, key.vip()) }
+}
+
+/// Group, cell, and the flow's hash: all that a packet of a settled cell needs.
+#[inline(always)]
+fn spread(service: &ServiceView, key: &FlowKey) -> (u32, u32, u64) {
     let client = hash::client(&service.key, key.client);
     // Without the VIP's number, which every node gives out for itself.
     let flow = hash::flow(client, key.ports & 0xffff_ffff);
     let by_client = service.affinity != Affinity::Flow as u32;
-    let group =
-        hash::range(hash::fold(if by_client { client } else { flow }, service.key.k1), service.groups);
+    let group = hash::range(if by_client { client } else { flow }, service.groups);
     let within = if service.per_group > 1 {
         let spread = if service.affinity == Affinity::Client as u32 { client } else { flow };
         hash::range(hash::fold(spread, !service.key.k1), service.per_group)
     } else {
         0
     };
-    Place { group, cell: group * service.per_group + within, table_hash: flows::table_hash(flow, key.vip()) }
+    (group, group * service.per_group + within, flow)
 }
 
 /// Decides where a packet of a service goes, and keeps the flow table.
@@ -117,6 +123,12 @@ pub fn steer<T: SteerTables>(tables: &mut T, id: u16, key: &FlowKey, transport: 
 #[inline(always)]
 pub(crate) fn decide<T: SteerTables>(tables: &mut T, query: &mut Query) {
     settled(tables, query);
+    changing(tables, query);
+}
+
+/// The second step, where the first did not decide: the flow table has a say.
+#[inline(always)]
+pub(crate) fn changing<T: SteerTables>(tables: &mut T, query: &mut Query) {
     if query.changing {
         match query.transport {
             Transport::Tcp(segment) => tcp::changing(tables, query, segment),
@@ -170,17 +182,36 @@ impl Query {
         self.key = *key;
         self.transport = transport;
     }
+
+    #[inline(always)]
+    fn no_service(&mut self) {
+        self.changing = false;
+        self.replay = false;
+        self.answer = Steered::to(0, Reason::PassNoService);
+    }
+
+    /// Whether [`settle`] left the decision to [`changing`].
+    #[inline(always)]
+    pub(crate) fn open(&self) -> bool {
+        self.changing
+    }
+}
+
+/// [`settle`], in the kernel a function of its own.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
+    let Some(service) = tables.service(query.id) else {
+        query.no_service();
+        return;
+    };
+    settle(tables, query, &service);
 }
 
 /// The first step, and for a settled cell the only one: filter, commit, cell, base.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
-    query.changing = false;
-    query.replay = false;
-    query.answer = Steered::to(0, Reason::PassNoService);
-    let Some(service) = tables.service(query.id) else { return };
-    let place = place(&service, &query.key);
-    query.hash = place.table_hash;
+#[inline(always)]
+pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service: &ServiceView) {
+    query.no_service();
+    let (_, place, flow) = spread(service, &query.key);
     query.udp_idle = service.udp_idle;
     let mut syn = false;
     if let Transport::Tcp(segment) = query.transport
@@ -190,7 +221,7 @@ fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
         // Before commit and cell are read: whoever sees the new generation afterwards finds this SYN remembered.
         let now_ns = tables.now_ns();
         let now = crate::time::Tick::from_ns(now_ns);
-        let syn = hash::fold(place.table_hash, segment.seq.into());
+        let syn = hash::fold(flows::table_hash(flow, query.key.vip()), segment.seq.into());
         // Asked before it is remembered: the copy of a SYN that was refused is a new connection like any other.
         if service.pace.limits()
             && !tables.syn_known(syn, now)
@@ -206,9 +237,12 @@ fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
         return;
     }
     query.answer = Steered::to(0, Reason::DropNoBackend);
-    let Some(cell) = tables.cell(commit.row().wrapping_add(place.cell)) else { return };
+    let Some(cell) = tables.cell(commit.row().wrapping_add(place)) else { return };
     query.cell = cell;
     query.changing = cell.0 & (Cell::DIRTY | Cell::LOOKUP) != 0;
+    if query.changing {
+        query.hash = flows::table_hash(flow, query.key.vip());
+    }
     query.answer = Steered::to(cell.base(), Reason::Settled).new_flow(syn && !query.replay);
 }
 

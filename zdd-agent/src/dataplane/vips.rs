@@ -1,0 +1,129 @@
+//! The lines in which packets find VIPs quickly: a copy of what the table of ends says; see `zdd_common::vips`.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use zdd_common::atomic::{Atomics as _, Host};
+use zdd_common::entries::VipWord;
+use zdd_common::net::End;
+use zdd_common::vips::{self, VIP_WAYS, VipLine};
+
+use super::mapped::Mapped;
+use super::object::Dataplane;
+
+/// No packet looks at a line for as long: what XDP does with one takes microseconds.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+
+/// The lines, and since when ways are nobody's.
+pub(super) struct Vips {
+    lines: Mapped<VipLine>,
+    /// By line and way.
+    retired: HashMap<(usize, usize), Instant>,
+}
+
+impl Vips {
+    /// Ways that an earlier run took back count as taken back now.
+    pub(super) fn new(lines: Mapped<VipLine>) -> Self {
+        Self { lines, retired: HashMap::new() }
+    }
+
+    fn word(&self, line: usize, way: usize) -> u64 {
+        // SAFETY: a mapped value; one word.
+        unsafe { Host::load(&raw const (*self.lines.at(line)).words[way]) }
+    }
+
+    fn set(&self, line: usize, way: usize, word: u64) {
+        // SAFETY: as above.
+        unsafe { Host::store(&raw mut (*self.lines.at(line)).words[way], word) };
+    }
+
+    fn key(&self, line: usize, way: usize) -> End {
+        // SAFETY: a mapped value that only this process writes.
+        unsafe { (&raw const (*self.lines.at(line)).keys[way]).read_volatile() }
+    }
+
+    fn place(&self, end: &End) -> (usize, u64) {
+        let (line, tag) = vips::place(end, self.lines.len() as u32);
+        (line as usize, tag)
+    }
+
+    /// The way that is an end's.
+    fn way(&self, end: &End) -> Option<(usize, usize, u64)> {
+        let (line, tag) = self.place(end);
+        (0..VIP_WAYS).find(|way| self.key(line, *way) == *end).map(|way| (line, way, tag))
+    }
+
+    /// Makes a way an end's, if one is free.
+    fn claim(&mut self, end: &End) -> bool {
+        if self.way(end).is_some() {
+            return true;
+        }
+        let (line, _) = self.place(end);
+        let free = |way: &usize| {
+            let since = self.retired.get(&(line, *way));
+            self.key(line, *way) == End::default()
+                || self.word(line, *way) == 0 && since.is_some_and(|since| since.elapsed() > FORGOTTEN)
+        };
+        let Some(way) = (0..VIP_WAYS).find(free) else { return false };
+        self.retired.remove(&(line, way));
+        // SAFETY: a mapped value; its word is 0, and nobody looks at its old key any more.
+        unsafe { vips::claim::<Host>(self.lines.at(line), way, end) };
+        true
+    }
+}
+
+impl Dataplane {
+    /// Whether a VIP can be found quickly: it gets a way of its line if there is one.
+    pub(super) fn has_line(&mut self, end: &End) -> bool {
+        self.vips.claim(end)
+    }
+
+    /// Lets packets find a VIP that has a line.
+    pub(super) fn tell_line(&mut self, end: &End, word: VipWord) {
+        if let Some((line, way, tag)) = self.vips.way(end) {
+            self.vips.set(line, way, word.0 | tag);
+            self.vips.retired.remove(&(line, way));
+        }
+    }
+
+    /// From now on packets ask the table of ends. Unknown is fine.
+    pub(super) fn retire_line(&mut self, end: &End) {
+        if let Some((line, way, _)) = self.vips.way(end)
+            && self.vips.word(line, way) != 0
+        {
+            self.vips.set(line, way, 0);
+            self.vips.retired.insert((line, way), Instant::now());
+        }
+    }
+
+    /// Makes the lines agree with the table of ends: an agent may have ended between the two.
+    pub(super) fn compare_vips(&mut self) {
+        let vips: HashMap<End, Option<VipWord>> = self
+            .ends()
+            .into_iter()
+            .filter_map(|end| self.end(end).map(|entry| (end, entry)))
+            .filter(|(_, entry)| entry.is(zdd_common::entries::EndKind::Vip))
+            .map(|(end, entry)| (end, VipWord::of(&entry)))
+            .collect();
+        for line in 0..self.vips.lines.len() {
+            for way in 0..VIP_WAYS {
+                let (word, key) = (self.vips.word(line, way), self.vips.key(line, way));
+                let (_, tag) = self.vips.place(&key);
+                let said = vips.get(&key).copied().flatten().map(|word| word.0 | tag);
+                if word != 0 && said != Some(word) {
+                    self.note_end(&key);
+                    self.vips.set(line, way, 0);
+                }
+                if key != End::default() && self.vips.word(line, way) == 0 {
+                    self.vips.retired.insert((line, way), Instant::now());
+                }
+            }
+        }
+        for (end, word) in vips {
+            match word.filter(|_| self.has_line(&end)) {
+                Some(word) => self.tell_line(&end, word),
+                None => self.note_end(&end),
+            }
+        }
+    }
+}
