@@ -69,6 +69,18 @@ impl World {
         Ok(world)
     }
 
+    /// The same for a test that brings its own servers for all backends but these.
+    ///
+    /// # Panics
+    /// When `zdd` was not built.
+    pub fn with_servers_on(setup: Setup, backends: &[u8]) -> Result<Self> {
+        let mut world = Self::without_servers(setup)?;
+        let mut servers = world.server_specs();
+        servers.retain(|spec| backends.iter().any(|i| spec.role == format!("b{i}")));
+        world.servers = Some(Servers::start(&world.rig, &servers)?);
+        Ok(world)
+    }
+
     /// The same for a test that brings its own servers.
     ///
     /// # Panics
