@@ -8,6 +8,7 @@
 mod candidate;
 mod clients;
 mod scene;
+mod shared;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -15,6 +15,7 @@ mod ids;
 mod mapped;
 mod network;
 mod nodes;
+mod outage;
 mod publish;
 mod ramp;
 mod restore;
@@ -253,7 +254,7 @@ impl Reconciler {
         let index = self.services.iter().position(|s| s.name() == name)?;
         let generation = self.services[index].generation();
         let service = &mut self.services[index];
-        let saved = service.saved.backends.iter_mut().find(|b| b.address == backend)?;
+        let known = service.saved.backends.iter().position(|b| b.address == backend)?;
         let key = (name.clone(), backend);
         if self.health.get(&key).is_none_or(|(before, _)| *before != health) {
             match &reason {
@@ -264,6 +265,7 @@ impl Reconciler {
             let text = format!("{backend} is {health}{because}");
             self.events.note(EventKind::Health, Some((&name, generation)), text, None);
         }
+        let failed_for_all = service.fails_for_all(&self.health);
         let before = service.depends.get(&backend).map_or(&[][..], Vec::as_slice);
         for state in depends.iter().filter(|state| state.well == Some(false)) {
             if !before.iter().any(|known| known.name == state.name && known.well == Some(false)) {
@@ -271,7 +273,9 @@ impl Reconciler {
             }
         }
         service.depends.insert(backend, depends);
+        service.note_outages(failed_for_all, std::time::Instant::now());
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
+        let saved = &mut service.saved.backends[known];
         let news = saved.unhealthy != unhealthy;
         saved.unhealthy = unhealthy;
         self.health.insert((name, backend), (health, reason));
