@@ -26,7 +26,7 @@ packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsen
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
 test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver
-    prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv)
+    prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv faketime:faketime)
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
 # ensure TITLE HAVE GET HINT...: unless HAVE says that it is there, runs GET and looks again. One line per step.
