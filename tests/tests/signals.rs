@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use zdd_tests::rig::{Forward, Result, wait_for};
 use zdd_tests::traffic::{Fault, Load};
-use zdd_tests::world::status::version;
+use zdd_tests::world::status::{count, version};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, goes_on};
 
 /// Connections per second of all versions together.
@@ -71,15 +71,20 @@ fn what_was_counted_outlives_the_agent() -> Result<()> {
     Ok(())
 }
 
+/// `ZDD_ROLLOUTS`: how many in a row.
 fn promoted(forward: Forward) -> Result<()> {
+    let in_a_row: usize = std::env::var("ZDD_ROLLOUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
     let steps = "{ weight = 10 }, { weight = 50 }";
     let (world, load) = world(forward, rollout(steps, "1s"))?;
-    for round in 0..5 {
+    let mut looks = 0;
+    for round in 0..in_a_row {
         world.zdd().run(&["rollout", "start", "web", "v2"])?;
         let report = ended(&world)?;
         assert_eq!(report["phase"], "promoted", "round {round}: {report:#}");
+        looks += count(&report, "/analyses/0/successes") + count(&report, "/analyses/0/inconclusive");
         world.zdd().run(&["rollout", "undo", "web"])?;
     }
+    println!("{in_a_row} rollouts under {}: all promoted, {looks} looks", forward.name());
     zdd_tests::world::unharmed(&load.finish());
     // What was measured is there for people and for Prometheus.
     let text = zdd_tests::world::curl(world.rig.ns("lb"), None, "http://127.0.0.1:9177/metrics")?;
