@@ -169,6 +169,10 @@ impl Reconciler {
                 _ = tick.tick() => self.on_tick(),
                 Some(packet) = self.traces.packets.recv() => self.on_traced(packet),
             }
+            // A disk that refuses is asked again at the next tick, not at each turn.
+            if self.store.staged() && self.store.failing().is_none() {
+                self.settle_state();
+            }
         }
     }
 
@@ -187,7 +191,7 @@ impl Reconciler {
         if self.traces.any() {
             self.prolong_traces();
         }
-        if self.store.failing().is_some() && self.save().is_ok() {
+        if self.store.failing().is_some() && self.store.save(&self.state()).is_ok() {
             tracing::info!("the state can be written again");
         }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
@@ -318,15 +322,23 @@ impl Reconciler {
         }
     }
 
-    /// Persists the intent. Called before it is committed.
+    /// Writes the intent down. Called before it is committed: what a kill interrupts is finished by the restart. The disk is
+    /// waited for afterwards, see [`Reconciler::settle_state`].
     fn save(&self) -> Result<(), Refused> {
-        self.store.save(&self.state()).map_err(|error| {
+        self.store.stage(&self.state()).map_err(|error| {
             Refused::internal(format!(
                 "{error}\nhelp: nothing was changed; make room or permissions for it and repeat"
             ))
         })?;
         self.spent.saved();
         Ok(())
+    }
+
+    /// Waits for the disk, before anybody is told of a change.
+    pub(super) fn settle_state(&self) {
+        if let Err(error) = self.store.settle() {
+            tracing::error!("what is in force would not outlive a loss of power: {error}");
+        }
     }
 
     fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {
