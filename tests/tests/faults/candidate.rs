@@ -12,7 +12,7 @@ pub const BACKENDS: [u8; 2] = [3, 4];
 
 impl Broken {
     /// Whether it is so from the candidate's first weight on, or begins in the middle of the canary.
-    pub fn from_the_start(self) -> bool {
+    pub fn at_once(self) -> bool {
         matches!(self, Broken::Refuses | Broken::Resets | Broken::Slow | Broken::Mute)
     }
 

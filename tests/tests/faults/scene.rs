@@ -106,14 +106,14 @@ pub fn plays(row: Row) -> Result<()> {
     load.set_rate(RATE);
     goes_on(&load)?;
 
-    if broken.from_the_start() {
+    if broken.at_once() {
         candidate.breaks(&world);
     }
     let from_us = load.now_us();
     world.zdd().run(&["rollout", "start", "web", "v2"])?;
     let weight = f64::from(broken.weight()) / 100.0;
     let mut before = report(&world, "the candidate's weight", |r| r["weight"] == weight)?;
-    if !broken.from_the_start() {
+    if !broken.at_once() {
         before = report(&world, "a success", |r| looks(r, "health") > 0)?;
         assert_eq!(before["phase"], "running", "{before:#}");
         // It serves its share before it breaks.
@@ -131,8 +131,8 @@ pub fn plays(row: Row) -> Result<()> {
     let why = ended["why"].as_str().unwrap_or_default();
     assert_eq!(ended["phase"], phase, "{ended:#}");
     assert!(reasons.iter().any(|reason| why.contains(reason)), "{why}");
-    let by = if broken.from_the_start() { "signals" } else { "health" };
-    let taken = looks(&ended, by) - if broken.from_the_start() { 0 } else { looks(&before, by) };
+    let by = if broken.at_once() { "signals" } else { "health" };
+    let taken = looks(&ended, by) - if broken.at_once() { 0 } else { looks(&before, by) };
     assert!(taken <= LOOKS, "{taken} looks: {ended:#}");
     left_with(&world, &load, row, weight)?;
     if let Some(counter) = counter {
@@ -180,7 +180,7 @@ fn left_with(world: &World, load: &Load, row: Row, weight: f64) -> Result<()> {
         |name| Ok::<_, zdd_tests::rig::Error>(number(version(&world.status()?, "web", name), "asked"));
     if row.policy == Policy::Freeze {
         assert_eq!(asked("v2")?, weight, "a freeze moves no weight");
-        if !row.broken.from_the_start() {
+        if !row.broken.at_once() {
             // Wholly unhealthy, it has nobody all the same.
             world.avoids(load, &BACKENDS)?;
         }
