@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 bpf_linker=0.13.0
 cargo_deny=0.20.2
-kubernetes_validate=1.37.0
+python_packages=(kubernetes-validate==1.37.0 flask==3.1.3 redis==8.1.0 'psycopg[binary]==3.3.9')
 
 tests=no
 case "${*:-}" in
@@ -26,7 +26,7 @@ packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsen
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
 test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver
-    prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv)
+    prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv faketime:faketime)
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
 # ensure TITLE HAVE GET HINT...: unless HAVE says that it is there, runs GET and looks again. One line per step.
@@ -188,14 +188,22 @@ build_cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=0 cargo_tool cargo-deny "$cargo_deny" --debug --no-default-features
 }
 
-# ---- schemas of Kubernetes, in a Python environment of this clone
+# ---- a Python environment of this clone: schemas of Kubernetes, and an application for the tests to break
 
-have_kubernetes_validate() {
-    [ "$("$tools/python/bin/kubernetes-validate" --version)" = "$kubernetes_validate" ]
+have_python_packages() {
+    "$tools/python/bin/python" - "${python_packages[@]}" <<'EOF'
+import re, sys
+from importlib.metadata import version
+
+for package in sys.argv[1:]:
+    name, wanted = re.sub(r"\[.*\]", "", package).split("==")
+    there = version(name)
+    assert there == wanted, f"{name} is {there}, not {wanted}"
+EOF
 }
-install_kubernetes_validate() {
+install_python_packages() {
     # Debian's own: another one on the path may lack what pip needs.
-    /usr/bin/python3 -m venv --clear "$tools/python" && "$tools/python/bin/pip" install -q "kubernetes-validate==$kubernetes_validate"
+    /usr/bin/python3 -m venv --clear "$tools/python" && "$tools/python/bin/pip" install -q "${python_packages[@]}"
 }
 
 # ---- crates
@@ -253,7 +261,7 @@ ensure 'crates' have_crates fetch_crates "$net_hint" "$crates_hint" \
 ensure "bpf-linker $bpf_linker" have_bpf_linker build_bpf_linker "$net_hint" "$crates_hint"
 [ "$tests" = no ] || ensure 'kernels to test on' have_kernels fetch_kernels "$net_hint" \
     'they are packages of Debian: linux-image-6.1.*-cloud-amd64 and linux-image-6.12.*-cloud-amd64 (backports, or Debian 13).'
-[ "$tests" = no ] || ensure "kubernetes-validate $kubernetes_validate" have_kubernetes_validate install_kubernetes_validate \
+[ "$tests" = no ] || ensure 'Python packages' have_python_packages install_python_packages \
     "$net_hint" 'it comes from https://pypi.org.'
 [ "$tests" = no ] || ensure "cargo-deny $cargo_deny" have_cargo_deny build_cargo_deny "$net_hint" "$crates_hint"
 printf '%sset-up complete%s (%s)\n' "$green" "$plain" "$(since "$start")"

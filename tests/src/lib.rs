@@ -1,6 +1,7 @@
 //! Rigs for tests and the demo: network namespaces, traffic, processes.
 //!
 //! - [`rig`]: namespaces, wires and processes that vanish when dropped, on a signal, and after a crash.
+//! - [`apps`]: an application with real databases, for backends.
 //! - [`traffic`]: servers and clients that count what broke, moved or failed.
 //! - [`checker`]: small worlds around `steer` and the agent's rules, every state of them.
 //! - [`control_bench`]: what planning, publishing, sweeping, starting and probing cost, and the maps' memory.
@@ -13,6 +14,7 @@
 //! - [`certs`]: a certificate authority for tests.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
+pub mod apps;
 pub mod bench;
 pub mod bpf;
 pub mod browser;

@@ -1,5 +1,5 @@
-//! Faults that no health page shows, in servers behind a running agent: seen in the signals, and a canary is taken back for them.
-//! Needs root.
+//! What the kernel tells of versions behind a running agent: kept, shown, and no reason to take a healthy canary back. Needs root. What is
+//! done about broken ones is in `faults`.
 
 use std::time::Duration;
 
@@ -47,87 +47,44 @@ fn ended(world: &World) -> Result<Value> {
     over.inspect_err(|_| eprintln!("last: {last:#}"))
 }
 
-/// A fault of v2 that is there from the first weight on: the rollout goes back by itself, for one of `reasons`, by its third look.
-fn taken_back(world: &World, load: &Load, fault: Fault, reasons: &[&str]) -> Result<()> {
+#[test]
+fn what_was_counted_outlives_the_agent() -> Result<()> {
+    let (mut world, load) = world(Forward::Nat, rollout("{ weight = 50 }", INTERVAL))?;
     for backend in ["b3", "b4"] {
-        world.servers().set_fault(backend, fault);
+        world.servers().set_fault(backend, Fault::Mute);
     }
-    let before = load.ledger().counts;
-    world.zdd().run(&["rollout", "start", "web", "v2"])?;
-    let report = ended(world)?;
-    assert_eq!(report["phase"], "rolled-back", "{fault:?}: {report:#}");
-    let why = report["why"].as_str().unwrap_or_default();
-    assert!(reasons.iter().any(|reason| why.contains(reason)), "{fault:?}: {why}");
-    let looks = count(&report, "/analyses/0/successes") + count(&report, "/analyses/0/failures");
-    println!("{fault:?}: taken back at look {looks}: {why}");
-    assert!(looks <= 3, "{fault:?}: {report:#}");
-    let broken = load.ledger().counts.since(&before).broken();
-    assert_eq!(broken, 0, "{fault:?}: {:?}", load.ledger().incidents);
-    // From now on nobody meets v2.
-    world.avoids(load, &[3, 4])
-}
-
-fn counted(world: &World, of: &str, name: &str) -> Result<Option<u64>> {
-    let status = world.status()?;
-    Ok(version(&status, "web", of).pointer(&format!("/signals/counts/{name}")).and_then(Value::as_u64))
-}
-
-/// Waits until a count of v2 has grown to at least `least`.
-fn seen(world: &World, name: &str, least: u64) -> Result<()> {
-    wait_for(&format!("{name} of v2"), PATIENCE, LOOK_EVERY, || {
-        Ok(counted(world, "v2", name)?.is_some_and(|n| n >= least).then_some(()))
-    })
-}
-
-fn faults(forward: Forward) -> Result<()> {
-    let nat = forward == Forward::Nat;
-    let (mut world, load) =
-        world(forward, rollout("{ weight = 50 }, { pause = \"until-promoted\" }", INTERVAL))?;
-    let (resets, refused) = match nat {
-        true => (["reset-rate", "unanswered-rate"], ["handshake-failure-rate"; 2]),
-        // Where replies go around us a reset is a silence.
-        false => (["unanswered-rate"; 2], ["handshake-failure-rate", "unanswered-rate"]),
+    world.zdd().run(&["shift", "web", "v2=50%"])?;
+    let unanswered = |world: &World| -> Result<u64> {
+        let status = world.status()?;
+        let count = version(&status, "web", "v2").pointer("/signals/counts/unanswered");
+        Ok(count.and_then(Value::as_u64).unwrap_or(0))
     };
-    taken_back(&world, &load, Fault::Resets(20), &resets)?;
-    seen(&world, if nat { "backend_reset_early" } else { "unanswered" }, 3)?;
-    if !nat {
-        assert_eq!(counted(&world, "v2", "backend_reset_early")?, None, "not seen is not 0");
-    }
-    taken_back(&world, &load, Fault::Later(50), &["first-byte-time"])?;
-    taken_back(&world, &load, Fault::Mute, &["unanswered-rate"])?;
-    seen(&world, "unanswered", 3)?;
-    // The agent's death loses nothing of what was counted.
-    let before = counted(&world, "v2", "new")?;
+    wait_for("unanswered connections of v2", PATIENCE, LOOK_EVERY, || {
+        Ok((unanswered(&world)? >= 3).then_some(()))
+    })?;
+    world.zdd().run(&["rollback", "web"])?;
+    let before = unanswered(&world)?;
     world.kill_agent();
     world.start_agent()?;
-    assert!(before > Some(0) && counted(&world, "v2", "new")? >= before, "{before:?}");
-    taken_back(&world, &load, Fault::Refuses, &refused)?;
-    seen(&world, if nat { "backend_reset_handshake" } else { "half_open" }, 3)?;
-    // Those that live on v1 have not noticed anything of all this.
-    let counts = load.finish().counts;
-    assert_eq!((counts.broken(), counts.udp_lost), (0, 0), "{counts:?}");
+    assert!(unanswered(&world)? >= before, "{before}");
+    assert_eq!(load.finish().counts.broken(), 0);
     Ok(())
 }
 
-#[test]
-fn faults_that_no_health_page_shows_are_seen_and_a_canary_goes_back_for_them() -> Result<()> {
-    faults(Forward::Nat)
-}
-
-#[test]
-fn where_replies_go_around_us_the_client_s_packets_show_them() -> Result<()> {
-    faults(Forward::L2)
-}
-
+/// `ZDD_ROLLOUTS`: how many in a row.
 fn promoted(forward: Forward) -> Result<()> {
+    let in_a_row: usize = std::env::var("ZDD_ROLLOUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
     let steps = "{ weight = 10 }, { weight = 50 }";
     let (world, load) = world(forward, rollout(steps, "1s"))?;
-    for round in 0..5 {
+    let mut looks = 0;
+    for round in 0..in_a_row {
         world.zdd().run(&["rollout", "start", "web", "v2"])?;
         let report = ended(&world)?;
         assert_eq!(report["phase"], "promoted", "round {round}: {report:#}");
+        looks += count(&report, "/analyses/0/successes") + count(&report, "/analyses/0/inconclusive");
         world.zdd().run(&["rollout", "undo", "web"])?;
     }
+    println!("{in_a_row} rollouts under {}: all promoted, {looks} looks", forward.name());
     zdd_tests::world::unharmed(&load.finish());
     // What was measured is there for people and for Prometheus.
     let text = zdd_tests::world::curl(world.rig.ns("lb"), None, "http://127.0.0.1:9177/metrics")?;

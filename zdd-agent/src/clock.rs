@@ -17,6 +17,40 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A moment on the wall clock, and on one that nobody sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Milliseconds since 1970, as somebody has set the clock.
+    pub unix_ms: u64,
+    /// Milliseconds since the machine was booted, suspend included.
+    pub boot_ms: u64,
+    /// Which boot that was: [`boot`].
+    pub boot: u64,
+}
+
+/// Now.
+pub fn moment() -> Moment {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, exclusive timespec for the length of the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    assert_eq!(done, 0, "CLOCK_BOOTTIME is missing: it is older than XDP");
+    Moment {
+        unix_ms: unix_ms(),
+        boot_ms: time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000,
+        boot: boot(),
+    }
+}
+
+/// A number for this boot of the machine, another one for each; 0 where the kernel does not tell.
+pub fn boot() -> u64 {
+    static BOOT: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *BOOT.get_or_init(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        u64::from_str_radix(&digits, 16).unwrap_or(0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

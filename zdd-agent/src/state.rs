@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zdd_common::hash::HashKey;
 use zdd_common::maps::Counters;
 
+use crate::clock::Moment;
 use crate::control::SpentKey;
 use crate::desired::{ServiceSpec, Vip};
 use crate::rollout::saved::SavedRollouts;
@@ -181,6 +183,46 @@ pub struct Drain {
     pub deadline_ms: Option<u64>,
     /// The deadline has passed.
     pub passed: bool,
+    /// When it began on a clock that nobody sets: as long as the machine is up, this one decides. A wall clock that jumps would
+    /// let go of live flows, or never of any.
+    #[serde(default)]
+    pub steady: Option<Steady>,
+}
+
+/// A moment on the clock of one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Steady {
+    /// Which boot: [`crate::clock::boot`].
+    pub boot: u64,
+    /// Milliseconds since then, suspend included.
+    pub ms: u64,
+}
+
+impl Drain {
+    /// One that begins now.
+    pub fn begin(deadline: Option<Duration>, now: Moment) -> Drain {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Drain {
+            since_ms: now.unix_ms,
+            deadline_ms: deadline.map(|time| now.unix_ms.saturating_add(ms(time))),
+            passed: false,
+            steady: (now.boot != 0).then_some(Steady { boot: now.boot, ms: now.boot_ms }),
+        }
+    }
+
+    /// For how long it has gone on.
+    pub fn waited_ms(&self, now: Moment) -> u64 {
+        match self.steady {
+            Some(began) if began.boot == now.boot => now.boot_ms.saturating_sub(began.ms),
+            _ => now.unix_ms.saturating_sub(self.since_ms),
+        }
+    }
+
+    /// Whether its time is up, and nothing was done about it yet.
+    pub fn due(&self, now: Moment) -> bool {
+        let up = |deadline: u64| self.waited_ms(now) >= deadline.saturating_sub(self.since_ms);
+        !self.passed && self.deadline_ms.is_some_and(up)
+    }
 }
 
 /// Most versions of a service, those on their way out included: one printable character each in the state file.
@@ -226,5 +268,38 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(read_key(&path).is_err());
+    }
+}
+
+#[cfg(test)]
+mod drain_tests {
+    use super::*;
+
+    const BEGAN: Moment = Moment { unix_ms: 1_000_000, boot_ms: 5_000, boot: 7 };
+
+    fn after(steps: i64, wall: i64) -> Moment {
+        let add = |to: u64, ms: i64| to.saturating_add_signed(ms);
+        Moment { unix_ms: add(BEGAN.unix_ms, wall), boot_ms: add(BEGAN.boot_ms, steps), boot: BEGAN.boot }
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_brings_no_deadline_nearer_and_puts_none_off() {
+        let drain = Drain::begin(Some(Duration::from_secs(60)), BEGAN);
+        assert!(!drain.due(after(59_999, 59_999)) && drain.due(after(60_000, 60_000)));
+        assert!(!drain.due(after(1_000, 86_400_000)), "it jumped forwards");
+        assert!(drain.due(after(60_000, -900_000)), "it was set back");
+        assert_eq!(drain.waited_ms(after(2_000, -900_000)), 2_000);
+        assert!(!Drain { passed: true, ..drain }.due(after(60_000, 60_000)));
+        assert!(!Drain::begin(None, BEGAN).due(after(i64::MAX, i64::MAX)));
+    }
+
+    #[test]
+    fn after_a_reboot_and_in_states_of_before_the_wall_clock_decides() {
+        let drain = Drain::begin(Some(Duration::from_secs(60)), BEGAN);
+        let booted = |wall| Moment { boot: 8, ..after(0, wall) };
+        assert!(!drain.due(booted(59_999)) && drain.due(booted(60_000)));
+        let before: Drain =
+            serde_json::from_str(r#"{"since_ms":1000000,"deadline_ms":1060000,"passed":false}"#).unwrap();
+        assert!(!before.due(after(90_000, 59_999)) && before.due(after(0, 60_000)));
     }
 }

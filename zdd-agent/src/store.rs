@@ -1,10 +1,14 @@
 //! `state.json`: what must outlive the agent. One header line, one JSON body; replaced as a whole, never in place.
 //!
+//! A change is written down before it is in force, for a process that is killed; the disk is waited for after it is in force and before
+//! anybody is told, for a machine that loses its power: what was in force is gone with it then. So no change waits for a disk.
+//!
 //! A file that cannot be read is an error, never an empty state: starting afresh beside pinned maps would move live flows.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
@@ -90,6 +94,8 @@ pub struct Store {
     path: PathBuf,
     /// Why the last save failed, if it did.
     failing: Mutex<Option<String>>,
+    /// There is something that [`Store::settle`] has not brought to the disk yet.
+    staged: AtomicBool,
 }
 
 impl Store {
@@ -115,7 +121,13 @@ impl Store {
             .create(dir)
             .map_err(failed("create the directory"))?;
         fs::read_dir(dir).map_err(failed("read the directory"))?;
-        Ok(Store { dir: dir.to_owned(), file, path: dir.join(file), failing: Mutex::new(None) })
+        Ok(Store {
+            dir: dir.to_owned(),
+            file,
+            path: dir.join(file),
+            failing: Mutex::new(None),
+            staged: AtomicBool::new(false),
+        })
     }
 
     /// The state file's path, for messages.
@@ -128,19 +140,37 @@ impl Store {
     /// # Errors
     /// A file that is truncated, altered, of another layout or unreadable, or only its backup.
     pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, StoreError> {
-        let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+        let staged = self.beside(".new");
+        match Self::read(&staged) {
+            Ok(state) => {
+                self.staged.store(true, Ordering::Relaxed);
+                return Ok(Some(state));
+            }
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            // Only a machine that lost its power cuts it, and then nobody was told that it is in force.
+            Err(StoreError::Corrupt { wrong, .. }) => {
+                tracing::warn!("{} is passed over: {wrong}", staged.display());
+            }
+            Err(error) => return Err(error),
+        }
+        match Self::read(&self.path) {
+            Ok(state) => Ok(Some(state)),
+            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 let backup = self.beside(".bak");
-                return match backup.try_exists() {
+                match backup.try_exists() {
                     Ok(false) => Ok(None),
                     Ok(true) => Err(StoreError::OnlyBackup { path: self.path.clone() }),
-                    Err(error) => Err(self.io("look for", backup, error)),
-                };
+                    Err(error) => Err(Self::io("look for", backup, error)),
+                }
             }
-            Err(error) => return Err(self.io("read", self.path.clone(), error)),
-        };
-        let corrupt = |wrong: String| StoreError::Corrupt { path: self.path.clone(), wrong };
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One whole file.
+    fn read<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
+        let bytes = fs::read(path).map_err(|error| Self::io("read", path.to_owned(), error))?;
+        let corrupt = |wrong: String| StoreError::Corrupt { path: path.to_owned(), wrong };
         let line = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| {
             corrupt(if bytes.is_empty() { "it is empty" } else { "it ends within its first line" }.to_owned())
         })?;
@@ -151,7 +181,7 @@ impl Store {
             return Err(corrupt(format!("its format is `{}`, not `{FORMAT}`", header.format)));
         }
         if header.version != VERSION {
-            return Err(StoreError::OtherVersion { path: self.path.clone(), found: header.version });
+            return Err(StoreError::OtherVersion { path: path.to_owned(), found: header.version });
         }
         if header.len != body.len() as u64 {
             return Err(corrupt(format!("it was written with {} bytes and has {}", header.len, body.len())));
@@ -163,9 +193,7 @@ impl Store {
                 header.crc32
             )));
         }
-        serde_json::from_slice(body)
-            .map(Some)
-            .map_err(|error| corrupt(format!("its content is not a state ({error})")))
+        serde_json::from_slice(body).map_err(|error| corrupt(format!("its content is not a state ({error})")))
     }
 
     /// Replaces the state and keeps the one before as `state.json.bak`. When this returns, the new state is on the disk; after
@@ -174,10 +202,47 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`]; the old state is still there then.
     pub fn save<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
-        let saved = self.replace(state);
-        let why = saved.as_ref().err().map(ToString::to_string);
-        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
-        saved
+        self.stage(state)?;
+        self.settle()
+    }
+
+    /// Writes the state beside the present one: from now on it is the one that [`Store::load`] gives, also after SIGKILL. It is on the
+    /// disk when [`Store::settle`] has returned.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; the state before is still there then.
+    pub fn stage<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
+        let staged = self.write_beside(state);
+        if let Err(error) = &staged {
+            self.note(Some(error.to_string()));
+        } else {
+            self.staged.store(true, Ordering::Relaxed);
+        }
+        staged
+    }
+
+    /// Brings what was staged to the disk, in the place of the present state, which becomes `state.json.bak`. Without anything
+    /// staged it does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; what was staged still is, and still is what a start takes.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        if !self.staged() {
+            return Ok(());
+        }
+        let settled = self.replace();
+        self.staged.store(settled.is_err(), Ordering::Relaxed);
+        self.note(settled.as_ref().err().map(ToString::to_string));
+        settled
+    }
+
+    /// Whether [`Store::settle`] has anything to do.
+    pub fn staged(&self) -> bool {
+        self.staged.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, failing: Option<String>) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
     }
 
     /// Why the last [`Store::save`] failed; `None`: it did not, or there was none.
@@ -185,7 +250,7 @@ impl Store {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
+    fn write_beside<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
         let body = serde_json::to_vec(state).map_err(StoreError::Encode)?;
         let header = Header {
             format: FORMAT.to_owned(),
@@ -197,21 +262,34 @@ impl Store {
         bytes.push(b'\n');
         bytes.extend_from_slice(&body);
 
-        let new = self.beside(".new");
-        self.write_new(&new, &bytes).map_err(|error| self.io("write", new.clone(), error))?;
-        self.keep_old().map_err(|error| self.io("keep the state before as", self.beside(".bak"), error))?;
-        fs::rename(&new, &self.path).map_err(|error| self.io("replace", self.path.clone(), error))?;
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| self.io("bring to the disk", self.dir.clone(), error))
+        // What was staged before may be in force: it stays whole until this is.
+        let (part, new) = (self.beside(".part"), self.beside(".new"));
+        let written = Self::write_new(&part, &bytes).map_err(|error| Self::io("write", part.clone(), error));
+        let done = written
+            .and_then(|()| fs::rename(&part, &new).map_err(|error| Self::io("replace", new.clone(), error)));
+        if done.is_err() {
+            drop(fs::remove_file(&part));
+        }
+        done
     }
 
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn replace(&self) -> Result<(), StoreError> {
+        let new = self.beside(".new");
+        // The size is data enough: times need not reach the disk.
+        File::open(&new)
+            .and_then(|file| file.sync_data())
+            .map_err(|error| Self::io("bring to the disk", new.clone(), error))?;
+        self.keep_old().map_err(|error| Self::io("keep the state before as", self.beside(".bak"), error))?;
+        fs::rename(&new, &self.path).map_err(|error| Self::io("replace", self.path.clone(), error))?;
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|error| Self::io("bring to the disk", self.dir.clone(), error))
+    }
+
+    fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        // The size is data enough: times need not reach the disk, and this is on the path of every shift.
-        file.sync_data()
+        file.write_all(bytes)
     }
 
     /// Gives the present state a second name, and that name the place of the backup: at no instant is either missing.
@@ -232,7 +310,7 @@ impl Store {
         self.dir.join(format!("{}{suffix}", self.file))
     }
 
-    fn io(&self, what: &'static str, path: PathBuf, source: io::Error) -> StoreError {
+    fn io(what: &'static str, path: PathBuf, source: io::Error) -> StoreError {
         let way_out =
             "the state before is untouched; make room or fix the permissions of agent.state_dir, then repeat";
         StoreError::Io { what, path, way_out, source }

@@ -103,10 +103,21 @@ impl Agent {
     /// Starts `zdd agent --config CONFIG` in the balancer's namespace and waits until it answers. Its output goes to `agent.log` in the
     /// rig's directory; when it ends instead of answering, the error carries the end of that log.
     pub fn start(rig: &Rig, binary: &Path, config: &Path, patience: Duration) -> Result<Self> {
+        Self::start_with(rig, binary, config, &[], patience)
+    }
+
+    /// The same with these in its environment.
+    pub fn start_with(
+        rig: &Rig,
+        binary: &Path,
+        config: &Path,
+        environment: &[(String, String)],
+        patience: Duration,
+    ) -> Result<Self> {
         let zdd = Zdd::new(binary, rig.scratch());
         let log = rig.scratch().path("agent.log");
         let mut command = zdd.command(&["agent", "--config"]);
-        command.arg(config);
+        command.arg(config).envs(environment.iter().cloned());
         let proc = rig.ns("lb").spawn_logged(command, &log)?;
         let mut agent = Self { proc, zdd, log };
         let begin = Instant::now();

@@ -1,5 +1,6 @@
 //! Accounts of what the clients saw. Pure: the clients write, the demo and the tests ask.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::protocol::Place;
@@ -102,6 +103,8 @@ pub struct Ledger {
     pub live_udp: [u32; VERSIONS],
     /// Every good short connection, in the order in which they ended.
     pub shorts: Vec<ShortRecord>,
+    /// Clients of whose short connections one failed.
+    pub harmed: BTreeSet<IpAddr>,
     /// The first things that went wrong.
     pub incidents: Vec<Incident>,
 }

@@ -48,6 +48,7 @@ struct Backend {
     spec: ServerSpec,
     fault: tokio::sync::watch::Sender<Fault>,
     healthy: AtomicBool,
+    page: Mutex<String>,
     accepted: AtomicU64,
     probes: AtomicU64,
     sources: Mutex<BTreeSet<IpAddr>>,
@@ -76,6 +77,7 @@ impl Servers {
                 spec: spec.clone(),
                 fault: tokio::sync::watch::Sender::default(),
                 healthy: AtomicBool::new(true),
+                page: Mutex::default(),
                 accepted: AtomicU64::new(0),
                 probes: AtomicU64::new(0),
                 sources: Mutex::default(),
@@ -115,6 +117,11 @@ impl Servers {
     /// From now on `/health` of backend `name` answers 200 (true) or 503 (false); everything else goes on.
     pub fn set_healthy(&self, name: &str, healthy: bool) {
         self.backend(name).healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// From now on the text of its health page is this; at first it is empty.
+    pub fn set_health_page(&self, name: &str, text: &str) {
+        text.clone_into(&mut self.backend(name).page.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// From now on backend `name` has this fault.
@@ -268,7 +275,10 @@ async fn answer_probes(listener: TcpListener, backend: Arc<Backend>) {
                 (true, true) => "200 OK",
                 (true, false) => "503 Service Unavailable",
             };
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let page = backend.page.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let length = page.len();
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}");
             drop(stream.write_all(answer.as_bytes()).await);
             drop(stream.shutdown().await);
         });

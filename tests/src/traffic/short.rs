@@ -72,6 +72,7 @@ async fn one(shared: Arc<Shared>, n: usize, _running: Running) {
         Err(_) => "no answer within 5 s".to_owned(),
     };
     ledger.counts.short_failed += 1;
+    ledger.harmed.insert(client);
     ledger.incident(ended_us, format!("short connection {n} from {client} failed: {trouble}"));
 }
 

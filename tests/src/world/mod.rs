@@ -51,6 +51,8 @@ pub struct World {
     servers: Option<Servers>,
     /// What it was made from. Changing it changes what [`World::write_config`] writes.
     pub setup: Setup,
+    /// What the next agent's environment has besides.
+    pub environment: Vec<(String, String)>,
     /// The namespaces.
     pub rig: Rig,
     fleet: Fleet,
@@ -65,6 +67,18 @@ impl World {
     pub fn new(setup: Setup) -> Result<Self> {
         let mut world = Self::without_servers(setup)?;
         let servers = world.server_specs();
+        world.servers = Some(Servers::start(&world.rig, &servers)?);
+        Ok(world)
+    }
+
+    /// The same for a test that brings its own servers for all backends but these.
+    ///
+    /// # Panics
+    /// When `zdd` was not built.
+    pub fn with_servers_on(setup: Setup, backends: &[u8]) -> Result<Self> {
+        let mut world = Self::without_servers(setup)?;
+        let mut servers = world.server_specs();
+        servers.retain(|spec| backends.iter().any(|i| spec.role == format!("b{i}")));
         world.servers = Some(Servers::start(&world.rig, &servers)?);
         Ok(world)
     }
@@ -84,7 +98,8 @@ impl World {
             vips: vec![VIP],
             v6: setup.families.v6(),
         })?;
-        let mut world = Self { agent: None, servers: None, setup, rig, fleet: Fleet::new(vec![]), binary };
+        let (environment, fleet) = (Vec::new(), Fleet::new(vec![]));
+        let mut world = Self { agent: None, servers: None, setup, environment, rig, fleet, binary };
         world.fleet = Fleet::new(world.server_specs().into_iter().map(|s| s.member).collect());
         world.write_config()?;
         Ok(world)
@@ -207,7 +222,8 @@ impl World {
 
     /// Starts the agent and waits until it answers.
     pub fn start_agent(&mut self) -> Result<()> {
-        self.agent = Some(Agent::start(&self.rig, &self.binary, &self.config(), PATIENCE)?);
+        let (rig, binary, config) = (&self.rig, &self.binary, self.config());
+        self.agent = Some(Agent::start_with(rig, binary, &config, &self.environment, PATIENCE)?);
         Ok(())
     }
 

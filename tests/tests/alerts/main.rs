@@ -1,5 +1,6 @@
 //! Alerts of a running agent: to a webhook, and to a real Alertmanager. Needs root and prometheus-alertmanager.
 
+mod live;
 mod receiver;
 
 use std::process::Command;

@@ -120,6 +120,8 @@ impl Reconciler {
                 self.events.note(EventKind::Change, Some((name, after)), text, Some(change.by.clone()));
             }
         }
+        // Whoever asked hears of it when it is on the disk, too.
+        self.settle_state();
         drop(made.send(generations));
     }
 

@@ -10,6 +10,7 @@ use zdd_common::entries::{BackendId, Cell};
 use zdd_common::rules;
 
 use super::Reconciler;
+use crate::clock::{Moment, moment};
 use crate::control::{Refused, Target};
 use crate::desired::FULL;
 use crate::events::EventKind;
@@ -28,10 +29,7 @@ pub(super) use crate::clock::unix_ms;
 
 /// A drain that begins now.
 pub(super) fn begin(deadline: Option<Duration>) -> Drain {
-    let since_ms = unix_ms();
-    let deadline_ms =
-        deadline.map(|d| since_ms.saturating_add(u64::try_from(d.as_millis()).unwrap_or(u64::MAX)));
-    Drain { since_ms, deadline_ms, passed: false }
+    Drain::begin(deadline, moment())
 }
 
 impl Reconciler {
@@ -205,7 +203,7 @@ impl Reconciler {
         DrainReport {
             drained: drain.is_some() && ids.iter().all(|id| self.drained(index, *id)),
             left,
-            waited_ms: drain.map_or(0, |d| unix_ms().saturating_sub(d.since_ms)),
+            waited_ms: drain.map_or(0, |drain| drain.waited_ms(moment())),
             deadline_passed: drain.is_some_and(|d| d.passed),
         }
     }
@@ -226,10 +224,10 @@ impl Reconciler {
 
     /// What time does to drains: deadlines, news, and forgetting what was removed and is drained.
     pub(super) fn advance_drains(&mut self, now: u64) {
-        let wall = unix_ms();
+        let time = moment();
         let mut changed = false;
         for index in 0..self.services.len() {
-            changed |= self.deadlines(index, wall);
+            changed |= self.deadlines(index, time);
             self.track_names(index, now);
             changed |= self.forget_removed(index);
         }
@@ -239,12 +237,11 @@ impl Reconciler {
         self.tell_watchers();
     }
 
-    fn deadlines(&mut self, index: usize, wall: u64) -> bool {
-        let due = |drain: &Drain| !drain.passed && drain.deadline_ms.is_some_and(|deadline| wall >= deadline);
+    fn deadlines(&mut self, index: usize, time: Moment) -> bool {
         let service = &mut self.services[index];
         let mut passed = Vec::new();
         for drain in &mut service.saved.draining {
-            if due(&drain.drain) {
+            if drain.drain.due(time) {
                 drain.drain.passed = true;
                 passed.extend(
                     service.saved.backends.iter().filter(|b| b.version == drain.version).map(|b| b.id),
@@ -253,7 +250,7 @@ impl Reconciler {
         }
         for backend in &mut service.saved.backends {
             if let Some(drain) = &mut backend.drain
-                && due(drain)
+                && drain.due(time)
             {
                 drain.passed = true;
                 passed.push(backend.id);

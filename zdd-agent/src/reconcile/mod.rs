@@ -15,6 +15,7 @@ mod ids;
 mod mapped;
 mod network;
 mod nodes;
+mod outage;
 mod publish;
 mod ramp;
 mod restore;
@@ -168,6 +169,10 @@ impl Reconciler {
                 _ = tick.tick() => self.on_tick(),
                 Some(packet) = self.traces.packets.recv() => self.on_traced(packet),
             }
+            // A disk that refuses is asked again at the next tick, not at each turn.
+            if self.store.staged() && self.store.failing().is_none() {
+                self.settle_state();
+            }
         }
     }
 
@@ -186,7 +191,7 @@ impl Reconciler {
         if self.traces.any() {
             self.prolong_traces();
         }
-        if self.store.failing().is_some() && self.save().is_ok() {
+        if self.store.failing().is_some() && self.store.save(&self.state()).is_ok() {
             tracing::info!("the state can be written again");
         }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
@@ -253,7 +258,7 @@ impl Reconciler {
         let index = self.services.iter().position(|s| s.name() == name)?;
         let generation = self.services[index].generation();
         let service = &mut self.services[index];
-        let saved = service.saved.backends.iter_mut().find(|b| b.address == backend)?;
+        let known = service.saved.backends.iter().position(|b| b.address == backend)?;
         let key = (name.clone(), backend);
         if self.health.get(&key).is_none_or(|(before, _)| *before != health) {
             match &reason {
@@ -264,6 +269,7 @@ impl Reconciler {
             let text = format!("{backend} is {health}{because}");
             self.events.note(EventKind::Health, Some((&name, generation)), text, None);
         }
+        let failed_for_all = service.fails_for_all(&self.health);
         let before = service.depends.get(&backend).map_or(&[][..], Vec::as_slice);
         for state in depends.iter().filter(|state| state.well == Some(false)) {
             if !before.iter().any(|known| known.name == state.name && known.well == Some(false)) {
@@ -271,7 +277,9 @@ impl Reconciler {
             }
         }
         service.depends.insert(backend, depends);
+        service.note_outages(failed_for_all, std::time::Instant::now());
         let unhealthy = (health == Health::Unhealthy).then(|| reason.clone().unwrap_or_default());
+        let saved = &mut service.saved.backends[known];
         let news = saved.unhealthy != unhealthy;
         saved.unhealthy = unhealthy;
         self.health.insert((name, backend), (health, reason));
@@ -314,15 +322,23 @@ impl Reconciler {
         }
     }
 
-    /// Persists the intent. Called before it is committed.
+    /// Writes the intent down. Called before it is committed: what a kill interrupts is finished by the restart. The disk is
+    /// waited for afterwards, see [`Reconciler::settle_state`].
     fn save(&self) -> Result<(), Refused> {
-        self.store.save(&self.state()).map_err(|error| {
+        self.store.stage(&self.state()).map_err(|error| {
             Refused::internal(format!(
                 "{error}\nhelp: nothing was changed; make room or permissions for it and repeat"
             ))
         })?;
         self.spent.saved();
         Ok(())
+    }
+
+    /// Waits for the disk, before anybody is told of a change.
+    pub(super) fn settle_state(&self) {
+        if let Err(error) = self.store.settle() {
+            tracing::error!("what is in force would not outlive a loss of power: {error}");
+        }
     }
 
     fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {

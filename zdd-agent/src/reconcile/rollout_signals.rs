@@ -1,35 +1,48 @@
 //! What the agent knows by itself of a candidate: the health of its backends, and how many new flows the kernel has given it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Reconciler;
 use crate::health::Health;
 use crate::rollout::machine::Work;
 use crate::rollout::provider;
 use crate::rollout::runs::Outcome;
-use crate::rollout::spec::{AnalysisSpec, Builtin, Provider};
+use crate::rollout::spec::{AnalysisSpec, Builtin, Condition, Provider};
 use crate::signals::{CompareSpec, metric};
 
 impl Reconciler {
-    /// A metric that the agent knows; null when it does not know.
-    pub(super) fn builtin(&self, index: usize, metric: Builtin) -> serde_json::Value {
-        if metric != Builtin::HealthyShare {
-            return serde_json::Value::Null;
-        }
+    /// The share of the candidate's backends that are healthy, judged. One that may fail for no fault of its own is given the benefit of
+    /// the doubt as far as not failing for it, and no further.
+    pub(super) fn healthy_share(&self, index: usize, success: &Condition) -> Outcome {
+        let unknown = || Outcome::Inconclusive("not every backend has been asked yet".to_owned());
         let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return serde_json::Value::Null };
+        let Some(rollout) = &service.saved.rollouts.current else { return unknown() };
         let members =
             service.saved.backends.iter().filter(|b| b.version == rollout.plan.candidate && !b.removed);
-        let (mut all, mut healthy) = (0.0, 0.0);
+        let (mut all, mut healthy, mut excused, mut why) = (0.0, 0.0, 0.0, None);
         for backend in members {
             match self.health.get(&(service.name().to_owned(), backend.address)).map(|(health, _)| *health) {
                 Some(Health::Healthy) => healthy += 1.0,
-                Some(Health::Unhealthy) => {}
-                _ => return serde_json::Value::Null,
+                Some(Health::Unhealthy) => {
+                    if let Some(excuse) = service.excuse(backend, &self.health, Instant::now()) {
+                        excused += 1.0;
+                        why = Some(excuse);
+                    }
+                }
+                _ => return unknown(),
             }
             all += 1.0;
         }
-        serde_json::Number::from_f64(healthy / all).map_or(serde_json::Value::Null, serde_json::Value::Number)
+        let judged = |healthy: f64| {
+            let share = serde_json::Number::from_f64(healthy / all);
+            provider::judge(&share.map_or(serde_json::Value::Null, serde_json::Value::Number), success)
+        };
+        match (judged(healthy), why) {
+            (Outcome::Failure(_), Some(why)) if matches!(judged(healthy + excused), Outcome::Success(_)) => {
+                Outcome::Postponed(why)
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     /// How long every backend takes to be asked for the first time, at the most; nothing where nobody is asked.
@@ -145,7 +158,7 @@ impl Reconciler {
         let outcome = match &spec.provider {
             // Judged as late as can be: a probe may have answered meanwhile.
             Provider::Builtin { metric: Builtin::HealthyShare, success } => {
-                provider::judge(&self.builtin(index, Builtin::HealthyShare), success)
+                self.healthy_share(index, success)
             }
             Provider::Builtin { metric, success } => {
                 self.sweep_signals();

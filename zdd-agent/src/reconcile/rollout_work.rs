@@ -43,7 +43,11 @@ impl Reconciler {
                     return;
                 };
                 if let Provider::Builtin { metric, success } = &analysis.provider {
-                    let outcome = provider::judge(&self.builtin(index, *metric), success);
+                    let outcome = match metric {
+                        Builtin::HealthyShare => self.healthy_share(index, success),
+                        // What it says is asked when the answer is weighed: once for each measurement.
+                        _ => Outcome::Inconclusive("not read yet".to_owned()),
+                    };
                     // An agent that has just started knows of nobody's health, and that is not the candidate's fault.
                     let patience = match outcome {
                         Outcome::Inconclusive(_) if *metric == Builtin::HealthyShare => {
@@ -128,10 +132,10 @@ impl Reconciler {
         let (id, mut ready) = (rollout.plan.id, Vec::new());
         for (token, work) in rollout.progress.outstanding() {
             let Work::Measure(at) = work else { continue };
-            if let Some(Provider::Builtin { metric, success }) =
+            if let Some(Provider::Builtin { metric: Builtin::HealthyShare, success }) =
                 rollout.plan.spec.analyses.get(at).map(|analysis| &analysis.provider)
             {
-                let outcome = provider::judge(&self.builtin(index, *metric), success);
+                let outcome = self.healthy_share(index, success);
                 if !matches!(outcome, Outcome::Inconclusive(_)) {
                     ready.push((token, outcome));
                 }

@@ -13,12 +13,13 @@ use zdd_common::signals::Rate;
 use zdd_common::{maglev, split, syn_filter, time};
 
 use super::face::Face;
+use super::outage::Outages;
 use super::ramp::Ramp;
 use super::rollout_batches::held_back;
 use crate::admission::NewPerSource;
 use crate::dataplane::{Dataplane, DataplaneError, Ends};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
-use crate::health::{DependencyState, Health, depends};
+use crate::health::{DependencyState, Health};
 use crate::plan::{self, Candidate, Usable};
 use crate::state::{SavedBackend, SavedService};
 
@@ -58,6 +59,8 @@ pub(super) struct Service {
     pub(super) ramp: Ramp,
     /// What backends last told of the things that they need.
     pub(super) depends: HashMap<SocketAddr, Vec<DependencyState>>,
+    /// What fails, or has failed, for all of them.
+    pub(super) outages: Outages,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -167,6 +170,7 @@ impl Service {
             rate_written: None,
             ramp: Ramp::default(),
             depends: HashMap::new(),
+            outages: Outages::default(),
             saved,
         }
     }
@@ -306,22 +310,6 @@ impl Service {
         let alarms: Vec<String> = usable.alarm.take().into_iter().chain(outages).chain(panics).collect();
         usable.alarm = (!alarms.is_empty()).then(|| alarms.join("; "));
         usable
-    }
-
-    /// Shared dependencies that fail for all backends at once.
-    fn outages(&self) -> Vec<&str> {
-        if self.depends.is_empty() {
-            return Vec::new();
-        }
-        let active = self.saved.backends.iter().filter(|b| !self.backend_drains(b));
-        let told = |b: &SavedBackend| self.depends.get(&b.address).map_or(&[][..], Vec::as_slice);
-        depends::outages(&active.map(told).collect::<Vec<_>>())
-    }
-
-    /// Whether a backend fails because of something that fails for all.
-    fn explained(&self, backend: &SavedBackend, outages: &[&str]) -> bool {
-        !outages.is_empty()
-            && self.depends.get(&backend.address).is_some_and(|told| depends::explains(told, outages))
     }
 
     /// For each face, what can take new flows and the backend of each cell's.

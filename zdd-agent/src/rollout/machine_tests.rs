@@ -125,6 +125,24 @@ fn no_data_and_nobody_there_are_never_a_success() {
 }
 
 #[test]
+fn what_is_nobodys_fault_counts_nowhere_and_proves_nothing() {
+    let plan = plan(canary(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&plan);
+    story.measure = |now| {
+        if now < 60_000 { Outcome::Postponed("db fails for every backend".to_owned()) } else { well(now) }
+    };
+    story.seconds(59);
+    assert_eq!((story.progress.weight, story.progress.phase.name()), (100, "running"));
+    let run = &story.progress.runs[0];
+    assert_eq!(
+        (run.proven, run.successes, run.failures, run.inconclusive, run.errors_in_row),
+        (0, 0, 0, 0, 0)
+    );
+    story.seconds(20);
+    assert!(story.progress.weight > 100, "it goes on when that is over");
+}
+
+#[test]
 fn after_a_freeze_a_retry_goes_on_with_fresh_counts_at_the_same_weight() {
     let plan = plan(canary(), OnFailure::Freeze, &[]);
     let mut story = Story::new(&plan);

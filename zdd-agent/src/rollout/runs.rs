@@ -16,6 +16,8 @@ pub enum Outcome {
     Inconclusive(String),
     /// It could not be made: nobody answers, the query is refused.
     Error(String),
+    /// What it would say is nobody's doing, such as a trouble that all versions share: it counts nowhere, and is made again later.
+    Postponed(String),
 }
 
 impl Outcome {
@@ -26,6 +28,7 @@ impl Outcome {
             Outcome::Failure(said) => ("failure", said),
             Outcome::Inconclusive(said) => ("inconclusive", said),
             Outcome::Error(said) => ("error", said),
+            Outcome::Postponed(said) => ("postponed", said),
         };
         format!("{kind}: {said}")
     }
@@ -99,6 +102,10 @@ impl Run {
     ) -> Option<String> {
         let same_weight = self.under_way.take().is_some_and(|(_, began)| began == weight && weight <= FULL);
         self.next_ms = Some(now + Self::interval(spec));
+        if matches!(outcome, Outcome::Postponed(_)) {
+            self.last = Some(outcome);
+            return None;
+        }
         let error = matches!(outcome, Outcome::Error(_));
         self.errors_in_row = if error { self.errors_in_row.saturating_add(1) } else { 0 };
         match &outcome {
@@ -108,7 +115,7 @@ impl Run {
             }
             Outcome::Failure(_) => self.failures = self.failures.saturating_add(1),
             Outcome::Inconclusive(_) => self.inconclusive = self.inconclusive.saturating_add(1),
-            Outcome::Error(_) => {}
+            Outcome::Error(_) | Outcome::Postponed(_) => {}
         }
         let told = outcome.told();
         self.last = Some(outcome);

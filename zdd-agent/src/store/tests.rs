@@ -138,10 +138,10 @@ fn a_lost_file_is_not_a_fresh_start() {
 fn a_failed_save_leaves_the_state_before() {
     let (dir, store) = saved("failed");
     // A directory in the way of the new file: refused also for root.
-    fs::create_dir(dir.0.join("state.json.new")).unwrap();
+    fs::create_dir(dir.0.join("state.json.part")).unwrap();
     let error = store.save(&["never"]).unwrap_err();
     insta::assert_snapshot!(dir.say(&error), @"
-    cannot write DIR/state.json.new: Is a directory (os error 21)
+    cannot write DIR/state.json.part: Is a directory (os error 21)
     help: the state before is untouched; make room or fix the permissions of agent.state_dir, then repeat
     ");
     assert_eq!(store.load::<Vec<String>>().unwrap().unwrap(), ["web", "v1"]);
@@ -164,4 +164,35 @@ fn how_long_a_save_takes() {
         took.sort();
         println!("{groups} groups: median {:?}, worst {:?}", took[50], took[100]);
     }
+}
+
+#[test]
+fn what_is_staged_is_what_a_start_takes_and_settling_puts_it_in_place() {
+    let dir = Dir::new("staged");
+    let store = Store::open(&dir.0).unwrap();
+    store.save(&1u32).unwrap();
+    store.stage(&2u32).unwrap();
+    store.stage(&3u32).unwrap();
+    // Killed here, and started again.
+    let again = Store::open(&dir.0).unwrap();
+    assert_eq!(again.load::<u32>().unwrap(), Some(3));
+    assert!(again.staged());
+    again.settle().unwrap();
+    assert!(!again.staged() && !dir.0.join("state.json.new").exists());
+    assert_eq!(Store::open(&dir.0).unwrap().load::<u32>().unwrap(), Some(3));
+    fs::copy(dir.0.join("state.json.bak"), again.path()).unwrap();
+    assert_eq!(again.load::<u32>().unwrap(), Some(1), "2 was never in its place");
+}
+
+#[test]
+fn a_staged_file_that_was_cut_is_passed_over_and_one_of_another_build_is_not() {
+    let (dir, store) = saved("staged-cut");
+    let whole = fs::read_to_string(store.path()).unwrap();
+    let staged = dir.0.join("state.json.new");
+    for length in 0..whole.len() {
+        fs::write(&staged, &whole[..length]).unwrap();
+        assert_eq!(store.load::<Vec<String>>().unwrap().unwrap(), ["web", "v1"], "cut at {length}");
+    }
+    fs::write(&staged, whole.replace("\"version\":2", "\"version\":3")).unwrap();
+    assert!(matches!(store.load::<Vec<String>>(), Err(StoreError::OtherVersion { found: 3, .. })));
 }

@@ -159,7 +159,9 @@ fn judge_body(bytes: &[u8], whole: bool, check: &HttpCheck) -> Result<(), ProbeF
             Some(value) => match compare(value, &assertion.is) {
                 Outcome::Success(_) => {}
                 Outcome::Failure(got) => return wrong(format!("{path} is {got}, expected {}", assertion.is)),
-                Outcome::Inconclusive(why) | Outcome::Error(why) => return wrong(format!("{path}: {why}")),
+                Outcome::Inconclusive(why) | Outcome::Error(why) | Outcome::Postponed(why) => {
+                    return wrong(format!("{path}: {why}"));
+                }
             },
         }
     }
