@@ -147,12 +147,12 @@ fn net_ratio(a: &Series, floor: &Series, driver: &Series) -> Option<f64> {
     (floor >= 1.0).then(|| round(net(a, driver) / floor))
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
 /// Linear between the neighbours; NaN of nothing.
-fn quantile(values: &[f64], at: f64) -> f64 {
+pub(super) fn quantile(values: &[f64], at: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = at * sorted.len().saturating_sub(1) as f64;
