@@ -9,6 +9,7 @@ mod cases;
 mod chart;
 mod frame;
 mod lab;
+mod lines;
 mod live;
 mod measure;
 mod namespace;
@@ -27,6 +28,7 @@ use anyhow::{Context as _, Result};
 
 pub use cases::Case;
 pub use lab::Size;
+pub use lines::Lines;
 pub use options::Options;
 pub use rows::{Report, Row};
 

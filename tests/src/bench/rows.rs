@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::cases::{self, Case, State};
 use super::lab::{BASE, FLOORS, Lab, OURS, Size};
+use super::lines::{self, Lines};
 use super::measure::{Measured, PEER, Series, measure};
 use super::options::Options;
 use super::targets::{self, Target};
@@ -38,6 +39,8 @@ pub struct Row {
     pub ratio_to_base: Option<f64>,
     /// Of ours: what most packets were counted as.
     pub reason: Option<&'static str>,
+    /// Of ours: cache lines that a packet touches.
+    pub lines: Option<Lines>,
 }
 
 /// Everything that a run found out.
@@ -124,6 +127,7 @@ fn of_case(case: &Case, measured: &Measured) -> Vec<Row> {
             ratio_to_peer: ours(series, PEER).map(round),
             ratio_to_base: ours(series, BASE).map(round),
             reason: (series.name == OURS).then_some(measured.reason),
+            lines: (series.name == OURS).then(|| lines::count(case)),
         })
         .collect()
 }
