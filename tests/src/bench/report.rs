@@ -29,8 +29,8 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "{:<34} {:>5}  {:<10} {:>14} {:>14} {:>8} {:>6}  {:>6} {:>6}  {}",
-        "case", "flows", "program", "to stateless", "to floor", "ns", "+-", "peer", "base", "lines"
+        "{:<34} {:>5}  {:<10} {:>14} {:>14} {:>8} {:>6}  {:>6} {:>6}  lines",
+        "case", "flows", "program", "to stateless", "to floor", "ns", "+-", "peer", "base"
     )?;
     let mut last = "";
     for row in &report.rows {
