@@ -2,7 +2,8 @@
 # Everything that building, testing and showing zdd needs, on a Debian or Ubuntu machine that has git and curl.
 #
 #   scripts/setup.sh            what the demo and a build need
-#   scripts/setup.sh --tests    also what only the tests need
+#   scripts/setup.sh --bench    also what `cargo xtask bench --live` compares with
+#   scripts/setup.sh --tests    also what only the tests need, the former included
 #
 # Idempotent: each step first looks whether its result is there, by asking the thing itself, and does nothing if so; then no
 # network is needed. Starts no service, changes no network setting, mounts nothing. Outside this clone it adds Debian packages,
@@ -15,18 +16,22 @@ cargo_deny=0.20.2
 python_packages=(kubernetes-validate==1.37.0 flask==3.1.3 redis==8.1.0 'psycopg[binary]==3.3.9')
 
 tests=no
+bench=no
 case "${*:-}" in
 '') ;;
---tests) tests=yes ;;
-*) die "setup.sh: unknown argument: $*" 'usage: scripts/setup.sh [--tests]' ;;
+--bench) bench=yes ;;
+--tests) tests=yes bench=yes ;;
+*) die "setup.sh: unknown argument: $*" 'usage: scripts/setup.sh [--bench | --tests]' ;;
 esac
 
 # Command (or file) that must be there, and the package that brings it.
 packages=(cc:gcc /usr/include/stdio.h:libc6-dev ip:iproute2 ethtool:ethtool nsenter:util-linux pgrep:procps
     curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates)
-test_packages=(nginx:nginx redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
+bench_packages=(nginx:nginx haproxy:haproxy iperf3:iperf3 wrk:wrk nft:nftables)
+test_packages=(redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver
     prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv faketime:faketime)
+[ "$bench" = no ] || packages+=("${bench_packages[@]}")
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 
 # ensure TITLE HAVE GET HINT...: unless HAVE says that it is there, runs GET and looks again. One line per step.
@@ -103,7 +108,7 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 "${missing[@]}"
     # The tests start their own servers; what was installed for them must not run after the next boot either.
-    for service in nginx redis-server postgresql prometheus prometheus-alertmanager; do
+    for service in nginx haproxy redis-server postgresql prometheus prometheus-alertmanager; do
         case " ${missing[*]} " in *" $service "*) services+=("$service") ;; esac
     done
     for service in "${services[@]}"; do
@@ -234,7 +239,7 @@ fetch_kernels() {
 [ "$(id -u)" = 0 ] || die 'zdd needs root: it makes network namespaces and loads eBPF programs.' \
     'run the same command with sudo.'
 command -v apt-get >/dev/null || die 'this set-up knows Debian and Ubuntu only (there is no apt-get here).' \
-    "elsewhere: install ${packages[*]##*:} ${test_packages[*]##*:}," \
+    "elsewhere: install ${packages[*]##*:} ${bench_packages[*]##*:} ${test_packages[*]##*:}," \
     'and read this script for the toolchains and bpf-linker.'
 release=$(uname -r)
 printf '%s\n5.15\n' "$release" | sort -VC && die "the kernel is $release; zdd needs 5.15 or newer." 'boot a newer kernel.'

@@ -101,6 +101,22 @@ pub fn run_behind(
     Ok((attr.retval, out))
 }
 
+/// Runs an XDP program on `count` frames that really go where it sends them (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18). A frame may
+/// come back as the program left it. The namespace is the calling thread's.
+pub fn send_frames(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> io::Result<()> {
+    const LIVE_FRAMES: u32 = 1 << 1;
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: count,
+        flags: LIVE_FRAMES,
+        batch_size: 64,
+        ..TestRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)
+}
+
 /// Sums of all `count` values of a per-CPU array of u64 over `cpus` CPUs.
 pub fn per_cpu_sums(map: BorrowedFd<'_>, count: usize, cpus: usize) -> io::Result<Vec<u64>> {
     let mut keys = vec![0u32; count];

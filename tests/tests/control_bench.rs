@@ -28,10 +28,22 @@ fn the_kernel_accounts_nothing_for_settled_connections_and_what_the_readme_says_
     let each = |what: &str| figure(&report, &format!("memory: {what}"), "");
     assert!((each("a slot (cell)") - 8.0).abs() < 0.1);
     assert!((each("a flow entry") - 48.0).abs() < 0.1);
+    assert!((each("a flow followed for signals") - 64.0).abs() < 1.0);
+    assert!((each("a flow mapped by snat") - 56.0).abs() < 1.0);
+    assert!((each("signals of a backend") - 1792.0).abs() < 8.0);
+    assert!(each("a prefix of an access list") < 2.5 * 64.0);
     // Beside what is the same everywhere, 48 B for each CPU the kernel may have, and its own records.
     let cpus = report["cpus"].as_f64().expect("a number");
     assert!(each("a service without its cells") < 280.0 + 64.0 * cpus);
     assert!(each("a nat backend") < 210.0 + 64.0 * cpus);
+}
+
+#[test]
+fn an_idle_agent_maps_what_it_uses_and_not_all_that_its_limits_allow() {
+    let report = measure("idle");
+    // With the default limits 16 MiB of cells and 7 MiB of signals, of which ten services use a tenth and nothing.
+    let mapped = figure(&report, "of that, mapped kernel tables", "");
+    assert!(mapped > 1e6 && mapped < 25.0 * 1024.0 * 1024.0, "{mapped} bytes");
 }
 
 #[test]

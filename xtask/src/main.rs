@@ -41,7 +41,10 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Bench(arguments) => program::become_it("zdd-bench", &[], &arguments),
+        Command::Bench(arguments) => {
+            let needs: &[&str] = if arguments.has("--live") { &["zdd-agent"] } else { &[] };
+            program::become_it("zdd-bench", needs, &arguments)
+        }
         Command::BenchControl(arguments) => {
             program::become_it("zdd-bench-control", &["zdd-agent"], &arguments)
         }

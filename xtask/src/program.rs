@@ -15,6 +15,14 @@ pub struct Arguments {
     rest: Vec<OsString>,
 }
 
+impl Arguments {
+    /// Whether a word is among them.
+    #[must_use]
+    pub fn has(&self, word: &str) -> bool {
+        self.rest.iter().any(|argument| argument == word)
+    }
+}
+
 /// Returns only when something went wrong: otherwise this process has become `binary`, and its exit status is that one's.
 /// `needs`: packages whose binaries it starts.
 ///

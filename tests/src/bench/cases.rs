@@ -3,7 +3,8 @@
 use zdd_common::entries::Mode;
 
 /// Forwarding modes and their names. A new mode is one more line.
-pub(super) const FORWARDS: &[(&str, Mode)] = &[("l2", Mode::L2), ("nat", Mode::Nat), ("ipip", Mode::Ipip)];
+pub(super) const FORWARDS: &[(&str, Mode)] =
+    &[("l2", Mode::L2), ("nat", Mode::Nat), ("ipip", Mode::Ipip), ("snat", Mode::Snat)];
 
 /// What arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +123,10 @@ pub(super) fn all() -> Vec<Case> {
             for state in [State::Settled, State::Transition] {
                 for kind in [Kind::Ack, Kind::Syn, Kind::Udp] {
                     for flows in [Flows::Some(1), Flows::Some(1 << 16), Flows::Some(1 << 20), Flows::New] {
+                        // Each flow of snat takes a port of the half million that there are.
+                        let ports = mode.1 != Mode::Snat || matches!(flows, Flows::Some(n) if n <= 1 << 16);
                         // A new UDP flow or ACK in a transition is what fills the table before the other rows.
-                        if flows != Flows::New || state == State::Settled || kind == Kind::Syn {
+                        if ports && (flows != Flows::New || state == State::Settled || kind == Kind::Syn) {
                             cases.push(Case { state, kind, flows, ..settled.clone() });
                         }
                     }

@@ -166,7 +166,7 @@ struct Plain<T>(T);
 unsafe impl<T: zdd_common::wire::Wire> Pod for Plain<T> {}
 
 /// The floors' programs and maps: they know the VIPs that ours knows.
-fn floors(object: &[u8]) -> Result<Ebpf> {
+pub(super) fn floors(object: &[u8]) -> Result<Ebpf> {
     let services = SERVICES;
     let mut ebpf = EbpfLoader::new()
         .map_max_entries("VIPS4", ENDS)

@@ -2,9 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 use zdd_common::bench::Drive;
+use zdd_common::entries::Mode;
 use zdd_common::reason::REASONS;
 
-use super::cases::{Case, Flows, Kind, State};
+use super::cases::{Case, FORWARDS, Flows, Kind, State};
 use super::frame;
 use super::lab::{BASE, Lab, OTHER, OURS};
 use super::options::Options;
@@ -55,7 +56,7 @@ struct Turn {
 /// # Errors
 /// When a program does not do what the case says.
 pub(super) fn measure(lab: &mut Lab, case: &Case, options: &Options) -> Result<Measured> {
-    lab.forget();
+    lab.forget(case);
     let mut turns = turns(lab, case)?;
     for turn in &mut turns {
         let fill = match (case.state, case.flows) {
@@ -128,10 +129,12 @@ impl Turn {
 }
 
 impl Lab {
-    fn forget(&mut self) {
-        self.ours.forget();
-        if let Some(base) = &mut self.base {
-            base.forget();
+    fn forget(&mut self, case: &Case) {
+        for ours in std::iter::once(&mut self.ours).chain(&mut self.base) {
+            ours.forget();
+            if FORWARDS[case.forward].1 == Mode::Snat {
+                ours.give_ports_back();
+            }
         }
     }
 

@@ -9,6 +9,8 @@ mod cases;
 mod chart;
 mod frame;
 mod lab;
+mod lines;
+mod live;
 mod measure;
 mod namespace;
 #[path = "../../../zdd-ebpf/build/object.rs"]
@@ -26,6 +28,7 @@ use anyhow::{Context as _, Result};
 
 pub use cases::Case;
 pub use lab::Size;
+pub use lines::Lines;
 pub use options::Options;
 pub use rows::{Report, Row};
 
@@ -44,6 +47,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if options.list {
         cases::all().iter().for_each(|case| println!("{} {}", case.name(), case.flows()));
         return Ok(ExitCode::SUCCESS);
+    }
+    if options.live {
+        return live::run(options);
     }
     let report = measure(options)?;
     print!("{}", report::table(&report));
@@ -76,15 +82,17 @@ pub fn measure(options: &Options) -> Result<Report> {
 
 fn build(options: &Options) -> Result<Objects> {
     let root = root();
-    let object = |root: &std::path::Path, bin| -> Result<Vec<u8>> {
-        let path = object::build(root, bin, &target_dir())?;
-        std::fs::read(&path).with_context(|| path.display().to_string())
-    };
     Ok(Objects {
-        ours: object(&root, "zdd")?,
-        programs: object(&root, "zdd-bench-programs")?,
+        ours: binary("zdd")?,
+        programs: binary("zdd-bench-programs")?,
         base: options.base.as_deref().map(|rev| base::object(&root, rev, &target_dir())).transpose()?,
     })
+}
+
+/// Builds one of this revision's objects.
+fn binary(name: &str) -> Result<Vec<u8>> {
+    let path = object::build(&root(), name, &target_dir())?;
+    std::fs::read(&path).with_context(|| path.display().to_string())
 }
 
 /// The workspace's directory.

@@ -32,6 +32,9 @@ pub struct Options {
     /// Rounds of each case instead of 41 (11 with --quick)
     #[arg(long)]
     pub rounds: Option<usize>,
+    /// Instead: frames on a wire, and TCP of real clients and servers, through zdd, the kernel and HAProxy; about 2.5 minutes
+    #[arg(long, conflicts_with_all = ["svg", "program", "base", "only", "list"])]
+    pub live: bool,
     /// Name the cases and end
     #[arg(long)]
     pub list: bool,

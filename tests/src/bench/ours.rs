@@ -1,11 +1,11 @@
 //! The program of ours (this revision's, or another's) with its maps filled, without an agent.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader, Pod};
 use zdd_common::atomic::{Atomics as _, Host};
@@ -14,10 +14,11 @@ use zdd_common::entries::{
 };
 use zdd_common::flows::Bucket;
 use zdd_common::hash::{HashKey, fold};
-use zdd_common::limits::{CELLS_DEFAULT, WAYS};
+use zdd_common::limits::{CELLS_DEFAULT, SNAT_SOURCES_MAX, WAYS};
 use zdd_common::maps::{Config, Quotas, Repliers};
-use zdd_common::net::{End, TCP, UDP};
+use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::reason::REASONS;
+use zdd_common::snat::{mapping, pool::Pool};
 use zdd_common::syn_filter::{self, Line};
 use zdd_common::vips::{self, VIP_WAYS, VipLine};
 use zdd_common::wire::Wire;
@@ -36,13 +37,15 @@ pub(super) const ENDS: u32 = 1 << 14;
 /// 4 MiB, the agent's default.
 const LINES: u32 = 1 << 16;
 /// As the agent sizes them for so many services.
-const VIP_LINES: u32 = vips::lines_for(2 * SERVICES);
+pub(super) const VIP_LINES: u32 = vips::lines_for(2 * SERVICES);
 /// Services: see `frame::service`.
 pub(super) const SERVICES: u32 = 100 + 2 * MANY;
 /// Backends of each address family.
 const PER_FAMILY: u32 = FORWARDS.len() as u32 * BACKENDS;
+/// Slot of the program for `snat`: `zdd-ebpf/src/maps.rs`.
+const SNAT: u32 = 1;
 /// The port by which everything leaves: where it came in.
-const BOUNCE: u16 = 1;
+pub(super) const BOUNCE: u16 = 1;
 
 /// A wire type as aya wants it.
 #[repr(transparent)]
@@ -65,6 +68,10 @@ pub(super) struct Ours {
     vips: Option<Mapped<VipLine>>,
     repliers: Mapped<Repliers>,
     ports: Array<MapData, Plain<Port>>,
+    pool: Array<MapData, Plain<Pool>>,
+    mappings: Mapped<mapping::Bucket>,
+    // Keeps the program for `snat` in its slot.
+    _programs: ProgramArray<MapData>,
     reasons: MapData,
     cpus: usize,
     /// SYNs that the filter may hold.
@@ -96,6 +103,7 @@ impl Ours {
             .map_max_entries("DIRECT", 65_536)
             .map_max_entries("FLOWS", BUCKETS)
             .map_max_entries("SYNS", LINES)
+            .map_max_entries("MAPPINGS", pool().table())
             .map_max_entries("FACTS", services)
             .map_max_entries("SERVICE_COUNT", services)
             .map_max_entries("BACKEND_COUNT", backends);
@@ -104,6 +112,11 @@ impl Ours {
         let mut ebpf = loader.load(object).context("the XDP object does not load")?;
         let program: &mut Xdp = ebpf.program_mut("zdd").context("no program zdd")?.try_into()?;
         program.load().context("the kernel refused the XDP program")?;
+        let snat: &mut Xdp = ebpf.program_mut("zdd_snat").context("no program zdd_snat")?.try_into()?;
+        snat.load().context("the kernel refused the program for snat")?;
+        let snat = snat.fd()?.try_clone()?;
+        let mut programs: ProgramArray<_> = ebpf.take_map("PROGRAMS").context("PROGRAMS")?.try_into()?;
+        programs.set(SNAT, &snat, 0)?;
         let mut this = Self {
             services: mapped(&mut ebpf, "SERVICES", services)?,
             cells: mapped(&mut ebpf, "CELLS", cells)?,
@@ -115,6 +128,9 @@ impl Ours {
             repliers: mapped(&mut ebpf, "REPLIERS", 1)?,
             vips: ebpf.map("VIPS").is_some().then(|| mapped(&mut ebpf, "VIPS", VIP_LINES)).transpose()?,
             ports: ebpf.take_map("PORTS").context("PORTS")?.try_into()?,
+            pool: ebpf.take_map("SNAT_POOL").context("SNAT_POOL")?.try_into()?,
+            mappings: mapped(&mut ebpf, "MAPPINGS", pool().table())?,
+            _programs: programs,
             reasons: MapData::from_pin(dir.join("REASON_COUNT"))?,
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?.get() as usize,
             syns: 0,
@@ -130,8 +146,8 @@ impl Ours {
     }
 
     fn fill(&mut self) -> Result<()> {
-        let port = Port { ifindex: LOOPBACK, flags: Port::TX, mac: [2, 0, 0, 0, 0, 1], tags: 0, mtu: 1500 };
-        self.ports.set(BOUNCE.into(), &Plain(port), 0)?;
+        self.ports.set(BOUNCE.into(), &Plain(port()), 0)?;
+        self.pool.set(0, &Plain(pool()), 0)?;
         // SAFETY: a mapped value; no program runs.
         unsafe { (*self.quotas.at(0)).limit = [u64::MAX / 2; 3] };
         for v6 in [false, true] {
@@ -209,6 +225,11 @@ impl Ours {
         }
     }
 
+    /// Gives all ports of `snat` back.
+    pub(super) fn give_ports_back(&mut self) {
+        self.mappings.clear();
+    }
+
     /// Forgets all flows and SYNs.
     pub(super) fn forget(&mut self) {
         self.flows.clear();
@@ -244,8 +265,30 @@ impl Ours {
     }
 }
 
+/// The interface that frames come in by, where they are bounced.
+pub(super) fn port() -> Port {
+    Port { ifindex: LOOPBACK, flags: Port::TX, mac: [2, 0, 0, 0, 0, 1], tags: 0, mtu: 1500 }
+}
+
+/// What `snat` gives out: half a million ports of each family, an eighth of which 64k flows take.
+pub(super) fn pool() -> Pool {
+    let mut sources = [[Addr::default(); SNAT_SOURCES_MAX]; 2];
+    for n in 0..2 {
+        sources[0][usize::from(n)] = IpAddr::V4(Ipv4Addr::new(10, 7, 0, n)).into();
+        sources[1][usize::from(n)] = IpAddr::V6(Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, n.into())).into();
+    }
+    Pool {
+        key: HashKey { k0: 13, k1: 14 },
+        first: 1024,
+        ports: 64_512,
+        planes: 4,
+        addresses: [2, 2],
+        sources,
+    }
+}
+
 /// Backend `id`, of the family that its service's packets are of.
-fn backend(id: u32, v6: bool, mode: Mode) -> Backend {
+pub(super) fn backend(id: u32, v6: bool, mode: Mode) -> Backend {
     let [.., a, b] = id.to_be_bytes();
     let (addr, source): (IpAddr, IpAddr) = if v6 {
         (

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::lines::Lines;
 use super::rows::{Report, Row};
 
 /// The whole report.
@@ -18,12 +19,17 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     )?;
     writeln!(
         text,
-        "({:.1} ns, measured against XDP_TX at once). Medians of {} rounds, quartiles' distance as +-.\n",
+        "({:.1} ns, measured against XDP_TX at once). Medians of {} rounds, quartiles' distance as +-.",
         report.driver_ns, report.rounds
     )?;
     writeln!(
         text,
-        "{:<34} {:>5}  {:<10} {:>14} {:>14} {:>8} {:>6}  {:>6} {:>6}",
+        "Lines: cache lines of map values + of the frame + per-CPU counters that a packet touches, counted on the model; each lookup in\n\
+         the kernel's hash tables touches two or more besides.\n"
+    )?;
+    writeln!(
+        text,
+        "{:<34} {:>5}  {:<10} {:>14} {:>14} {:>8} {:>6}  {:>6} {:>6}  lines",
         "case", "flows", "program", "to stateless", "to floor", "ns", "+-", "peer", "base"
     )?;
     let mut last = "";
@@ -32,7 +38,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
         last = &row.case;
         writeln!(
             text,
-            "{:<34} {:>5}  {:<10} {:>14} {:>14} {:>8.1} {:>6.1}  {:>6} {:>6}",
+            "{:<34} {:>5}  {:<10} {:>14} {:>14} {:>8.1} {:>6.1}  {:>6} {:>6}  {}",
             key,
             row.flows,
             row.program,
@@ -42,6 +48,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
             row.spread_ns,
             one(row.ratio_to_peer),
             one(row.ratio_to_base),
+            row.lines.as_ref().map_or_else(String::new, lines),
         )?;
     }
     writeln!(text, "\n{:<10} {:>12} {:>10} {:>13}", "program", "instructions", "verified", "machine code")?;
@@ -64,6 +71,10 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(text, "SLOWER than the other revision by more than 10 %: {case}")?;
     }
     Ok(())
+}
+
+fn lines(lines: &Lines) -> String {
+    format!("{:.1}+{:.0}+{:.0}, {:.0} lookup", lines.maps, lines.frame, lines.counters, lines.lookups)
 }
 
 fn one(value: Option<f64>) -> String {

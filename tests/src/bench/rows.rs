@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::cases::{self, Case, State};
 use super::lab::{BASE, FLOORS, Lab, OURS, Size};
+use super::lines::{self, Lines};
 use super::measure::{Measured, PEER, Series, measure};
 use super::options::Options;
 use super::targets::{self, Target};
@@ -38,6 +39,8 @@ pub struct Row {
     pub ratio_to_base: Option<f64>,
     /// Of ours: what most packets were counted as.
     pub reason: Option<&'static str>,
+    /// Of ours: cache lines that a packet touches.
+    pub lines: Option<Lines>,
 }
 
 /// Everything that a run found out.
@@ -124,6 +127,7 @@ fn of_case(case: &Case, measured: &Measured) -> Vec<Row> {
             ratio_to_peer: ours(series, PEER).map(round),
             ratio_to_base: ours(series, BASE).map(round),
             reason: (series.name == OURS).then_some(measured.reason),
+            lines: (series.name == OURS).then(|| lines::count(case)),
         })
         .collect()
 }
@@ -147,12 +151,12 @@ fn net_ratio(a: &Series, floor: &Series, driver: &Series) -> Option<f64> {
     (floor >= 1.0).then(|| round(net(a, driver) / floor))
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
 /// Linear between the neighbours; NaN of nothing.
-fn quantile(values: &[f64], at: f64) -> f64 {
+pub(super) fn quantile(values: &[f64], at: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = at * sorted.len().saturating_sub(1) as f64;

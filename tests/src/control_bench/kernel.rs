@@ -70,10 +70,19 @@ pub(super) fn test_run(program: BorrowedFd<'_>, frame: &mut [u8]) -> io::Result<
 
 /// Bytes that the kernel accounts for a map.
 pub(super) fn memlock(map: BorrowedFd<'_>) -> io::Result<u64> {
+    told(map, "memlock:")
+}
+
+/// Values that a map has room for.
+pub(super) fn max_entries(map: BorrowedFd<'_>) -> io::Result<u64> {
+    told(map, "max_entries:")
+}
+
+fn told(map: BorrowedFd<'_>, what: &str) -> io::Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
     line.and_then(|number| number.trim().parse().ok())
-        .ok_or_else(|| io::Error::other("fdinfo tells no memlock"))
+        .ok_or_else(|| io::Error::other(format!("fdinfo tells no {what}")))
 }
 
 /// The values of an mmapable array, shared with the program, for as long as the process lives. Access by pointer.

@@ -7,6 +7,7 @@
 
 mod chart;
 mod fleet;
+mod idle;
 mod kernel;
 mod memory;
 mod plane;
@@ -60,9 +61,12 @@ enum Part {
     Start,
     /// Health checks
     Probes,
+    /// An agent that has nothing to do
+    Idle,
 }
 
-const ALL: [Part; 6] = [Part::Rebuild, Part::Publish, Part::Sweep, Part::Memory, Part::Start, Part::Probes];
+const ALL: [Part; 7] =
+    [Part::Rebuild, Part::Publish, Part::Sweep, Part::Memory, Part::Start, Part::Probes, Part::Idle];
 
 /// Runs it and prints what it found.
 ///
@@ -109,6 +113,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if has(Part::Probes) {
         say("probing backends");
         probes::measure(&mut report)?;
+    }
+    if has(Part::Idle) {
+        say("watching an idle agent");
+        idle::measure(&mut report)?;
     }
     if let Some(path) = &options.svg {
         std::fs::write(path, chart::draw(&report.growth))

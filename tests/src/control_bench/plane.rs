@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use zdd_agent::dataplane::Dataplane;
-use zdd_agent::desired::{AgentSpec, AttachMode, EncapSources, Limits};
+use zdd_agent::desired::{AgentSpec, AttachMode, EncapSources, Limits, SnatSpec};
 use zdd_common::entries::{Affinity, Backend, EndEntry, EndKind, FlowKey, NextHop, Port, Service};
 use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP};
@@ -32,7 +32,7 @@ pub(super) fn limits() -> Limits {
         flows: FLOWS,
         syn_filter: 4 << 20,
         direct: 65_536,
-        signals: 64,
+        signals: 32_768,
         snat: 65_536,
     }
 }
@@ -81,7 +81,7 @@ impl Plane {
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             encap: EncapSources::default(),
-            snat: Default::default(),
+            snat: SnatSpec { sources: vec![IpAddr::V4(Ipv4Addr::new(10, 9, 7, 1))], ..SnatSpec::default() },
             api: Default::default(),
             probe_budget: Default::default(),
             alerts: Vec::new(),

@@ -1,15 +1,33 @@
-//! An array map in this process's memory.
+//! An array map in this process's memory, part by part.
+//!
+//! The kernel counts all that is mapped of a map as the process's own memory, touched or not. Most hosts use a small part of what
+//! their limits allow, so address space is reserved for a whole array, and a part of it is mapped when it is first asked for.
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Parts of an array at the most, so that the process's number of mappings stays small.
+const PARTS: usize = 64;
+/// Bytes of a part at the least.
+const PART: usize = 256 << 10;
+/// Values of a part at the least: of any size that is a multiple of 8 bytes, these fill pages.
+const VALUES: usize = 512;
 
 /// The values of a `BPF_F_MMAPABLE` array, shared with the kernel. Access is by pointer: packets change the words at any
 /// moment, so a Rust reference to them would be a lie.
 pub(crate) struct Mapped<T> {
+    map: OwnedFd,
     start: *mut T,
     values: usize,
     bytes: usize,
+    /// Values of a part, as a power of two.
+    shift: u32,
+    /// Which parts are mapped.
+    there: Box<[AtomicBool]>,
+    mapping: Mutex<()>,
     marker: PhantomData<T>,
 }
 
@@ -19,26 +37,31 @@ unsafe impl<T> Send for Mapped<T> {}
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
-    /// Maps all `values` of the array.
+    /// Reserves room for all `values` of the array, and maps the first part: an array that cannot be mapped is told here.
     pub(crate) fn new(map: BorrowedFd<'_>, values: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8), "the kernel rounds values up to 8 bytes") };
         let values = values as usize;
         let bytes = (values * size_of::<T>()).next_multiple_of(4096);
-        // SAFETY: a fresh mapping; the kernel checks the length.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
-        };
+        let part = values.div_ceil(PARTS).max(PART / size_of::<T>()).max(VALUES).next_power_of_two();
+        let map = map.try_clone_to_owned()?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping, of nothing that can be read or written.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { start: start.cast(), values, bytes, marker: PhantomData })
+        let this = Self {
+            map,
+            start: start.cast(),
+            values,
+            bytes,
+            shift: part.trailing_zeros(),
+            there: (0..values.div_ceil(part)).map(|_| AtomicBool::new(false)).collect(),
+            mapping: Mutex::new(()),
+            marker: PhantomData,
+        };
+        this.bring(0)?;
+        Ok(this)
     }
 
     /// Number of values.
@@ -49,17 +72,63 @@ impl<T> Mapped<T> {
     /// Address of a value.
     ///
     /// # Panics
-    /// Beyond the end: ids and rows are given out by the agent, so that is a bug of its own.
+    /// Beyond the end: ids and rows are given out by the agent, so that is a bug of its own. When the kernel has no memory for page
+    /// tables: the agent starts again, and traffic goes on meanwhile.
     pub(crate) fn at(&self, index: usize) -> *mut T {
         assert!(index < self.values, "index {index} of {}", self.values);
+        self.ensure(index >> self.shift);
         // SAFETY: within the mapping.
         unsafe { self.start.add(index) }
+    }
+
+    /// Address of the first of `count` values, all of which may be reached from it.
+    ///
+    /// # Panics
+    /// As [`Mapped::at`].
+    pub(crate) fn range(&self, first: usize, count: usize) -> *mut T {
+        let last = first + count.max(1) - 1;
+        assert!(last < self.values, "index {last} of {}", self.values);
+        (first >> self.shift..=last >> self.shift).for_each(|part| self.ensure(part));
+        // SAFETY: within the mapping.
+        unsafe { self.start.add(first) }
+    }
+
+    #[inline]
+    fn ensure(&self, part: usize) {
+        if !self.there[part].load(Ordering::Acquire)
+            && let Err(error) = self.bring(part)
+        {
+            panic!("cannot map {} bytes of a BPF map: {error}", size_of::<T>() << self.shift);
+        }
+    }
+
+    #[cold]
+    fn bring(&self, part: usize) -> io::Result<()> {
+        let _one = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.there[part].load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let offset = (part << self.shift) * size_of::<T>();
+        let length = (size_of::<T>() << self.shift).min(self.bytes - offset);
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: over a part of what `new` has reserved, which nobody touches before `there` says so; the kernel checks that it
+        // lies within the array.
+        let mapped = unsafe {
+            let at = self.start.byte_add(offset).cast();
+            libc::mmap(at, length, rights, flags, self.map.as_raw_fd(), offset as libc::off_t)
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        self.there[part].store(true, Ordering::Release);
+        Ok(())
     }
 }
 
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
-        // SAFETY: mapped in new, unmapped once.
+        // SAFETY: reserved in new, with whatever was mapped over it; given back once.
         unsafe { libc::munmap(self.start.cast(), self.bytes) };
     }
 }

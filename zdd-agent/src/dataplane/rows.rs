@@ -32,7 +32,12 @@ impl Deref for Row {
         let Some(cells) = self.cells.as_ref().filter(|_| self.len > 0) else { return &[] };
         // SAFETY: `Dataplane::row` has checked the bounds; a cell is a u64 and nothing else; the array lives as long as the
         // mapping, which is shared; nobody writes a row that is live, see the module.
-        unsafe { std::slice::from_raw_parts(cells.at(self.start as usize).cast(), self.len as usize) }
+        unsafe {
+            std::slice::from_raw_parts(
+                cells.range(self.start as usize, self.len as usize).cast(),
+                self.len as usize,
+            )
+        }
     }
 }
 
@@ -48,7 +53,8 @@ impl Dataplane {
         }
         // SAFETY: within the mapping; the two do not overlap, because a row that a `Row` shows is not spare.
         unsafe {
-            std::ptr::copy_nonoverlapping(cells.as_ptr().cast(), self.cells.at(row as usize), cells.len())
+            let to = self.cells.range(row as usize, cells.len());
+            std::ptr::copy_nonoverlapping(cells.as_ptr().cast(), to, cells.len());
         };
         // The commit's release store orders these before it.
     }

@@ -69,19 +69,25 @@ pub fn pass(ctx: XdpContext) -> u32 {
 /// packet.
 #[xdp]
 pub fn stateless(ctx: XdpContext) -> u32 {
+    encapsulate(&ctx)
+}
+
+/// XDP_TX when the packet has its header.
+#[inline(always)]
+pub(crate) fn encapsulate(ctx: &XdpContext) -> u32 {
     let (mut flow4, mut flow6) = (Flow4::default(), Flow6::default());
-    match ethertype(&ctx) {
-        ETHERTYPE_IPV4 if parse4(&ctx, &mut flow4) => {
+    match ethertype(ctx) {
+        ETHERTYPE_IPV4 if parse4(ctx, &mut flow4) => {
             let Some(vip) = vip4(&flow4) else { return XDP_PASS };
             let hash = mix(u64::from(flow4.src) << 32 | u64::from(flow4.ports));
             let Some(backend) = TABLE4.get(slot(*vip, hash)) else { return XDP_DROP };
-            ipip(&ctx, &flow4, *backend as u32)
+            ipip(ctx, &flow4, *backend as u32)
         }
-        ETHERTYPE_IPV6 if parse6(&ctx, &mut flow6) => {
+        ETHERTYPE_IPV6 if parse6(ctx, &mut flow6) => {
             let Some(vip) = vip6(&flow6) else { return XDP_PASS };
             let hash = mix(mix(flow6.src.hi) ^ flow6.src.lo) ^ u64::from(flow6.ports);
             let Some(backend) = TABLE6.get(slot(*vip, mix(hash))) else { return XDP_DROP };
-            ip6ip6(&ctx, &flow6, *backend)
+            ip6ip6(ctx, &flow6, *backend)
         }
         _ => XDP_PASS,
     }

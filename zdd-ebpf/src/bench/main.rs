@@ -6,6 +6,8 @@
 mod driver;
 #[cfg(target_arch = "bpf")]
 mod floors;
+#[cfg(target_arch = "bpf")]
+mod live;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
