@@ -33,6 +33,7 @@ pub fn report(phase: &str) -> RolloutReport {
         phase: phase.to_owned(),
         why: (phase == "frozen" || phase == "rolled-back").then(|| "analysis errors: 0.3".to_owned()),
         weight: 0.01,
+        cohorts: vec!["staff".to_owned()],
         paused: None,
         gate_closed: false,
         stopped: None,
