@@ -190,7 +190,8 @@ impl Reconciler {
                 if service.faces[main].waits.is_some() {
                     let agree = service.rows_agree(main, dataplane);
                     ready |= agree.is_ok();
-                    service.faces[main].waits = Some(agree.err().unwrap_or_default());
+                    service.faces[main].waits =
+                        Some(agree.err().unwrap_or_else(|| "its prefixes are being written".to_owned()));
                 }
             }
             if !ready {

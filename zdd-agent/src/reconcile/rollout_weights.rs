@@ -21,7 +21,8 @@ impl Reconciler {
         let has = |name: &str| saved.spec.versions.iter().any(|version| version.name == name);
         if !has(&stable) && back {
             tracing::warn!(service = saved.spec.name, stable, "the stable version is gone: the weights stay");
-            return Ok(());
+            // Its cohorts go by them from now on.
+            return self.publish(index);
         }
         for name in [&stable, &candidate] {
             if !has(name) && !(back && *name == candidate) {
