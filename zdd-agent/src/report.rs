@@ -61,7 +61,7 @@ pub struct ServiceStatus {
     pub forward: Forward,
     /// Number of the committed state; grows by one with each commit.
     pub generation: u64,
-    /// Cells, of all VIPs.
+    /// Cells, of all VIPs and their cohorts.
     pub cells: u32,
     /// Groups: the unit in which shares are given.
     pub groups: u32,

@@ -66,9 +66,8 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 cells: 2,
                 mids: 1,
                 clock: INSIDE,
-                late: true,
-                budget: Budget { changes: 3, joins: 2, restarts: 1, ..Budget::default() },
-                ..Config::base("rows-inside", "the same, with a packet inside, late ones, and a restart")
+                budget: Budget { changes: 2, joins: 1, ..Budget::default() },
+                ..Config::base("rows-inside", "the same with a packet inside, once")
             },
         ),
         (

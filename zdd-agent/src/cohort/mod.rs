@@ -7,7 +7,7 @@
 mod members;
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ pub const PREFIXES_MAX: usize = 262_144;
 const LIST_MAX: u64 = 64 << 20;
 /// Bytes of a database at the most: those of cities have about 60 MiB.
 const MMDB_MAX: u64 = 512 << 20;
+
+/// All prefixes of a cohort, or what is wrong with which file.
+type Read = Result<Arc<[Prefix]>, String>;
 
 /// Who belongs to a cohort: whoever one of these names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +52,7 @@ impl CohortSpec {
     ///
     /// # Errors
     /// What is wrong with which file, and the way out.
-    pub fn read(&self) -> Result<Arc<[Prefix]>, String> {
+    pub fn read(&self) -> Read {
         let mut all: BTreeSet<Prefix> = self.cidrs.iter().copied().collect();
         if let Some(path) = &self.list {
             let text = String::from_utf8(contents(path, LIST_MAX)?)
@@ -77,7 +80,7 @@ impl Desired {
     /// # Errors
     /// One line for each cohort that could not be read; it has no prefixes then, the others have.
     pub fn read_cohorts(&mut self) -> Result<(), String> {
-        let mut done: Vec<(CohortSpec, Result<Arc<[Prefix]>, String>)> = Vec::new();
+        let mut done: Vec<(CohortSpec, Read)> = Vec::new();
         for cohort in self.services.iter_mut().flat_map(|service| &mut service.cohorts) {
             let known = done.iter().find(|(spec, _)| spec == cohort).map(|(_, read)| read.clone());
             let read = known.unwrap_or_else(|| {

@@ -103,6 +103,7 @@ async fn reports_are_text_or_json() {
     exit 0
     web: rollout 3 (canary) from v1 to v2: running
       weight 1.00%, revision 7
+      cohorts on v2: staff
       waits for 2m to pass
       ✔ call pre-rollout
       ▶ 1% of new flows to v2
