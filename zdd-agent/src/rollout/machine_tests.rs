@@ -278,7 +278,14 @@ fn cohorts_go_first_each_is_proved_and_a_failure_takes_them_back() {
     let mut story = Story::new(&first);
     story.measure = |now| if now < 2_000 { well(now) } else { Outcome::Failure("bad".to_owned()) };
     story.seconds(4);
-    insta::assert_snapshot!(story.told(), @"");
+    insta::assert_snapshot!(story.told(), @"
+    0 rollout 1 of v2 begins (canary)
+    0 new flows of cohort staff go to v2
+    1 new flows of cohort beta go to v2
+    2 rolling back: analysis a: 1 failures, 0 are tolerated; the last: failure: bad
+    2 v2 has 0% of new flows
+    2 rolled back: analysis a: 1 failures, 0 are tolerated; the last: failure: bad
+    ");
     assert_eq!((story.progress.weight, story.progress.cohorts), (0, 0));
 }
 

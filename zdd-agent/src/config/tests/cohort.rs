@@ -71,11 +71,11 @@ fn mistakes_of_cohorts() {
         "{ weight = 1 }, { cohort = \"iceland\" }, { cohort = \"staff\" }",
     );
     insta::assert_snapshot!(mistakes(&late), @"
-    zdd.toml:12:75: cohort `iceland` comes after a weight
+    zdd.toml:13:67: cohort `iceland` comes after a weight
     help: name cohorts before the first weight: their clients go first, and then all others by their share
-    zdd.toml:12:98: cohort `staff` comes after a weight
+    zdd.toml:13:91: cohort `staff` comes after a weight
     help: name cohorts before the first weight: their clients go first, and then all others by their share
-    zdd.toml:12:98: cohort `staff` is there already
+    zdd.toml:13:91: cohort `staff` is there already
     help: name it once
     ");
 }
