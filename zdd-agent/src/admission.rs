@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zdd_common::pace::Pace;
 use zdd_common::sources::Source;
 
+use crate::cohort::Members;
 use crate::dataplane::SourceSet;
 use crate::prefix::Prefix;
 
@@ -57,9 +58,12 @@ struct Mark {
     service: Option<u16>,
 }
 
-/// The set of a VIP. `v4`: of IPv4; `service`: the number of its row of cells.
-pub fn compile(access: &AccessSpec, v4: bool, service: u16) -> SourceSet {
+/// The set of a VIP. `v4`: of IPv4; `service`: the number of its own row of cells; `members`: whose row is another one.
+pub fn compile(access: &AccessSpec, v4: bool, service: u16, members: &Members) -> SourceSet {
     let mut marks: BTreeMap<Prefix, Mark> = BTreeMap::new();
+    for (prefix, row) in members.rows() {
+        marks.entry(prefix).or_default().service = Some(row);
+    }
     if !access.allow.is_empty() {
         let everybody = if v4 { Prefix::ALL_V4 } else { Prefix::ALL_V6 };
         marks.insert(everybody, Mark { flags: Some(Source::DENIED), ..Mark::default() });
@@ -107,7 +111,8 @@ mod tests {
 
     fn denied(allow: &[&str], deny: &[&str], addr: &str) -> bool {
         let addr: std::net::IpAddr = addr.parse().expect("an address");
-        let set = compile(&AccessSpec { allow: prefixes(allow), deny: prefixes(deny) }, addr.is_ipv4(), 3);
+        let access = AccessSpec { allow: prefixes(allow), deny: prefixes(deny) };
+        let set = compile(&access, addr.is_ipv4(), 3, &Members::default());
         look_up(&set, addr).is_some_and(|(_, source)| source.flags == Source::DENIED)
     }
 
@@ -135,9 +140,9 @@ mod tests {
 
     #[test]
     fn a_service_that_says_nothing_has_no_set() {
-        assert!(compile(&AccessSpec::default(), true, 3).is_empty());
+        assert!(compile(&AccessSpec::default(), true, 3, &Members::default()).is_empty());
         // Nor has a VIP of a family that nobody is denied in.
         let access = AccessSpec { allow: vec![], deny: prefixes(&["10.0.0.0/8"]) };
-        assert!(compile(&access, false, 3).is_empty());
+        assert!(compile(&access, false, 3, &Members::default()).is_empty());
     }
 }

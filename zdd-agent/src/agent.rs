@@ -38,7 +38,7 @@ pub fn run(desired: Desired, warnings: Vec<Warning>) -> anyhow::Result<()> {
     runtime.block_on(live(desired))
 }
 
-async fn live(desired: Desired) -> anyhow::Result<()> {
+async fn live(mut desired: Desired) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals()?;
     let (socket_path, metrics_at) = (desired.agent.socket.clone(), desired.agent.metrics);
     let (page_spec, state_dir) = (desired.agent.page, desired.agent.state_dir.clone());
@@ -64,6 +64,10 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         }
         None => (Tracer::off(), None),
     };
+    // Whatever is wrong with a file that an apply would refuse, it is no reason not to start: members stay as they were.
+    if let Err(failed) = desired.read_cohorts() {
+        failed.lines().for_each(|line| tracing::error!("{line}"));
+    }
     let reconciler = reconcile::start(desired, tracer).await?;
     let events = reconciler.events();
     let ledger = Ledger::open(Some(&state_dir), reconciler.spent_keys());

@@ -232,6 +232,9 @@ pub struct ServiceSpec {
     /// How `zdd rollout start` brings a candidate in; `None`: it cannot.
     #[serde(default)]
     pub rollout: Option<crate::rollout::RolloutSpec>,
+    /// The cohorts that its rollout names, in the order in which they lead.
+    #[serde(default)]
+    pub cohorts: Vec<crate::cohort::CohortSpec>,
     /// Versions in the order of the file. The first is the stable one, where the share of an unhealthy version goes.
     pub versions: Vec<VersionSpec>,
 }

@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod chance;
 pub mod cli;
 pub mod clock;
+pub mod cohort;
 pub mod config;
 pub mod control;
 pub mod dataplane;

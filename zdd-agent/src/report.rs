@@ -61,7 +61,7 @@ pub struct ServiceStatus {
     pub forward: Forward,
     /// Number of the committed state; grows by one with each commit.
     pub generation: u64,
-    /// Cells, of all VIPs.
+    /// Cells, of all VIPs and their cohorts.
     pub cells: u32,
     /// Groups: the unit in which shares are given.
     pub groups: u32,
@@ -73,8 +73,24 @@ pub struct ServiceStatus {
     pub notes: Vec<String>,
     /// Sums over all its packets.
     pub counters: ServiceCounters,
+    /// Its cohorts, in the order in which they lead.
+    #[serde(default)]
+    pub cohorts: Vec<CohortStatus>,
     /// Versions in the order of the configuration.
     pub versions: Vec<VersionStatus>,
+}
+
+/// One cohort of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortStatus {
+    /// Name.
+    pub name: String,
+    /// Prefixes that are in force, of all VIPs; those that lie in an earlier cohort count there.
+    pub prefixes: u32,
+    /// The version that its new flows go to, whatever the weights; nothing: they go by the weights.
+    pub version: Option<String>,
+    /// Why its members are not yet those of the configuration.
+    pub waits: Option<String>,
 }
 
 /// Counters of one service since its maps were made; they outlive the agent.
@@ -338,6 +354,9 @@ pub struct Explain {
     pub entry: Option<FlowEntry>,
     /// The reason in a sentence.
     pub why: String,
+    /// The cohort that the client belongs to.
+    #[serde(default)]
+    pub cohort: Option<String>,
 }
 
 /// One entry of the flow table.

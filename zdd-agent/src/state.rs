@@ -143,8 +143,11 @@ pub struct SavedFace {
     pub vip: Vip,
     /// Its number among the services of the maps.
     pub id: u16,
-    /// Its number in the keys of flows.
+    /// Its number in the keys of flows, which its cohorts share.
     pub vip_id: u16,
+    /// The cohort whose flows its row steers; `None`: those of all others.
+    #[serde(default)]
+    pub cohort: Option<String>,
 }
 
 /// One backend and its number.

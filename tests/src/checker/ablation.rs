@@ -26,6 +26,8 @@ pub const SHOWN_BY: &[(&str, &str)] = &[
     ("grace", "inside"),
     ("forget-scan", "one"),
     ("fallback", "no-room"),
+    ("join-clean", "rows"),
+    ("join-lookup", "rows"),
 ];
 
 /// A rule by its name on the command line.

@@ -59,7 +59,7 @@ pub fn forget(config: &Config, state: &mut State, index: usize) -> bool {
     }
     let differs = |way: &Way| {
         way.word.live()
-            && cell_of(config, way.tuple) == index
+            && cell_of(config, state, way.tuple) == index
             && (way.word.backend() != cell.base() || way.word.alt() != cell.base())
     };
     if !config.is_without(Without::ForgetScan) && state.ways.iter().any(differs) {
@@ -69,13 +69,51 @@ pub fn forget(config: &Config, state: &mut State, index: usize) -> bool {
     true
 }
 
+/// Whether no packet works with a row from before the last commit or the last change of rows.
+pub fn steady(config: &Config, state: &State) -> bool {
+    state.cells[..usize::from(config.cells)].iter().all(|cell| cell.committed >= config.clock.grace)
+}
+
+/// Whether a client may change rows, as far as the cells' flags and bases say.
+fn agree(config: &Config, state: &State) -> bool {
+    let [one, other] = state.cells.map(|cell| cell.cell);
+    let clean = !one.dirty() && !other.dirty() && one.base() == other.base();
+    steady(config, state) && (clean || config.is_without(Without::JoinClean))
+}
+
+/// Both rows look up what either does. False: not yet, or they do.
+pub fn alike(config: &Config, state: &mut State) -> bool {
+    let lookup = |state: &State, index: usize| state.cells[index].cell.lookup();
+    if !agree(config, state) || lookup(state, 0) == lookup(state, 1) {
+        return false;
+    }
+    for index in 0..2 {
+        commit(state, index, Cell(state.cells[index].cell.0 | Cell::LOOKUP));
+    }
+    true
+}
+
+/// The other row steers a tuple's packets from now on. False: not yet.
+pub fn join(config: &Config, state: &mut State, tuple: u8) -> bool {
+    let [one, other] = state.cells.map(|cell| cell.cell.lookup());
+    let alike = one == other || config.is_without(Without::JoinLookup);
+    if state.left.joins == 0 || !agree(config, state) || !alike {
+        return false;
+    }
+    state.left.joins -= 1;
+    state.rows ^= 1 << tuple;
+    // No row changes before a grace period has passed.
+    state.cells.iter_mut().for_each(|cell| cell.committed = 0);
+    true
+}
+
 /// What the sweep would do with a way now; `None`: nothing.
 pub fn look(config: &Config, state: &State, slot: usize) -> Option<Pending> {
     let way = state.ways[slot];
     if way.word.is(EntryState::Free) {
         return None;
     }
-    let cell = &state.cells[cell_of(config, way.tuple)];
+    let cell = &state.cells[cell_of(config, state, way.tuple)];
     if cell.committed < config.clock.grace {
         return None;
     }
@@ -162,9 +200,9 @@ fn depends(flow: &Flow) -> u8 {
 
 /// The flow table is lost.
 pub fn wipe(config: &Config, state: &mut State, outcome: &mut Outcome) {
-    let cells = state.cells;
+    let before = *state;
     release(config, state, outcome, Note::Wiped, |flow, tuple| {
-        depends(flow) & !(1 << cells[cell_of(config, tuple)].cell.base()) != 0
+        depends(flow) & !(1 << before.cells[cell_of(config, &before, tuple)].cell.base()) != 0
     });
     state.ways = Default::default();
     if !config.is_without(Without::WipeClock) {

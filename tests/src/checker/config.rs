@@ -126,6 +126,9 @@ pub struct Budget {
     pub copies: u8,
     /// UDP flows that begin again after their idle timeout.
     pub again: u8,
+    /// Times that a client comes to be steered by the other row. With any, the two cells are one cell of two rows: of a VIP and of a
+    /// cohort; every tuple begins in the first.
+    pub joins: u8,
     /// Times that routers send a connection's next packets to the other node.
     pub reroutes: u8,
 }
@@ -163,6 +166,10 @@ pub enum Without {
     Grace,
     /// LOOKUP goes without a scan.
     ForgetScan,
+    /// Clients change rows while their cells are changing or differ.
+    JoinClean,
+    /// Clients change rows though only one of them looks entries up.
+    JoinLookup,
 }
 
 /// Every rule that can be taken out, with its name on the command line.
@@ -186,6 +193,8 @@ pub const RULES: &[(&str, Without)] = &[
     ("since-restart", Without::SinceRestart),
     ("grace", Without::Grace),
     ("forget-scan", Without::ForgetScan),
+    ("join-clean", Without::JoinClean),
+    ("join-lookup", Without::JoinLookup),
     ("fallback", Without::Steer(Rule::Fallback)),
 ];
 

@@ -38,6 +38,10 @@ pub enum Event {
     Settle(usize),
     /// The agent clears a cell's LOOKUP.
     Forget(usize),
+    /// The agent lets both rows look up what either does, so that a client may change rows.
+    Alike,
+    /// The clients of a tuple are steered by the other row from now on.
+    Join(u8),
     /// The sweep looks at a way and acts.
     Sweep(usize),
     /// The sweep looks at a way.

@@ -83,6 +83,7 @@ impl State {
             left.copies,
             left.again,
         ]));
+        add(u64::from(left.joins) | u64::from(self.rows) << 8);
         hash
     }
 }

@@ -102,8 +102,11 @@ impl Outcome {
 }
 
 /// The cell of a tuple.
-pub fn cell_of(config: &Config, tuple: u8) -> usize {
-    usize::from(tuple % config.cells)
+pub fn cell_of(config: &Config, state: &State, tuple: u8) -> usize {
+    match config.budget.joins {
+        0 => usize::from(tuple % config.cells),
+        _ => usize::from(state.rows >> tuple & 1),
+    }
 }
 
 /// Reads what a packet reads first: filter, then cell. `known` decides where the filter may answer either way.
@@ -115,7 +118,7 @@ pub fn read(config: &Config, state: &mut State, packet: &Packet, known: bool, li
             replay = true;
         }
     }
-    Read { cell: state.cells[cell_of(config, packet.tuple)].cell, replay, found: None, inside: 0 }
+    Read { cell: state.cells[cell_of(config, state, packet.tuple)].cell, replay, found: None, inside: 0 }
 }
 
 /// Steers a packet by the real `steer` and checks where it goes.
@@ -249,7 +252,7 @@ fn arrive(
 pub fn lost(config: &Config, state: &State, tuple: u8, uses: BackendId) -> bool {
     match state.entry(tuple) {
         Some(entry) => entry.word.backend() != uses && entry.word.alt() != uses,
-        None => state.cells[cell_of(config, tuple)].cell.base() != uses,
+        None => state.cells[cell_of(config, state, tuple)].cell.base() != uses,
     }
 }
 

@@ -46,6 +46,8 @@ pub fn event(step: &Step) -> String {
         Event::SweepAct(w) => format!("sweep acts: way {w}"),
         Event::Wipe => "the flow table is lost".into(),
         Event::Restart => "agent dies, starts again".into(),
+        Event::Alike => "agent: both rows look up".into(),
+        Event::Join(t) => format!("agent: tuple {t} changes rows"),
         Event::Remove(b) => format!("agent: b{b} is removed"),
     };
     if step.how.stops {

@@ -196,6 +196,8 @@ pub struct State {
     pub left: Budget,
     /// Backends removed, one bit each.
     pub removed: u8,
+    /// Tuples that the second of two rows steers, one bit each; see [`Budget::joins`].
+    pub rows: u8,
     /// The node whose tables the fields above are.
     pub node: u8,
     /// The other one's, if there is one.
@@ -225,6 +227,7 @@ impl State {
             facts: [forever; 3],
             left: config.budget,
             removed: 0,
+            rows: 0,
             node: 0,
             other: (usize::from(config.nodes) == NODES).then_some(Side {
                 cells: [cell; CELLS],

@@ -199,7 +199,9 @@ impl Steps<'_> {
         for index in 0..usize::from(config.cells) {
             let cell = from.cells[index].cell;
             for to in 1..=u16::from(config.backends) {
-                if to != cell.current() && from.removed & 1 << to == 0 {
+                // After a client has changed rows the agent waits before it changes one.
+                let waits = config.budget.joins > 0 && !agent::steady(config, from);
+                if to != cell.current() && from.removed & 1 << to == 0 && !waits {
                     self.spend(
                         Event::Change(index, to),
                         |left| &mut left.changes,
@@ -211,6 +213,13 @@ impl Steps<'_> {
             }
             self.simple(Event::Settle(index), |config, state, _| agent::settle(config, state, index));
             self.simple(Event::Forget(index), |config, state, _| agent::forget(config, state, index));
+        }
+        if config.budget.joins > 0 {
+            self.simple(Event::Alike, |config, state, _| agent::alike(config, state));
+            let tuples = config.flows.iter().map(|flow| flow.tuple).max().unwrap_or(0);
+            for tuple in 0..=tuples {
+                self.simple(Event::Join(tuple), |config, state, _| agent::join(config, state, tuple));
+            }
         }
         for slot in 0..usize::from(config.capacity) {
             let Some(pending) = agent::look(config, from, slot) else { continue };

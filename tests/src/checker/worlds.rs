@@ -49,6 +49,37 @@ pub fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
+            Size::Short,
+            Config {
+                cells: 2,
+                fin: true,
+                budget: Budget { changes: 3, joins: 2, ..Budget::default() },
+                ..Config::base(
+                    "rows",
+                    "a client that comes to be steered by another row, and back; each row changes",
+                )
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                cells: 2,
+                mids: 1,
+                clock: INSIDE,
+                budget: Budget { changes: 2, joins: 1, ..Budget::default() },
+                ..Config::base("rows-inside", "the same with a packet inside, once")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                cells: 2,
+                udp: true,
+                budget: Budget { changes: 3, joins: 2, again: 1, ..Budget::default() },
+                ..Config::base("rows-udp", "the same for a UDP flow")
+            },
+        ),
+        (
             Size::Usual,
             Config {
                 fin: true,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use zdd_agent::cohort::Members;
 use zdd_agent::reconcile::table::{self, Swept};
 use zdd_common::atomic::Host;
 use zdd_common::entries::{Cell, Class, Commit, Positions, State, Word};
@@ -37,7 +38,8 @@ pub(super) fn measure(plane: &mut Plane, report: &mut Report) -> Result<()> {
     for entries in [0u32, 10_000, 100_000, 1_000_000] {
         filled += fill(plane, &buckets, filled, entries, now)?;
         let live = plane.plane.row(0, CELLS);
-        let services = [swept(plane, &live)];
+        let nobody = Members::default();
+        let services = [swept(plane, &live, &nobody)];
         let mut seen = 0;
         let times = rounds(count, || {
             let totals = table::sweep(&plane.plane, &services, false, now).totals;
@@ -55,7 +57,7 @@ pub(super) fn measure(plane: &mut Plane, report: &mut Report) -> Result<()> {
     packets(plane, report, now)
 }
 
-fn swept<'a>(plane: &Plane, cells: &'a [Cell]) -> Swept<'a> {
+fn swept<'a>(plane: &Plane, cells: &'a [Cell], nobody: &'a Members) -> Swept<'a> {
     Swept {
         vip: VIP_ID,
         view: plane.plane.service(SERVICE).view(),
@@ -65,6 +67,8 @@ fn swept<'a>(plane: &Plane, cells: &'a [Cell]) -> Swept<'a> {
         steady: true,
         track: true,
         let_go: Vec::new(),
+        row: SERVICE,
+        members: Some(nobody),
     }
 }
 
@@ -88,7 +92,8 @@ fn fill(plane: &Plane, buckets: &Mapped<Bucket>, from: u32, to: u32, now: u64) -
 fn packets(plane: &Plane, report: &mut Report, now: u64) -> Result<()> {
     let slices = if report.quick { 20 } else { 100 };
     let live = plane.plane.row(0, CELLS);
-    let services = [swept(plane, &live)];
+    let nobody = Members::default();
+    let services = [swept(plane, &live, &nobody)];
     let (sweeping, stop, sweeps) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
     let mut seen: [Vec<f64>; 2] = Default::default();
     let program = plane.program.as_fd();

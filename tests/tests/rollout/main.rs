@@ -2,6 +2,7 @@
 
 mod answers;
 mod clock;
+mod cohorts;
 mod database;
 mod holds;
 mod kills;

@@ -285,8 +285,12 @@ impl Changing for pb::ApplyRequest {
     }
 
     async fn make(self, handle: Handle) -> Result<pb::ApplyReport, Status> {
-        let (desired, warnings) = Config::parse(&self.config, &self.name)
+        let (mut desired, warnings) = Config::parse(&self.config, &self.name)
             .map_err(|errors| Status::invalid_argument(errors.to_string()))?;
+        // A large database takes a while, and nobody else shall wait for it.
+        let read = tokio::task::spawn_blocking(move || desired.read_cohorts().map(|()| desired)).await;
+        let desired =
+            read.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::invalid_argument)?;
         let mut report = handle.apply(desired, self.dry_run).await.map_err(status)?;
         report.warnings.splice(0..0, warnings.iter().map(ToString::to_string));
         Ok(report.into_pb())

@@ -172,6 +172,7 @@ message!(
         phase,
         why,
         weight,
+        cohorts,
         paused,
         gate_closed,
         stopped,
@@ -224,8 +225,9 @@ message!(
     Status { build, pid, services, reasons, interfaces, probes, probes_late, snat; flow_table, syn_filter }
 );
 message!(report::ServiceStatus, ServiceStatus {
-    name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, versions; counters
+    name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, cohorts, versions; counters
 });
+message!(report::CohortStatus, CohortStatus { name, prefixes, version, waits });
 message!(report::ServiceCounters, ServiceCounters { packets, bytes, new_flows, learned, insert_failed });
 message!(
     report::VersionStatus,
@@ -261,7 +263,7 @@ message!(report::SynFilterStatus, SynFilterStatus { bytes, fill });
 message!(report::InterfaceStatus, InterfaceStatus { name, index, mode, attached, note });
 message!(
     report::Explain,
-    Explanation { service, from, version, backend, cell, group, base, current, dirty, entry, why }
+    Explanation { service, from, version, backend, cell, group, base, current, dirty, entry, why, cohort }
 );
 message!(report::FlowEntry, FlowEntry { state, backend, alt, last_seen_ms });
 message!(report::ShiftReport, ShiftReport { service, generation, versions, moved_groups, notes });

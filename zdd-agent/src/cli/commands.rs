@@ -12,7 +12,7 @@ use super::output::{Output, remark};
 use super::table;
 use super::who_moves;
 use crate::api::client::{Client, ClientError};
-use crate::config::{Config, ConfigError, Warning};
+use crate::config::{Config, ConfigError, ConfigErrors, Warning};
 use crate::control::Refused;
 use crate::logging;
 use crate::report::{BackendStatus, DrainReport, ServiceStatus};
@@ -54,7 +54,15 @@ pub fn check(file: &Path, out: &mut Output) -> anyhow::Result<Outcome> {
         errors: Vec::new(),
         warnings: Vec::new(),
     };
-    match Config::load(file) {
+    let loaded = Config::load(file).and_then(|(mut desired, warnings)| match desired.read_cohorts() {
+        Ok(()) => Ok((desired, warnings)),
+        Err(failed) => {
+            let (what, help) =
+                failed.split_once("\nhelp: ").unwrap_or((&failed, "mend the file that it names"));
+            Err(ConfigErrors::single(&file.display().to_string(), what.to_owned(), help))
+        }
+    });
+    match loaded {
         Ok((desired, warnings)) => {
             let versions = || desired.services.iter().flat_map(|service| &service.versions);
             report.valid = true;

@@ -212,6 +212,9 @@ fn status(report: &RolloutReport) -> String {
         report.service, report.id, report.strategy, report.stable, report.candidate, report.phase
     );
     let _ = writeln!(text, "  weight {:.2}%, revision {}", report.weight * 100.0, report.revision);
+    if !report.cohorts.is_empty() {
+        let _ = writeln!(text, "  cohorts on {}: {}", report.candidate, report.cohorts.join(", "));
+    }
     for waits in &report.waits_for {
         let _ = writeln!(text, "  waits for {waits}");
     }

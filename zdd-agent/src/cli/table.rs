@@ -176,6 +176,17 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
         let _ = writeln!(out, "  {}: {alarm}", paint("ALARM", Colour::Red, colours));
     }
     out.push_str(&lines("note", &service.notes));
+    for cohort in &service.cohorts {
+        let goes = match &cohort.version {
+            Some(version) => format!("new flows go to {version}"),
+            None => "new flows go by the weights".to_owned(),
+        };
+        let _ = writeln!(out, "  cohort {} ({} prefixes): {goes}", cohort.name, cohort.prefixes);
+    }
+    // The reason is that of all of them.
+    if let Some(waits) = service.cohorts.iter().find_map(|cohort| cohort.waits.as_deref()) {
+        let _ = writeln!(out, "  {}: {waits}", paint("members of cohorts wait", Colour::Yellow, colours));
+    }
     let counters = &service.counters;
     let _ = writeln!(
         out,
@@ -342,6 +353,9 @@ pub fn explain(report: &Explain) -> String {
     let dirty = if report.dirty { ", not settled" } else { "" };
     let mut out = format!("{} -> {} {version} {}\n", report.from, report.service, or_none(report.backend));
     let _ = writeln!(out, "  why:   {}", report.why);
+    if let Some(cohort) = &report.cohort {
+        let _ = writeln!(out, "  cohort: {cohort}");
+    }
     let _ = writeln!(
         out,
         "  cell:  {} (group {}){dirty}: base {}, current {}",

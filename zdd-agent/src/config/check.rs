@@ -250,6 +250,16 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         let message =
             format!("{} VIPs are more than agent.limits.services = {}", vips.len(), limits.services);
         sink.error(Some(first_above.span.clone()), message, "raise agent.limits.services");
+    } else if let Some(service) = services.iter().find(|service| service.cohorts() > 0)
+        && let rows = services.iter().map(ServiceRead::rows).sum::<usize>()
+        && rows > limits.services as usize
+    {
+        let message = format!(
+            "{} VIPs, each once more for each of its cohorts, are {rows}: more than agent.limits.services = {}",
+            vips.len(),
+            limits.services
+        );
+        sink.error(Some(service.span.clone()), message, "raise agent.limits.services, or name fewer cohorts");
     }
     let backends: Vec<_> =
         services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.backends).collect();
@@ -261,20 +271,20 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
     }
     let mut cells: u64 = 0;
     let mut reserves: HashMap<u64, u64> = HashMap::new();
-    // A row for each VIP, and of each size as many spare ones as one service has VIPs.
+    // A row for each VIP and each of its cohorts, and of each size as many spare ones as one service has.
     let mut need = |service: &ServiceRead| {
-        let (row, vips) = (u64::from(service.cells.value), service.vips.len().max(1) as u64);
+        let (row, rows) = (u64::from(service.cells.value), service.rows() as u64);
         let reserve = reserves.entry(row).or_default();
-        let more = vips.saturating_sub(*reserve);
+        let more = rows.saturating_sub(*reserve);
         *reserve += more;
-        row * (vips + more)
+        row * (rows + more)
     };
     for (at, service) in services.iter().enumerate() {
         cells += need(service);
         if cells > u64::from(limits.cells) {
             let all = cells + services[at + 1..].iter().map(need).sum::<u64>();
             let message = format!(
-                "the services need {all} cells (a row for each VIP, and spare ones of each size), agent.limits.cells = {}",
+                "the services need {all} cells (a row for each VIP and each of its cohorts, and spare ones of each size), agent.limits.cells = {}",
                 limits.cells
             );
             let help = format!(

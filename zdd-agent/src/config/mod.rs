@@ -7,6 +7,7 @@ mod agent;
 mod alert;
 mod api;
 mod check;
+mod cohort;
 mod health;
 mod node;
 mod problems;
@@ -71,6 +72,7 @@ impl Config {
             None => Vec::new(),
         };
         let nodes = node::read(&mut top, &mut sink);
+        let cohorts = cohort::read(&mut top, &mut sink);
         top.finish(&mut sink);
         if services.is_empty() {
             sink.warning(
@@ -79,7 +81,9 @@ impl Config {
             );
         }
         check::all(&agent, &services, &mut sink);
-        let specs = services.into_iter().map(service::ServiceRead::into_spec).collect::<Option<Vec<_>>>();
+        cohort::check(&cohorts, &services, &mut sink);
+        let specs =
+            services.into_iter().map(|service| service.into_spec(&cohorts)).collect::<Option<Vec<_>>>();
         match (agent.into_spec(), specs) {
             (Some(agent), Some(services)) if !sink.failed() => {
                 Ok((Desired { agent, services, nodes }, sink.into_warnings()))

@@ -48,7 +48,7 @@ pub struct ConfigErrors {
 
 impl ConfigErrors {
     /// One mistake about the file as a whole.
-    pub(super) fn single(file: &str, message: String, help: &str) -> Self {
+    pub(crate) fn single(file: &str, message: String, help: &str) -> Self {
         let error = ConfigError { line: 0, column: 0, message, help: help.to_owned() };
         ConfigErrors { file: file.to_owned(), errors: vec![error] }
     }

@@ -223,6 +223,27 @@ impl<'a, 't> Table<'a, 't> {
         Some(Table::new(table, value.span(), name))
     }
 
+    /// A table of tables that have names of their own.
+    pub fn named_tables(
+        &mut self,
+        key: &'static str,
+        sink: &mut Sink<'_>,
+    ) -> Vec<(At<String>, Table<'a, 't>)> {
+        let Some(table) = self.table(key, format!("[{key}]"), sink) else { return Vec::new() };
+        let mut tables = Vec::new();
+        for (name, item) in table.table.iter() {
+            let at = At::new(name.get_ref().to_string(), name.span());
+            match item.get_ref().as_table() {
+                Some(inner) => {
+                    let title = format!("[{key}.{}]", at.value);
+                    tables.push((at, Table::new(inner, item.span(), title)));
+                }
+                None => wrong_type(&at.value, item, "a table", sink),
+            }
+        }
+        tables
+    }
+
     /// An array of tables.
     pub fn tables(&mut self, key: &'static str, sink: &mut Sink<'_>) -> Option<Vec<Table<'a, 't>>> {
         let value = self.take(key)?;

@@ -11,6 +11,7 @@ use super::reader::{At, Span, Table, readable, wrong_type};
 use super::value;
 use crate::admission::{AccessSpec, NewPerSource};
 use crate::capacity::Capacity;
+use crate::cohort::CohortSpec;
 use crate::desired::{
     Affinity, BackendSpec, BasisPoints, FULL, Forward, HealthSpec, Protocol, ServiceSpec, SignalSpec,
     UdpPolicy, VersionSpec, Vip,
@@ -34,7 +35,7 @@ pub(super) struct ServiceRead {
     pub cells: At<u32>,
     pub health: Option<HealthSpec>,
     signals: Option<Option<SignalSpec>>,
-    rollout: Option<crate::rollout::RolloutSpec>,
+    pub rollout: Option<crate::rollout::RolloutSpec>,
     access: AccessSpec,
     new_per_source: Option<NewPerSource>,
     pub versions: Vec<VersionRead>,
@@ -72,6 +73,16 @@ impl ServiceRead {
         self.vips.first().map(|vip| vip.value.protocol)
     }
 
+    /// How many cohorts its rollout names.
+    pub fn cohorts(&self) -> usize {
+        self.rollout.as_ref().map_or(0, |rollout| rollout.cohorts().count())
+    }
+
+    /// How many rows of cells it has: one for each VIP, and one more for each of its cohorts.
+    pub fn rows(&self) -> usize {
+        self.vips.len().max(1) * (1 + self.cohorts())
+    }
+
     /// How many ports follow a backend's own: as many as the VIP that it serves has.
     pub fn more_ports(&self, backend: &SocketAddr) -> u16 {
         let mut vips = self.vips.iter().map(|vip| vip.value);
@@ -89,7 +100,7 @@ impl ServiceRead {
         self.versions.iter().any(|version| self.forward_of(version) == Some(Forward::Ipip))
     }
 
-    pub fn into_spec(self) -> Option<ServiceSpec> {
+    pub fn into_spec(self, cohorts: &[At<CohortSpec>]) -> Option<ServiceSpec> {
         let no_weights = self.versions.iter().all(|version| version.weight.is_none());
         let versions = self.versions.into_iter().enumerate().map(|(at, version)| {
             let weight = match version.weight {
@@ -119,6 +130,7 @@ impl ServiceRead {
             signals: self
                 .signals
                 .unwrap_or_else(|| (tcp && self.rollout.is_some()).then(SignalSpec::default)),
+            cohorts: super::cohort::of(self.rollout.as_ref(), cohorts),
             rollout: self.rollout,
             access: self.access,
             new_per_source: self.new_per_source,

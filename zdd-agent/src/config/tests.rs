@@ -3,6 +3,7 @@
 mod across;
 mod admission;
 mod alert;
+mod cohort;
 mod fuzz;
 mod health;
 mod ranges;

@@ -65,6 +65,19 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
         };
         field("rollout", named(old, "as it was"), named(new, "as it is now"));
     }
+    if old.cohorts != new.cohorts {
+        let named = |spec: &ServiceSpec, mark: &str| match spec.cohorts.as_slice() {
+            [] => "none".to_owned(),
+            all => {
+                let told = all.iter().map(|cohort| {
+                    let many = cohort.prefixes.as_ref().map_or(0, |prefixes| prefixes.len());
+                    format!("{} ({many} prefixes)", cohort.name)
+                });
+                format!("{} ({mark})", told.collect::<Vec<_>>().join(", "))
+            }
+        };
+        field("cohorts", named(old, "as it was"), named(new, "as it is now"));
+    }
     for version in &old.versions {
         if !new.versions.iter().any(|v| v.name == version.name) {
             all.push(change(

@@ -7,6 +7,7 @@ use super::Reconciler;
 use super::grace::Epochs;
 use super::service::Service;
 use crate::admission::{self, NewPerSource};
+use crate::cohort::Members;
 use crate::dataplane::{Dataplane, DataplaneError, SourceSet};
 
 /// The numbers of sets: each is used once.
@@ -34,20 +35,29 @@ impl Service {
         let name = self.saved.spec.name.clone();
         let pace = NewPerSource::pace(self.saved.spec.new_per_source);
         let rate = self.rate();
-        for face in &mut self.faces {
-            dataplane.set_pace(face.at.id, pace);
-            let wanted = admission::compile(&self.saved.spec.access, face.at.vip.addr.is_ipv4(), face.at.id);
+        for main in 0..self.faces.len() {
+            dataplane.set_pace(self.faces[main].at.id, pace);
+            if self.faces[main].at.cohort.is_some() {
+                continue;
+            }
+            let members = self.next_members(main, dataplane, epochs)?;
+            let face = &mut self.faces[main];
+            let (v4, row) = (face.at.vip.addr.is_ipv4(), face.at.id);
+            let wanted = admission::compile(&self.saved.spec.access, v4, row, &members);
             if wanted == face.sources.1 {
                 face.write_vip(dataplane, &name, rate)?;
+                face.members = members;
                 continue;
             }
             let number = if wanted.is_empty() { 0 } else { sets.take() };
             dataplane.write_sources(number, &wanted)?;
             let (old, table) = std::mem::replace(&mut face.sources, (number, wanted));
             face.write_vip(dataplane, &name, rate)?;
+            face.members = members;
+            // Before any row changes again, no packet goes by the rows that the old set names.
+            let epoch = epochs.commit();
+            epochs.wait_for(epoch)?;
             if old != 0 {
-                let epoch = epochs.commit();
-                epochs.wait_for(epoch)?;
                 dataplane.remove_sources(old, &table);
             }
         }
@@ -72,11 +82,13 @@ impl Reconciler {
     pub(super) fn recall_sets(&mut self) -> anyhow::Result<()> {
         let mut there: BTreeMap<u32, SourceSet> = self.dataplane.source_sets();
         self.sets.last = there.last_key_value().map_or(0, |(set, _)| *set);
-        for face in self.services.iter_mut().flat_map(|service| &mut service.faces) {
+        let faces = self.services.iter_mut().flat_map(|service| &mut service.faces);
+        for face in faces.filter(|face| face.at.cohort.is_none()) {
             let entry = self.dataplane.ends_entry(face.ends());
             if let Some(entry) = entry.filter(|entry| entry.id == face.at.vip_id)
                 && let Some(table) = there.remove(&entry.sources)
             {
+                face.members = Members::of_set(&table, face.at.id);
                 face.sources = (entry.sources, table);
             }
         }

@@ -79,8 +79,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Gives a VIP of a service its numbers and its row; nobody is steered there yet.
-    fn create_face(&mut self, index: usize, vip: Vip) -> Result<(), Refused> {
+    /// Gives a VIP of a service, or a cohort of it, its numbers and its row; nobody is steered there yet.
+    fn create_face(&mut self, index: usize, vip: Vip, cohort: Option<&str>) -> Result<(), Refused> {
         let limits = &self.desired.agent.limits;
         let spec = &self.services[index].saved.spec;
         let (ids, vip_ids): (HashSet<u16>, HashSet<u16>) = self
@@ -89,10 +89,14 @@ impl Reconciler {
             .flat_map(|s| s.faces.iter().map(|face| (face.at.id, face.at.vip_id)))
             .unzip();
         let id = (0..limits.services as u16).find(|id| !ids.contains(id));
-        let vip_id = (1..u16::MAX).find(|id| !vip_ids.contains(id));
+        let shared = self.services[index].mains().find(|face| cohort.is_some() && face.at.vip == vip);
+        let vip_id = match shared {
+            Some(face) => Some(face.at.vip_id),
+            None => (1..u16::MAX).find(|id| !vip_ids.contains(id)),
+        };
         let (Some(id), Some(vip_id)) = (id, vip_id) else {
             return Err(Refused::refused(format!(
-                "{}: there are {} VIPs already, the limit\nhelp: raise agent.limits.services",
+                "{}: there are {} VIPs already, those of cohorts included: the limit\nhelp: raise agent.limits.services",
                 spec.name, limits.services
             )));
         };
@@ -106,11 +110,46 @@ impl Reconciler {
         let cells = spec.cells;
         // A number that another VIP had: its generation must not pass for ours.
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());
-        let at = SavedFace { vip, id, vip_id };
+        let at = SavedFace { vip, id, vip_id, cohort: cohort.map(str::to_owned) };
         let face = Face::open(at.clone(), cells, &self.dataplane, (row, clock::now_ns()));
         let service = &mut self.services[index];
         service.saved.faces.push(at);
         service.faces.push(face);
+        Ok(())
+    }
+
+    /// Sees that each cohort has a row at each VIP: one that no cohort uses any more, or a new one. Rows stay until the service goes,
+    /// because what they have counted must not go back.
+    fn give_rows(&mut self, index: usize, spec: &ServiceSpec) -> Result<(), Refused> {
+        for vip in &spec.vips {
+            for cohort in &spec.cohorts {
+                let service = &mut self.services[index];
+                let named = |name: &Option<String>| name.as_deref() == Some(cohort.name.as_str());
+                if service.faces.iter().any(|face| face.at.vip == *vip && named(&face.at.cohort)) {
+                    continue;
+                }
+                let in_use = |name: &str| {
+                    spec.cohorts.iter().any(|cohort| cohort.name == name)
+                        || service
+                            .saved
+                            .rollouts
+                            .active()
+                            .is_some_and(|r| r.plan.spec.cohorts().any(|n| n == name))
+                };
+                let members = |id| service.mains().any(|main| main.members.count(id) > 0);
+                let free = service.faces.iter().position(|face| {
+                    let other = face.at.cohort.as_deref().is_some_and(|name| !in_use(name));
+                    face.at.vip == *vip && other && !members(face.at.id)
+                });
+                match free {
+                    Some(free) => {
+                        service.faces[free].at.cohort = Some(cohort.name.clone());
+                        service.saved.faces[free].cohort = Some(cohort.name.clone());
+                    }
+                    None => self.create_face(index, *vip, Some(&cohort.name))?,
+                }
+            }
+        }
         Ok(())
     }
 
@@ -207,9 +246,10 @@ impl Reconciler {
         }
         for vip in &spec.vips {
             if !self.services[index].faces.iter().any(|face| face.at.vip == *vip) {
-                self.create_face(index, *vip)?;
+                self.create_face(index, *vip, None)?;
             }
         }
+        self.give_rows(index, spec)?;
         let service = &mut self.services[index];
         // Names first: a new backend's mode is its version's.
         service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
@@ -324,6 +364,9 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
             reconciler.epochs.rows.remove(start, len, place, epoch);
         }
         service.faces.truncate(saved.faces.len());
+        for (face, at) in service.faces.iter_mut().zip(&saved.faces) {
+            face.at.clone_from(at);
+        }
         service.saved = saved;
         reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());

@@ -88,6 +88,15 @@ impl Reconciler {
         let new = weights::complete(&current, asked)
             .map_err(|error| Refused::invalid(format!("{name}: {error}")))?;
         let mut report = self.set_weights(index, &new, force)?;
+        let saved = &self.services[index].saved;
+        let names = saved.spec.cohorts.iter().map(|cohort| cohort.name.as_str());
+        let led: Vec<&str> = names.filter(|name| saved.rollouts.leads(name).is_some()).collect();
+        if !led.is_empty() {
+            report.notes.push(format!(
+                "clients of cohorts ({}) are not moved by this: their rollout leads them, `zdd rollout abort {name}` takes them back",
+                led.join(", ")
+            ));
+        }
         if let Some(rollout) = self.services[index].saved.rollouts.active() {
             report.notes.push(format!(
                 "rollout {} of {} is paused by this: `zdd rollout resume {name}` puts its weights back, `abort` gives it up",
@@ -152,7 +161,7 @@ impl Reconciler {
         force: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), Refused> {
-        for face in &self.services[index].faces {
+        for face in self.services[index].mains() {
             self.guard_vip(index, &face.at.vip, new, force, notes)?;
             self.guard_capacity(index, &face.at.vip, new, force, notes)?;
         }
@@ -181,7 +190,7 @@ impl Reconciler {
     ) -> Result<(), Refused> {
         let service = &self.services[index];
         // Of which family is only said where there are two.
-        let family = if service.faces.len() > 1 { format!("{} ", vip.family()) } else { String::new() };
+        let family = if service.mains().count() > 1 { format!("{} ", vip.family()) } else { String::new() };
         let usable = service.usable(vip, &self.health);
         for (version, weight) in service.saved.spec.versions.iter().zip(new) {
             if *weight <= version.weight {
@@ -389,7 +398,7 @@ impl Reconciler {
     /// Refuses to take the last usable backends away.
     pub(super) fn others_can_take(&self, index: usize, leaving: &[SocketAddr]) -> Result<(), Refused> {
         let service = &self.services[index];
-        for face in &service.faces {
+        for face in service.mains() {
             let vip = &face.at.vip;
             let mut own = service.saved.backends.iter().filter(|b| service.serves(vip, &b.address));
             let touched = own.clone().any(|b| leaving.contains(&b.address));

@@ -20,7 +20,7 @@ impl Reconciler {
         let index = self.index_of(name)?;
         let service = &self.services[index];
         let spec = &service.saved.spec;
-        let Some(face) = service.faces.iter().find(|face| face.at.vip.serves(&from)) else {
+        let Some(face) = service.face_of(&from).map(|face| &service.faces[face]) else {
             let family = if from.is_ipv4() { "IPv4" } else { "IPv6" };
             return Err(Refused::invalid(format!(
                 "{name} has no {family} VIP that {from} could dial: it has {}",
@@ -46,7 +46,8 @@ impl Reconciler {
         let chosen = steered.backend;
         let why = because(steered.reason, cell, transport, entry.is_some());
         let now = Tick::from_ns(clock::now_ns());
-        let denied = admission::look_up(&face.sources.1, from.ip())
+        let vip = service.mains().find(|main| main.at.vip == face.at.vip).unwrap_or(face);
+        let denied = admission::look_up(&vip.sources.1, from.ip())
             .filter(|(_, source)| source.flags & Source::DENIED != 0)
             .map(|(prefix, _)| prefix);
         let chosen = if denied.is_some() { 0 } else { chosen };
@@ -72,6 +73,7 @@ impl Reconciler {
                 }
                 None => why.to_owned(),
             },
+            cohort: face.at.cohort.clone(),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! One VIP of a service as the kernel knows it: an entry, a row of cells and a commit word of its own.
 //!
 //! A service with a VIP of each family has two faces. They share everything that is decided once: weights, the version of
-//! each group, drains, health. Each has its own cells, because its backends are those of its family.
+//! each group, drains, health. Each has its own cells, because its backends are those of its family. A cohort of clients has a face
+//! of its own at each VIP, with the VIP's end and number: see `cohorts`.
 
 use std::collections::HashMap;
 
@@ -11,6 +12,7 @@ use zdd_common::signals::Rate;
 
 use super::grace::Epochs;
 use super::service::end;
+use crate::cohort::Members;
 use crate::dataplane::{Dataplane, DataplaneError, Ends, Row, SourceSet};
 use crate::desired::{Protocol, Vip};
 use crate::plan::Currents;
@@ -43,6 +45,10 @@ pub(super) struct Face {
     pub(super) alarm: Option<String>,
     /// What its VIP makes of the sources of its packets, and the number of that set; 0: none.
     pub(super) sources: (u32, SourceSet),
+    /// Of a VIP's own face: whose flows another face's row steers.
+    pub(super) members: Members,
+    /// Why these are not the ones of the configuration.
+    pub(super) waits: Option<String>,
 }
 
 impl Face {
@@ -67,6 +73,8 @@ impl Face {
             last_wipe: 0,
             alarm: None,
             sources: Default::default(),
+            members: Members::default(),
+            waits: None,
             at,
         };
         face.count();

@@ -4,6 +4,7 @@
 mod admission;
 mod apply;
 mod change;
+mod cohorts;
 mod commands;
 mod drains;
 mod explain;
@@ -197,6 +198,7 @@ impl Reconciler {
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
         self.sweep(now);
+        self.follow_members();
         self.sweep_signals();
         self.sweep_mappings(now);
         self.advance_drains(now);

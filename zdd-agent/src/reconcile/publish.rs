@@ -21,7 +21,7 @@ impl Service {
         let new = self.rows(health);
         let mut rows = Vec::new();
         for (face, (usable, currents)) in self.faces.iter_mut().zip(new) {
-            if face.alarm != usable.alarm {
+            if face.at.cohort.is_none() && face.alarm != usable.alarm {
                 match &usable.alarm {
                     Some(alarm) => tracing::error!(service = name, vip = %face.at.vip, "{alarm}"),
                     None => tracing::info!(service = name, vip = %face.at.vip, "the alarm is over"),

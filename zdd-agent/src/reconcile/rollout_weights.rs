@@ -21,7 +21,8 @@ impl Reconciler {
         let has = |name: &str| saved.spec.versions.iter().any(|version| version.name == name);
         if !has(&stable) && back {
             tracing::warn!(service = saved.spec.name, stable, "the stable version is gone: the weights stay");
-            return Ok(());
+            // Its cohorts go by them from now on.
+            return self.publish(index);
         }
         for name in [&stable, &candidate] {
             if !has(name) && !(back && *name == candidate) {
@@ -36,13 +37,22 @@ impl Reconciler {
             _ => 0,
         };
         let new: Vec<BasisPoints> = saved.spec.versions.iter().map(|version| weight(&version.name)).collect();
-        if back {
-            return self.give_back(index, &stable, &new);
-        }
-        let mut notes = Vec::new();
-        self.guard_health(index, &new, false, &mut notes)?;
-        self.guard_filter(false)?;
-        self.put_weights(index, &new, notes).map(drop)
+        let cohorts = self.cohorts_to_lead(index);
+        let done = if back {
+            let before = self.lead(index, cohorts);
+            self.give_back(index, &stable, &new).map_err(|refused| (before, refused))
+        } else {
+            let mut notes = Vec::new();
+            self.guard_cohorts(index, cohorts, &candidate)?;
+            self.guard_health(index, &new, false, &mut notes)?;
+            self.guard_filter(false)?;
+            let before = self.lead(index, cohorts);
+            self.put_weights(index, &new, notes).map(drop).map_err(|refused| (before, refused))
+        };
+        done.map_err(|(before, refused)| {
+            self.lead(index, before);
+            refused
+        })
     }
 
     /// Gives weights back to `version`: that it drains is no obstacle, because with weight its drain is over.

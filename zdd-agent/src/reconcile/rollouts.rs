@@ -131,6 +131,7 @@ impl Reconciler {
             clock_ms,
             started_unix_ms,
             log: Vec::new(),
+            leading: 0,
             comparisons: Default::default(),
         });
         let name = self.services[index].name().to_owned();

@@ -37,7 +37,7 @@ pub(super) type HealthMap = HashMap<(String, SocketAddr), (Health, Option<String
 /// One service.
 pub(super) struct Service {
     pub(super) saved: SavedService,
-    /// One for each VIP, in the order of `saved.faces`.
+    /// One for each VIP and each of its cohorts, in the order of `saved.faces`.
     pub(super) faces: Vec<Face>,
     order: Arc<[u32]>,
     key: HashKey,
@@ -249,7 +249,7 @@ impl Service {
 
     /// Whether a backend takes what comes to a VIP: see [`ServiceSpec::vip_of`].
     pub(super) fn serves(&self, vip: &Vip, backend: &SocketAddr) -> bool {
-        self.faces.len() == 1 || vip.serves(backend)
+        self.mains().count() == 1 || vip.serves(backend)
     }
 
     /// The backends of each slot that serve a VIP, as planning sees them.
@@ -316,9 +316,10 @@ impl Service {
     pub(super) fn rows(&mut self, health: &HealthMap) -> Vec<(Usable, Vec<BackendId>)> {
         let usable: Vec<Usable> = self.faces.iter().map(|face| self.usable(&face.at.vip, health)).collect();
         let per_group = per_group(&self.saved.spec);
-        let (groups, key) = (&self.saved.groups, &self.key);
+        let (saved, key) = (&self.saved, &self.key);
         let row = |(face, usable): (&mut Face, Usable)| {
-            let row = plan::currents(&mut face.cache, &usable, groups, per_group, key);
+            let groups = Self::groups_of(saved, face);
+            let row = plan::currents(&mut face.cache, &usable, &groups, per_group, key);
             (usable, row)
         };
         self.faces.iter_mut().zip(usable).map(row).collect()
@@ -355,7 +356,7 @@ impl Service {
         let mode = self.mode_of(&backend.version);
         let (addr, port) = (Addr::from(backend.address.ip()), backend.address.port().to_be());
         // Checked when it came: a backend has a VIP.
-        let Some(face) = self.faces.iter().find(|face| self.serves(&face.at.vip, &backend.address)) else {
+        let Some(face) = self.mains().find(|face| self.serves(&face.at.vip, &backend.address)) else {
             return Ok(());
         };
         dataplane.write_backend(
@@ -450,13 +451,13 @@ impl Service {
         self.faces.iter().any(|face| face.cells.iter().any(named))
     }
 
-    /// The share of cells, of all its VIPs, whose new flows go to a set of backends.
+    /// The share of cells, of all its VIPs without their cohorts, whose new flows go to a set of backends.
     pub(super) fn share(&self, ids: &[BackendId]) -> f64 {
-        let cells: usize = self.faces.iter().map(|face| face.cells.len()).sum();
+        let cells: usize = self.mains().map(|face| face.cells.len()).sum();
         if cells == 0 {
             return 0.0;
         }
-        let held: u32 = self.faces.iter().flat_map(|face| ids.iter().map(|id| face.held(*id))).sum();
+        let held: u32 = self.mains().flat_map(|face| ids.iter().map(|id| face.held(*id))).sum();
         f64::from(held) / cells as f64
     }
 
@@ -472,10 +473,9 @@ impl Service {
 
     /// What needs somebody's attention now; with two VIPs it says which.
     pub(super) fn alarm(&self) -> Option<String> {
-        let both = self.faces.len() > 1;
+        let both = self.mains().count() > 1;
         let said: Vec<String> = self
-            .faces
-            .iter()
+            .mains()
             .filter_map(|face| {
                 let alarm = face.alarm.as_ref()?;
                 Some(if both { format!("{}: {alarm}", face.at.vip) } else { alarm.clone() })

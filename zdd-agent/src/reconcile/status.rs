@@ -90,6 +90,11 @@ impl Reconciler {
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(service));
         notes.extend(self.unremembered(service));
+        if let Some(why) = service.members_wait().filter(|_| spec.cohorts.is_empty()) {
+            notes.push(format!(
+                "clients of cohorts that are not in the configuration any more keep their cells: {why}"
+            ));
+        }
         if let Some(why) = &self.line_stopped {
             notes.push(format!(
                 "the line is stopped ({why}), no rollout takes a step up: `zdd rollout release-the-line`"
@@ -132,6 +137,7 @@ impl Reconciler {
                 learned: counters.learned,
                 insert_failed: fails,
             },
+            cohorts: service.cohort_status(),
             versions,
         }
     }
@@ -246,14 +252,14 @@ fn elsewhere(service: &Service) -> Vec<String> {
     let spec = &service.saved.spec;
     let groups = f64::from(service::groups(spec));
     let mut notes = Vec::new();
-    for face in &service.faces {
+    for face in service.mains() {
         let takes = |version: &str| {
             let ids = service.ids_of(version);
             ids.iter().any(|id| face.held(*id) > 0)
         };
         let taker = spec.versions.iter().find(|v| takes(&v.name)).map_or("nobody", |v| v.name.as_str());
         let family =
-            if service.faces.len() > 1 { format!("{} ", face.at.vip.family()) } else { String::new() };
+            if service.mains().count() > 1 { format!("{} ", face.at.vip.family()) } else { String::new() };
         for version in &spec.versions {
             let asked = f64::from(version.weight) / f64::from(FULL);
             if asked * groups >= 1.0 && !takes(&version.name) {

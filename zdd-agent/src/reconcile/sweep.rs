@@ -52,6 +52,8 @@ impl Reconciler {
             steady: self.epochs.over(face.committed),
             track: face.lookup,
             let_go: service.saved.backends.iter().filter(gone).map(|b| b.id).collect(),
+            row: face.at.id,
+            members: face.at.cohort.is_none().then_some(&face.members),
         }
     }
 

@@ -1,16 +1,17 @@
 //! One look at every entry of the flow table: expiry, restoring, purging, counting.
 
-use zdd_common::entries::{BackendId, Cell, ServiceView};
+use zdd_common::entries::{BackendId, Cell, FlowKey, ServiceView};
 use zdd_common::limits::BACKENDS_MAX;
 use zdd_common::rules::{self, Sweep, Timeouts};
 use zdd_common::steer;
 
+use crate::cohort::Members;
 use crate::dataplane::{Dataplane, FlowScan, FlowTotals};
 
 /// Entries of removed backends that one sweep lets go: their clients reconnect one after another, not all at once.
 const PACE: usize = 1000;
 
-/// What a sweep must know of one VIP of a service.
+/// What a sweep must know of one VIP of a service, or of one of its cohorts.
 #[derive(Clone, Debug)]
 pub struct Swept<'a> {
     /// Its number.
@@ -29,6 +30,10 @@ pub struct Swept<'a> {
     pub track: bool,
     /// Backends whose flows are let go.
     pub let_go: Vec<BackendId>,
+    /// The number of its row.
+    pub row: u16,
+    /// Of a VIP's own row: whose flows another row steers. `None`: it is such another one, of a cohort.
+    pub members: Option<&'a Members>,
 }
 
 /// What a sweep saw.
@@ -66,9 +71,18 @@ const UNKNOWN: u32 = u32::MAX;
 /// Indices are looked up in plain arrays: with a million entries, two lookups in a hash map each are half of the time.
 pub fn sweep(dataplane: &Dataplane, services: &[Swept<'_>], pressure: bool, now: u64) -> Seen {
     let mut by_vip = vec![UNKNOWN; services.iter().map(|s| usize::from(s.vip) + 1).max().unwrap_or(0)];
+    let mut by_row = vec![UNKNOWN; services.iter().map(|s| usize::from(s.row) + 1).max().unwrap_or(0)];
     for (index, service) in services.iter().enumerate() {
-        by_vip[usize::from(service.vip)] = index as u32;
+        by_row[usize::from(service.row)] = index as u32;
+        if service.members.is_some() {
+            by_vip[usize::from(service.vip)] = index as u32;
+        }
     }
+    // Most VIPs have no cohorts, and then the client's address says nothing.
+    let of_cohort = |index: usize, key: &FlowKey| {
+        let members = services.get(index)?.members.filter(|members| !members.is_empty())?;
+        by_row.get(usize::from(members.row(key.client.into())?)).map(|index| *index as usize)
+    };
     let mut seen = Seen::nothing(services);
     seen.flows = vec![0; BACKENDS_MAX as usize + 1];
     let Seen { counted, flows, kept, .. } = &mut seen;
@@ -77,6 +91,7 @@ pub fn sweep(dataplane: &Dataplane, services: &[Swept<'_>], pressure: bool, now:
     let totals = dataplane.sweep(|FlowScan { key, word }| {
         counted[word.class_bits().min(2)] += 1;
         let index = by_vip.get(usize::from(key.vip())).copied().unwrap_or(UNKNOWN) as usize;
+        let index = of_cohort(index, &key).unwrap_or(index);
         let Some(service) = services.get(index) else {
             // Of a service that is gone: nobody will look for it.
             let Some(times) = default_times else { return Sweep::Free };

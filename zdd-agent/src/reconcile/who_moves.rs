@@ -55,10 +55,22 @@ impl Reconciler {
         service.saved = saved;
         let service = &self.services[index];
         let mut currents = Vec::with_capacity(before.len());
-        for (usable, row) in rows {
-            notes.extend(usable.alarm);
+        for (face, (usable, row)) in service.faces.iter().zip(rows) {
+            notes.extend(usable.alarm.filter(|_| face.at.cohort.is_none()));
             currents.extend(row);
         }
+        let leading = service.saved.spec.cohorts.iter().filter_map(|cohort| {
+            let version = service.saved.rollouts.leads(&cohort.name)?;
+            Some(format!(
+                "clients of cohort {} stay: their new flows go to {version}, whatever the weights",
+                cohort.name
+            ))
+        });
+        notes.extend(leading);
+        // Shares are those of everybody else.
+        let row_len = service.saved.spec.cells as usize;
+        let counts = |cell: usize| service.faces[cell / row_len].at.cohort.is_none();
+        let all = (0..before.len()).filter(|cell| counts(*cell)).count();
 
         let after: Vec<BackendId> = cells_before
             .iter()
@@ -71,7 +83,7 @@ impl Reconciler {
         let moves = |cell: usize| version(before[cell]) != version(after[cell]);
         let mut pairs: BTreeMap<(Option<&str>, Option<&str>), u32> = BTreeMap::new();
         let mut other_backend_cells = 0;
-        for cell in 0..before.len() {
+        for cell in (0..before.len()).filter(|cell| counts(*cell)) {
             if moves(cell) {
                 *pairs.entry((version(before[cell]), version(after[cell]))).or_default() += 1;
             } else if before[cell] != after[cell] {
@@ -90,20 +102,20 @@ impl Reconciler {
         Ok(WhoMoves {
             service: name.to_owned(),
             generation: service.generation(),
-            cells: before.len() as u32,
+            cells: all as u32,
             moved_cells,
             moved_groups,
-            moved_share: fraction(moved_cells as usize, before.len()),
+            moved_share: fraction(moved_cells as usize, all),
             other_backend_cells,
             versions: weights
                 .iter()
                 .zip(&new)
                 .map(|((name, old), new)| {
                     let share = |row: &[BackendId]| {
-                        fraction(
-                            row.iter().filter(|id| version(**id) == Some(name.as_str())).count(),
-                            row.len(),
-                        )
+                        let of_it = |(cell, id): &(usize, &BackendId)| {
+                            counts(*cell) && version(**id) == Some(name.as_str())
+                        };
+                        fraction(row.iter().enumerate().filter(of_it).count(), all)
                     };
                     VersionMove {
                         name: name.clone(),
@@ -136,8 +148,10 @@ impl Reconciler {
         let (mut live, mut kept) = (0, 0);
         if self.dataplane.any_flows() {
             self.dataplane.sweep(|scan| {
-                let face = service.faces.iter().position(|face| face.at.vip_id == scan.key.vip());
-                if let Some(face) = face
+                let ours = service.faces.iter().any(|face| face.at.vip_id == scan.key.vip());
+                let client = SocketAddr::new(scan.key.client.into(), 0);
+                if ours
+                    && let Some(face) = service.face_of(&client)
                     && scan.word.live()
                 {
                     live += 1;
@@ -153,7 +167,7 @@ impl Reconciler {
 
 /// Place of a client's cell among the cells of all faces.
 fn cell_of(service: &Service, from: SocketAddr) -> Option<usize> {
-    let number = service.faces.iter().position(|face| face.at.vip.serves(&from))?;
+    let number = service.face_of(&from)?;
     let at = &service.faces[number].at;
     let key = FlowKey::new(from.ip().into(), from.port().to_be(), at.vip.port.to_be(), at.vip_id);
     let cell = steer::place(&service.view(), &key).cell as usize;

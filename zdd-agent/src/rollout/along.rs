@@ -27,18 +27,22 @@ impl Walk<'_> {
                 self.progress.hook = self.next_hook(kind, 0);
                 self.progress.contracted |= kind == HookKind::Contract;
             }
-            Some(Stage::Weight(to)) => self.set(to),
+            Some(Stage::Weight(to)) => self.set(to, self.progress.cohorts),
+            Some(Stage::Cohort(number)) => self.set(self.progress.weight, number),
             _ => {}
         }
     }
 
     /// The present stage belongs to a step that `promote --full` leaves out.
     pub(super) fn left_out(&self) -> bool {
-        let step = |stage: Option<&Stage>| matches!(stage, Some(Stage::Weight(to)) if *to != FULL);
+        let step = |stage: Option<&Stage>| match stage {
+            Some(Stage::Weight(to)) => *to != FULL,
+            stage => matches!(stage, Some(Stage::Cohort(_))),
+        };
         let next = self.stages.get(self.progress.stage + 1);
         self.progress.full
             && match self.at() {
-                Some(Stage::Weight(_)) => step(self.stages.get(self.progress.stage)),
+                Some(Stage::Weight(_) | Stage::Cohort(_)) => step(self.stages.get(self.progress.stage)),
                 Some(Stage::Hooks(HookKind::Rollout)) => step(next),
                 // What comes after 100 % is not left out: it is the look at the whole.
                 Some(Stage::Pause(_) | Stage::Await) => self.progress.weight != FULL,
@@ -58,6 +62,7 @@ impl Walk<'_> {
             None => true,
             Some(Stage::Hooks(_)) => progress.hook.is_none(),
             Some(Stage::Weight(to)) => progress.weight == to,
+            Some(Stage::Cohort(number)) => progress.cohorts == number,
             Some(Stage::Pause(time)) => {
                 progress.promoted || self.now >= progress.entered_ms + time.as_millis() as u64
             }
@@ -102,7 +107,7 @@ impl Walk<'_> {
     pub(super) fn active(&self, when: When) -> bool {
         let progress = &self.progress;
         let looks = match self.plan.spec.strategy {
-            Strategy::Canary { .. } => progress.weight > 0,
+            Strategy::Canary { .. } => progress.exposed(),
             Strategy::Rolling { .. } => batch_at(&self.stages, progress.stage).is_some(),
             Strategy::BlueGreen { .. } => self
                 .stages
@@ -154,10 +159,11 @@ impl Walk<'_> {
         let missing = |all: &[(u64, Work)], token: u64| all.iter().all(|(other, _)| *other != token);
         effects.extend(before.iter().filter(|(t, _)| missing(&after, *t)).map(|(t, _)| Effect::Stop(*t)));
         effects.extend(after.iter().filter(|(t, _)| missing(before, *t)).map(|(t, w)| Effect::Start(*t, *w)));
-        let (now, held, weight) = (self.now, self.progress.held(), self.progress.weight);
+        let (now, held) = (self.now, self.progress.held());
+        let (weight, cohorts) = (self.progress.weight, self.progress.cohorts);
         if let Some(setting) = &mut self.progress.setting {
             // Nothing holds a way back; and what was refused before a pause is not taken within it.
-            let waits = held && setting.to > weight;
+            let waits = held && (setting.to > weight || setting.cohorts > cohorts);
             if now >= setting.next_ms && !waits {
                 setting.next_ms = now + SET_AGAIN_MS;
                 effects.push(Effect::SetWeights(setting.to));

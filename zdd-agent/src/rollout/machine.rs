@@ -76,6 +76,9 @@ impl Phase {
 pub struct Setting {
     /// The candidate's share.
     pub to: BasisPoints,
+    /// How many of the plan's cohorts get the candidate.
+    #[serde(default)]
+    pub cohorts: u16,
     /// Not tried again before.
     pub next_ms: u64,
     /// Since when it is tried.
@@ -112,6 +115,9 @@ pub struct Progress {
     pub entered_ms: u64,
     /// The candidate's share as last set.
     pub weight: BasisPoints,
+    /// How many of the plan's cohorts get the candidate, as last set.
+    #[serde(default)]
+    pub cohorts: u16,
     /// The one being set.
     pub setting: Option<Setting>,
     /// Somebody holds it, and why.
@@ -220,7 +226,7 @@ pub enum Work {
 /// What shall be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Give the candidate this share and the stable version the rest; answered by `WeightsSet` or `Refused`. Rolling: 0, take
+    /// Give the candidate this share, and the cohorts of [`Progress::setting`], and the stable version the rest; answered by `WeightsSet` or `Refused`. Rolling: 0, take
     /// the present batch back.
     SetWeights(BasisPoints),
     /// Begin this; answered by `Measured` or `HookDone`.
@@ -265,6 +271,7 @@ pub fn begin(plan: &Plan, holds: Holds, now: u64) -> (Progress, Vec<Effect>) {
         stage: 0,
         entered_ms: now,
         weight: 0,
+        cohorts: 0,
         setting: None,
         paused: None,
         displaced: false,
@@ -338,6 +345,11 @@ impl Progress {
             .filter_map(|(at, run)| run.under_way.map(|(token, _)| (token, Work::Measure(at))));
         let hooks = self.hook.iter().chain(&self.polls);
         runs.chain(hooks.filter_map(|hook| hook.token.map(|token| (token, Work::Call(hook.hook))))).collect()
+    }
+
+    /// Some of the users get the candidate.
+    pub fn exposed(&self) -> bool {
+        self.weight > 0 || self.cohorts > 0
     }
 
     /// Steps are not taken.

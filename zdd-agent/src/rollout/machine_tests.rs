@@ -2,7 +2,7 @@
 
 use super::machine::*;
 use super::runs::Outcome;
-use super::search_tests::{canary, plan, rolling};
+use super::search_tests::{canary, cohorts_first, plan, rolling};
 use super::spec::*;
 use crate::desired::FULL;
 use std::time::Duration;
@@ -277,4 +277,52 @@ fn a_rolling_rollout_in_the_words_it_tells_and_what_a_batch_that_stays_sick_does
     story.seconds(3);
     let Phase::RolledBack(why) = &story.progress.phase else { panic!("{:?}", story.progress) };
     assert!(why.contains("batch 1: not healthy"), "{why}");
+}
+
+#[test]
+fn cohorts_go_first_each_is_proved_and_a_failure_takes_them_back() {
+    let first = plan(cohorts_first(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&first);
+    story.seconds(3).ask(Command::Promote { full: false }).seconds(3);
+    insta::assert_snapshot!(story.told(), @"
+    0 rollout 1 of v2 begins (canary)
+    0 new flows of cohort staff go to v2
+    1 new flows of cohort beta go to v2
+    3 promoted: tested
+    3 v2 has 1% of new flows
+    4 v2 has 100% of new flows
+    4 promoted: v2 has everything
+    ");
+    let mut story = Story::new(&first);
+    story.measure = |now| if now < 2_000 { well(now) } else { Outcome::Failure("bad".to_owned()) };
+    story.seconds(4);
+    insta::assert_snapshot!(story.told(), @"
+    0 rollout 1 of v2 begins (canary)
+    0 new flows of cohort staff go to v2
+    1 new flows of cohort beta go to v2
+    2 rolling back: analysis a: 1 failures, 0 are tolerated; the last: failure: bad
+    2 v2 has 0% of new flows
+    2 rolled back: analysis a: 1 failures, 0 are tolerated; the last: failure: bad
+    ");
+    assert_eq!((story.progress.weight, story.progress.cohorts), (0, 0));
+}
+
+#[test]
+fn a_cohort_that_cannot_lead_is_tried_again_and_a_measurement_of_the_one_before_proves_nothing_of_it() {
+    let first = plan(cohorts_first(), OnFailure::Rollback, &[]);
+    let mut story = Story::new(&first);
+    story.accept = false;
+    story.seconds(2);
+    assert_eq!((story.progress.cohorts, story.progress.weight), (1, 0));
+    assert!(story.told().contains("cohort beta is refused and tried again: sick"), "{}", story.told());
+    story.accept = true;
+    story.seconds(1);
+    assert_eq!((story.progress.cohorts, story.progress.weight), (2, 0));
+    // A measurement begins while one leads, and answers when two do.
+    story.measure = |_| Outcome::Inconclusive("later".to_owned());
+    let run = story.progress.runs[0].clone();
+    story.progress.runs[0].under_way = Some((99, 1 << 16));
+    story.event(Event::Measured(99, well(0)));
+    assert_eq!(story.progress.runs[0].successes, run.successes + 1);
+    assert_eq!(story.progress.runs[0].proven, run.proven);
 }

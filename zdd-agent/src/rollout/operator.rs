@@ -82,7 +82,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn promote(&mut self, full: bool, because: &str) -> Result<(), String> {
-        if full && self.progress.weight == 0 && matches!(self.plan.spec.strategy, Strategy::Canary { .. }) {
+        if full && !self.progress.exposed() && matches!(self.plan.spec.strategy, Strategy::Canary { .. }) {
             return Err(format!(
                 "{} has no new flows yet, so nothing is known of it\nhelp: wait for the first weight; `zdd shift` sets weights without a rollout",
                 self.plan.candidate

@@ -29,6 +29,9 @@ pub struct RolloutReport {
     pub why: Option<String>,
     /// The candidate's share of new flows as last set, 0 to 1.
     pub weight: f64,
+    /// The cohorts whose new flows go to the candidate, whatever its share.
+    #[serde(default)]
+    pub cohorts: Vec<String>,
     /// Who holds it, when somebody does.
     pub paused: Option<String>,
     /// `zdd gate close`.
@@ -244,6 +247,7 @@ pub fn report(service: &str, saved: &SavedRollout) -> RolloutReport {
         phase: progress.phase.name().to_owned(),
         why: progress.phase.why().map(str::to_owned),
         weight: f64::from(progress.weight) / f64::from(FULL),
+        cohorts: plan.spec.cohorts().take(progress.cohorts.into()).map(str::to_owned).collect(),
         paused: progress.paused.clone(),
         gate_closed: progress.gate_closed,
         stopped: progress.stopped.clone(),
@@ -278,7 +282,7 @@ fn waits_for(saved: &SavedRollout) -> Vec<String> {
         return all;
     }
     if let Some(why) = progress.setting.as_ref().and_then(|setting| setting.refused.as_ref()) {
-        all.push(format!("its weight to be possible: {why}"));
+        all.push(format!("its step to be possible: {why}"));
     }
     match stages(&plan.spec).get(progress.stage).copied() {
         Some(Stage::Hooks(kind)) => {
@@ -312,7 +316,7 @@ fn waits_for(saved: &SavedRollout) -> Vec<String> {
         Some(Stage::Together(_)) => {
             all.push(format!("the others of train {}", plan.spec.train.as_deref().unwrap_or_default()));
         }
-        Some(Stage::Weight(_)) | None => {}
+        Some(Stage::Weight(_) | Stage::Cohort(_)) | None => {}
     }
     all
 }

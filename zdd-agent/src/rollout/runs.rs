@@ -3,7 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::spec::AnalysisSpec;
-use crate::desired::{BasisPoints, FULL};
+use crate::desired::FULL;
+
+/// Seen under weights that somebody else has set.
+pub const NOT_OURS: u32 = u32::MAX;
+
+// A weight leaves the upper half to the number of cohorts.
+const _: () = assert!(FULL < 1 << 16);
 
 /// What one measurement says, with its value or reason for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,8 +45,8 @@ impl Outcome {
 pub struct Run {
     /// When the next measurement is due; `None`: there is nothing to measure.
     pub next_ms: Option<u64>,
-    /// Token of the one under way, and the weight under which it began.
-    pub under_way: Option<(u64, BasisPoints)>,
+    /// Token of the one under way, and what it is seen under: the weight in the low 16 bits, the number of cohorts above.
+    pub under_way: Option<(u64, u32)>,
     /// Successes at the present weight.
     pub proven: u32,
     /// Successes.
@@ -97,10 +103,10 @@ impl Run {
         &mut self,
         spec: &AnalysisSpec,
         outcome: Outcome,
-        weight: BasisPoints,
+        under: u32,
         now: u64,
     ) -> Option<String> {
-        let same_weight = self.under_way.take().is_some_and(|(_, began)| began == weight && weight <= FULL);
+        let same = self.under_way.take().is_some_and(|(_, began)| began == under && under != NOT_OURS);
         self.next_ms = Some(now + Self::interval(spec));
         if matches!(outcome, Outcome::Postponed(_)) {
             self.last = Some(outcome);
@@ -111,7 +117,7 @@ impl Run {
         match &outcome {
             Outcome::Success(_) => {
                 self.successes = self.successes.saturating_add(1);
-                self.proven = self.proven.saturating_add(u32::from(same_weight));
+                self.proven = self.proven.saturating_add(u32::from(same));
             }
             Outcome::Failure(_) => self.failures = self.failures.saturating_add(1),
             Outcome::Inconclusive(_) => self.inconclusive = self.inconclusive.saturating_add(1),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::{Plan, Progress};
+use super::machine::{Phase, Plan, Progress};
 use crate::signals::Comparison;
 
 /// Lines of a rollout that are kept; the first ones go when there are more.
@@ -26,6 +26,9 @@ pub struct SavedRollout {
     pub started_unix_ms: u64,
     /// What was announced.
     pub log: Vec<Line>,
+    /// How many of the plan's cohorts get the candidate: in force, as the weights of the service are.
+    #[serde(default)]
+    pub leading: u16,
     /// How the comparisons of its versions stand, by analysis.
     #[serde(default)]
     pub comparisons: BTreeMap<String, Comparison>,
@@ -85,6 +88,14 @@ impl SavedRollouts {
     /// The one under way.
     pub fn active(&self) -> Option<&SavedRollout> {
         self.current.as_ref().filter(|rollout| !rollout.progress.phase.over())
+    }
+
+    /// The version that all new flows of a cohort go to now; `None`: they go by the weights. Follows from what is persisted alone.
+    pub fn leads(&self, cohort: &str) -> Option<&str> {
+        let rollout = self.active()?;
+        let goes = matches!(rollout.progress.phase, Phase::Running | Phase::Frozen(_));
+        let mut leading = rollout.plan.spec.cohorts().take(rollout.leading.into());
+        (goes && leading.any(|name| name == cohort)).then_some(rollout.plan.candidate.as_str())
     }
 
     /// Keeps what is over, as far as there is room.

@@ -63,6 +63,14 @@ pub(super) fn canary() -> Strategy {
     Strategy::Canary { steps }
 }
 
+/// Two cohorts, then everybody.
+pub(super) fn cohorts_first() -> Strategy {
+    let cohort = |name: &str| Step::Cohort(name.to_owned());
+    Strategy::Canary {
+        steps: vec![cohort("staff"), cohort("beta"), Step::PauseUntilPromoted, Step::Weight(100)],
+    }
+}
+
 /// Two backends, one after the other: restarted, or replaced by two others.
 pub(super) fn rolling(replace: bool) -> Strategy {
     let address = |port| std::net::SocketAddr::from(([10, 1, 0, 1], port));
@@ -141,11 +149,12 @@ fn events(plan: &Plan, world: &World) -> Vec<Option<Event>> {
     all
 }
 
-fn proven(plan: &Plan, progress: &Progress, from: BasisPoints) -> bool {
+fn proven(plan: &Plan, progress: &Progress) -> bool {
+    let from = progress.weight;
     let blue_green = matches!(plan.spec.strategy, Strategy::BlueGreen { .. });
     plan.spec.analyses.iter().zip(&progress.runs).all(|(spec, run)| {
         let matters = match spec.when {
-            When::Always => from > 0,
+            When::Always => progress.exposed(),
             When::PrePromotion => blue_green && from == 0,
             When::PostPromotion => blue_green && from > 0,
         };
@@ -171,19 +180,35 @@ fn judge(plan: &Plan, before: &Progress, after: &Progress, effects: &[Effect]) {
         }
         assert!(!before.phase.over(), "{effect:?} after the end");
         let Effect::SetWeights(to) = effect else { continue };
-        if *to == 0 && matches!(after.phase, Phase::RollingBack(_)) || *to == after.weight {
+        let cohorts = after.setting.as_ref().map_or(0, |setting| setting.cohorts);
+        if matches!(after.phase, Phase::RollingBack(_)) {
+            assert_eq!((*to, cohorts), (0, 0), "{after:?}");
+            continue;
+        }
+        if (*to, cohorts) == (after.weight, after.cohorts) {
             continue;
         }
         assert_eq!(after.phase, Phase::Running, "{to} while {:?}", after.phase);
         let closed = after.broke_glass.is_none() && (after.gate_closed || after.stopped.is_some());
         assert!(after.paused.is_none() && !closed, "{to} while it is held: {after:?}");
         assert!(!after.displaced, "{to} while the weights are not ours: {after:?}");
-        let raised = weights.iter().filter(|weight| **weight <= after.weight).count();
+        let raised =
+            weights.iter().filter(|weight| **weight <= after.weight).count() + usize::from(after.cohorts);
         let met = plan.spec.train.is_none() || usize::from(after.cleared) > raised;
         assert!(met, "{to} before the train has met: {after:?}");
+        assert!(proven(plan, after), "{to} and {cohorts} cohorts without proof: {after:?}");
+        if cohorts != after.cohorts {
+            assert_eq!(
+                (*to, cohorts),
+                (0, after.cohorts + 1),
+                "one cohort after the other, before any weight: {after:?}"
+            );
+            continue;
+        }
+        let all = plan.spec.cohorts().count();
+        assert!(after.full || usize::from(cohorts) == all, "{to} before the cohorts: {after:?}");
         let next = weights.iter().find(|weight| **weight > after.weight);
         assert!(next == Some(to) || (after.full && *to == FULL), "a jump from {} to {to}", after.weight);
-        assert!(proven(plan, after, after.weight), "{to} without proof: {after:?}");
     }
     if after.contracted && !before.contracted {
         assert!(
@@ -197,7 +222,7 @@ fn judge(plan: &Plan, before: &Progress, after: &Progress, effects: &[Effect]) {
         assert_eq!(after.stage, stages(&plan.spec).len(), "{after:?}");
     }
     if matches!(after.phase, Phase::RolledBack(_)) {
-        assert_eq!(after.weight, 0, "{after:?}");
+        assert_eq!((after.weight, after.cohorts), (0, 0), "{after:?}");
     }
 }
 
@@ -270,6 +295,8 @@ fn no_sequence_of_events_jumps_promotes_unproven_or_survives_an_abort() {
     for (strategy, on_failure, hooks, depth) in [
         (canary(), OnFailure::Rollback, &[][..], 7),
         (canary(), OnFailure::Freeze, &few[..], 6),
+        (cohorts_first(), OnFailure::Rollback, &[][..], 7),
+        (cohorts_first(), OnFailure::Freeze, &[][..], 6),
         (canary(), OnFailure::Rollback, &[HookKind::ConfirmRollout, HookKind::Rollback][..], 6),
         (blue_green.clone(), OnFailure::Rollback, &[][..], 7),
         (blue_green.clone(), OnFailure::Freeze, &[HookKind::ConfirmPromotion, HookKind::PostRollout][..], 7),

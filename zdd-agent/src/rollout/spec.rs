@@ -45,6 +45,15 @@ impl RolloutSpec {
         }
     }
 
+    /// The cohorts that get the candidate before any percentage does, in their order.
+    pub fn cohorts(&self) -> impl Iterator<Item = &str> {
+        let steps = match &self.strategy {
+            Strategy::Canary { steps } => steps.as_slice(),
+            Strategy::BlueGreen { .. } | Strategy::Rolling { .. } => &[],
+        };
+        steps.iter().filter_map(|step| if let Step::Cohort(name) = step { Some(name.as_str()) } else { None })
+    }
+
     /// Whether a hook of this kind is there.
     pub fn calls(&self, kind: HookKind) -> bool {
         self.hooks.iter().any(|hook| hook.on == kind)
@@ -127,6 +136,8 @@ impl Strategy {
 pub enum Step {
     /// The candidate's share of new flows, 1 to 10_000.
     Weight(BasisPoints),
+    /// All new flows of this cohort's clients. Before every weight.
+    Cohort(String),
     /// Wait this long.
     Pause(Duration),
     /// Wait for `zdd rollout promote`.

@@ -15,6 +15,8 @@ pub enum Stage {
     Hooks(HookKind),
     /// The candidate gets this share of new flows.
     Weight(BasisPoints),
+    /// The first so many of the plan's cohorts get the candidate.
+    Cohort(u16),
     /// This long.
     Pause(Duration),
     /// Until somebody promotes.
@@ -40,6 +42,13 @@ pub enum BatchStep {
     Ready,
     /// They take flows; where they replace others, those take none any more.
     In,
+}
+
+impl Stage {
+    /// Whether the candidate gets more of the new flows by it.
+    pub fn raises(self) -> bool {
+        matches!(self, Stage::Weight(_) | Stage::Cohort(_))
+    }
 }
 
 /// The batch that a stage of a rolling rollout belongs to: the latest that was begun.
@@ -94,12 +103,12 @@ pub fn stages(spec: &RolloutSpec) -> Vec<Stage> {
     if spec.train.is_some() { together(all) } else { all }
 }
 
-/// The same line with a meeting of the train before each weight, and one before what cannot be taken back.
+/// The same line with a meeting of the train before each weight and each cohort, and one before what cannot be taken back.
 fn together(line: Vec<Stage>) -> Vec<Stage> {
-    let last = line.iter().rposition(|stage| matches!(stage, Stage::Weight(_) | Stage::Proof));
+    let last = line.iter().rposition(|stage| stage.raises() || *stage == Stage::Proof);
     let (mut all, mut times) = (Vec::new(), 0);
     for (at, stage) in line.into_iter().enumerate() {
-        if matches!(stage, Stage::Weight(_)) {
+        if stage.raises() {
             all.push(Stage::Together(times));
             times += 1;
         }
@@ -112,13 +121,13 @@ fn together(line: Vec<Stage>) -> Vec<Stage> {
 }
 
 fn canary(steps: &[Step], all: &mut Vec<Stage>) {
-    let mut weight = 0;
+    let (mut weight, mut cohorts) = (0, 0);
     let whole = [Step::Weight(FULL)];
     let ends_full = steps.contains(&Step::Weight(FULL));
     for step in steps.iter().chain(whole.iter().take(usize::from(!ends_full))) {
         match step {
             Step::Weight(next) => {
-                if weight > 0 {
+                if weight > 0 || cohorts > 0 {
                     all.push(Stage::Proof);
                 }
                 if *next == FULL {
@@ -127,6 +136,13 @@ fn canary(steps: &[Step], all: &mut Vec<Stage>) {
                     all.extend([Stage::Hooks(HookKind::Rollout), Stage::Weight(*next)]);
                 }
                 weight = *next;
+            }
+            Step::Cohort(_) => {
+                if cohorts > 0 {
+                    all.push(Stage::Proof);
+                }
+                cohorts += 1;
+                all.extend([Stage::Hooks(HookKind::Rollout), Stage::Cohort(cohorts)]);
             }
             Step::Pause(time) => all.push(Stage::Pause(*time)),
             Step::PauseUntilPromoted => all.push(Stage::Await),
@@ -143,6 +159,11 @@ fn promotion(all: &mut Vec<Stage>) {
         Stage::Hooks(HookKind::Rollout),
         Stage::Weight(FULL),
     ]);
+}
+
+/// The name of the cohort that a stage is about.
+pub fn cohort_at(spec: &RolloutSpec, number: u16) -> &str {
+    spec.cohorts().nth(usize::from(number).saturating_sub(1)).unwrap_or_default()
 }
 
 fn told_batch(step: BatchStep, spec: &RolloutSpec, number: u16) -> (String, String) {
@@ -198,6 +219,11 @@ pub fn told(stage: Stage, spec: &RolloutSpec, stable: &str, candidate: &str) -> 
         }
         Stage::Hooks(kind) => (format!("call {}", kind.name()), back("nothing to take back")),
         Stage::Weight(weight) => (format!("{} of new flows to {candidate}", percent(weight)), all_back),
+        Stage::Cohort(number) => {
+            let name = cohort_at(spec, number);
+            let back = format!("new flows of cohort {name} to {stable}; live ones stay where they are");
+            (format!("new flows of cohort {name} to {candidate}, whatever its weight"), back)
+        }
         Stage::Pause(time) => (format!("wait {}", humantime::format_duration(time)), all_back),
         Stage::Await => (back("wait for `zdd rollout promote`"), all_back),
         Stage::Proof => {

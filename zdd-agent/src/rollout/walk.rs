@@ -1,9 +1,9 @@
 //! What events do to a rollout.
 
 use super::machine::{Event, HookRun, Phase, Plan, Progress, SET_AGAIN_MS, Setting};
-use super::runs::Outcome;
+use super::runs::{NOT_OURS, Outcome};
 use super::spec::{HookKind, OnFailure, Strategy};
-use super::stages::{BatchStep, Stage};
+use super::stages::{BatchStep, Stage, cohort_at};
 use crate::desired::BasisPoints;
 use crate::text::percent;
 
@@ -134,7 +134,7 @@ impl Walk<'_> {
     /// Somebody else's weights are replaced by ours again.
     pub(super) fn put_back(&mut self) {
         if std::mem::take(&mut self.progress.displaced) && self.progress.setting.is_none() {
-            self.set(self.progress.weight);
+            self.set(self.progress.weight, self.progress.cohorts);
         }
     }
 
@@ -144,7 +144,7 @@ impl Walk<'_> {
         let Some(from) = self.stages[..=stage].iter().rposition(|stage| *stage == Stage::Proof) else {
             return false;
         };
-        let passed = self.stages[from..self.progress.stage].iter().any(|s| matches!(s, Stage::Weight(_)));
+        let passed = self.stages[from..self.progress.stage].iter().any(|stage| stage.raises());
         if !passed {
             self.progress.stage = from;
             self.enter();
@@ -152,8 +152,9 @@ impl Walk<'_> {
         !passed
     }
 
-    pub(super) fn set(&mut self, to: BasisPoints) {
-        self.progress.setting = Some(Setting { to, next_ms: self.now, since_ms: self.now, refused: None });
+    pub(super) fn set(&mut self, to: BasisPoints, cohorts: u16) {
+        let (next_ms, since_ms) = (self.now, self.now);
+        self.progress.setting = Some(Setting { to, cohorts, next_ms, since_ms, refused: None });
     }
 
     pub(super) fn interfered(&mut self, what: String) {
@@ -171,16 +172,17 @@ impl Walk<'_> {
     }
 
     pub(super) fn weights_set(&mut self, to: BasisPoints) {
-        if self.progress.setting.as_ref().is_none_or(|setting| setting.to != to) {
-            return;
-        }
-        self.progress.setting = None;
-        let put_back = self.progress.weight == to && self.progress.phase == Phase::Running;
-        self.progress.weight = to;
+        let Some(setting) = self.progress.setting.take_if(|setting| setting.to == to) else { return };
+        let before = (self.progress.weight, self.progress.cohorts);
+        let put_back = before == (to, setting.cohorts) && self.progress.phase == Phase::Running;
+        (self.progress.weight, self.progress.cohorts) = (to, setting.cohorts);
         for (run, spec) in self.progress.runs.iter_mut().zip(&self.plan.spec.analyses) {
             run.weight_changed(spec, self.now);
         }
-        if !self.rolling() {
+        if setting.cohorts > before.1 {
+            let name = cohort_at(&self.plan.spec, setting.cohorts);
+            self.say(format!("new flows of cohort {name} go to {}", self.plan.candidate));
+        } else if !self.rolling() {
             self.say(format!("{} has {} of new flows", self.plan.candidate, percent(to)));
         }
         if let Phase::RollingBack(why) = &self.progress.phase {
@@ -188,7 +190,11 @@ impl Walk<'_> {
             self.say(format!("rolled back: {why}"));
             self.progress.phase = Phase::RolledBack(why);
         }
-        let before_weight = matches!(self.at(), Some(Stage::Weight(next)) if next != to);
+        let before_weight = match self.at() {
+            Some(Stage::Weight(next)) => next != to,
+            Some(Stage::Cohort(next)) => next != setting.cohorts,
+            _ => false,
+        };
         if put_back && !self.back_to_proof() && before_weight {
             self.enter_again();
         }
@@ -201,17 +207,23 @@ impl Walk<'_> {
         setting.next_ms = now + SET_AGAIN_MS;
         let (news, late) = (setting.refused.as_ref() != Some(&why), now >= setting.since_ms + deadline);
         setting.refused = Some(why.clone());
+        let cohorts = setting.cohorts;
         if news {
-            self.say(format!("{} is refused and tried again: {why}", percent(to)));
+            let what = match cohorts > self.progress.cohorts {
+                true => format!("cohort {}", cohort_at(&self.plan.spec, cohorts)),
+                false => percent(to),
+            };
+            self.say(format!("{what} is refused and tried again: {why}"));
         }
         if late && self.progress.phase == Phase::Running {
             self.fail(format!("no progress within the deadline: {why}"));
         }
     }
 
-    /// The weight under which something is seen; one that no plan has while the weights are not ours.
-    pub(super) fn seen_under(&self) -> BasisPoints {
-        if self.progress.displaced { BasisPoints::MAX } else { self.progress.weight }
+    /// The weight and the cohorts under which something is seen; what no plan has while the weights are not ours.
+    pub(super) fn seen_under(&self) -> u32 {
+        let progress = &self.progress;
+        if progress.displaced { NOT_OURS } else { progress.weight | u32::from(progress.cohorts) << 16 }
     }
 
     pub(super) fn measured(&mut self, token: u64, outcome: Outcome) {
@@ -298,6 +310,6 @@ impl Walk<'_> {
         self.progress.paused = None;
         self.progress.displaced = false;
         self.progress.hook = None;
-        self.set(0);
+        self.set(0, 0);
     }
 }

@@ -62,6 +62,12 @@ pub fn status() -> Status {
             dirty_cells: 12,
             alarm: Some("every backend of v2 fails its check".to_owned()),
             notes: vec!["the share of v2 goes to v1".to_owned()],
+            cohorts: vec![CohortStatus {
+                name: "staff".to_owned(),
+                prefixes: 3,
+                version: Some("v2".to_owned()),
+                waits: Some("12 of 32768 cells have not settled since the last change".to_owned()),
+            }],
             counters: ServiceCounters {
                 packets: 200,
                 bytes: 12_800,
@@ -149,6 +155,7 @@ pub fn explained(service: String, from: std::net::SocketAddr) -> Explain {
         dirty: true,
         entry: Some(FlowEntry { state: "est".to_owned(), backend: v1, alt: v2, last_seen_ms: 1_250 }),
         why: "the flow has an entry and stays on its backend".to_owned(),
+        cohort: Some("staff".to_owned()),
     }
 }
 

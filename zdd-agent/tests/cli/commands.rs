@@ -24,6 +24,8 @@ async fn status_is_a_table_or_everything_as_json() {
     web  10.0.0.10:80/tcp  client-version  nat  generation 7  16384 cells in 1024 groups, 12 not settled
       ALARM: every backend of v2 fails its check
       note: the share of v2 goes to v1
+      cohort staff (3 prefixes): new flows go to v2
+      members of cohorts wait: 12 of 32768 cells have not settled since the last change
       200 packets, 12.5 KiB; 14 new flows, 2 learned, 1 not remembered
       VERSION  ROLE       ASKED   SHARE  FLOWS  NEW  PACKETS    BYTES
       v1       stable    90.00%  90.00%      3    7      100  6.2 KiB
@@ -102,6 +104,14 @@ async fn the_json_of_status_has_the_promised_shape() {
           "affinity": "client-version",
           "alarm": "every backend of v2 fails its check",
           "cells": 16384,
+          "cohorts": [
+            {
+              "name": "staff",
+              "prefixes": 3,
+              "version": "v2",
+              "waits": "12 of 32768 cells have not settled since the last change"
+            }
+          ],
           "counters": {
             "bytes": 12800,
             "insert_failed": 1,
@@ -330,13 +340,14 @@ async fn explain_says_which_backend_and_why() {
     exit 0
     192.0.2.7:5555 -> web v1 10.1.0.1:8080
       why:   the flow has an entry and stays on its backend
+      cohort: staff
       cell:  4711 (group 4711), not settled: base 10.1.0.1:8080, current 10.2.0.1:8080
       entry: est on 10.1.0.1:8080, or 10.2.0.1:8080, last seen 1.2 s ago
     ");
     assert_eq!(last(&asked), "explain web 192.0.2.7:5555");
     insta::assert_snapshot!(agent.run(&["explain", "web", "--from", "192.0.2.7:5555", "--json"]).await.all(), @r#"
     exit 0
-    {"service":"web","from":"192.0.2.7:5555","version":"v1","backend":"10.1.0.1:8080","cell":4711,"group":4711,"base":"10.1.0.1:8080","current":"10.2.0.1:8080","dirty":true,"entry":{"state":"est","backend":"10.1.0.1:8080","alt":"10.2.0.1:8080","last_seen_ms":1250},"why":"the flow has an entry and stays on its backend"}
+    {"service":"web","from":"192.0.2.7:5555","version":"v1","backend":"10.1.0.1:8080","cell":4711,"group":4711,"base":"10.1.0.1:8080","current":"10.2.0.1:8080","dirty":true,"entry":{"state":"est","backend":"10.1.0.1:8080","alt":"10.2.0.1:8080","last_seen_ms":1250},"why":"the flow has an entry and stays on its backend","cohort":"staff"}
     "#);
 }
 

@@ -33,6 +33,7 @@ pub fn report(phase: &str) -> RolloutReport {
         phase: phase.to_owned(),
         why: (phase == "frozen" || phase == "rolled-back").then(|| "analysis errors: 0.3".to_owned()),
         weight: 0.01,
+        cohorts: vec!["staff".to_owned()],
         paused: None,
         gate_closed: false,
         stopped: None,
@@ -102,6 +103,7 @@ async fn reports_are_text_or_json() {
     exit 0
     web: rollout 3 (canary) from v1 to v2: running
       weight 1.00%, revision 7
+      cohorts on v2: staff
       waits for 2m to pass
       ✔ call pre-rollout
       ▶ 1% of new flows to v2

@@ -63,6 +63,7 @@ fn status(seconds: u64) -> Status {
             dirty_cells: 1_638,
             alarm: None,
             notes: vec!["v2 waits".to_owned()],
+            cohorts: vec![],
             counters: ServiceCounters {
                 packets: seconds * 1_000,
                 new_flows: seconds * 100,

@@ -28,7 +28,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, canary: bool, sink: &mut Sink<'_>)
         let message = format!("there are {} steps", items.len());
         sink.error(Some(span.clone()), message, format!("keep {MOST} at the most"));
     }
-    let (mut steps, mut highest, mut whole) = (Vec::new(), 0, true);
+    let (mut steps, mut highest, mut whole) = (Vec::<Step>::new(), 0, true);
     for item in items {
         let Some(step) = step(item, sink) else {
             whole = false;
@@ -45,6 +45,15 @@ pub(super) fn read(table: &mut Table<'_, '_>, canary: bool, sink: &mut Sink<'_>)
                 sink.error(Some(item.span()), message, help);
             }
             highest = highest.max(weight);
+        }
+        if let Step::Cohort(name) = &step {
+            if highest > 0 {
+                let help = "name cohorts before the first weight: their clients go first, and then all others by their share";
+                sink.error(Some(item.span()), format!("cohort `{name}` comes after a weight"), help);
+            }
+            if steps.contains(&step) {
+                sink.error(Some(item.span()), format!("cohort `{name}` is there already"), "name it once");
+            }
         }
         steps.push(step);
     }
@@ -70,14 +79,17 @@ fn step(item: &Spanned<DeValue<'_>>, sink: &mut Sink<'_>) -> Option<Step> {
             Err(_) => Err(Unreadable(format!("`{text}` is no pause; write \"5m\" or \"until-promoted\""))),
         },
     });
-    let given = [table.has("weight"), table.has("pause")];
+    let cohort = table.parsed("cohort", sink, |text| Ok(text.to_owned()));
+    let given = [table.has("weight"), table.has("pause"), table.has("cohort")];
     table.finish(sink);
     match (given, weight, pause) {
-        ([true, false], weight, _) => weight.map(|at| Step::Weight(at.value.min(FULL))),
-        ([false, true], _, pause) => value(pause),
+        ([true, false, false], weight, _) => weight.map(|at| Step::Weight(at.value.min(FULL))),
+        ([false, true, false], _, pause) => value(pause),
+        ([false, false, true], ..) => cohort.map(|at| Step::Cohort(at.value)),
         _ => {
-            let help = "write { weight = 10 } or { pause = \"5m\" }, one after the other";
-            let message = "a step is either a `weight` or a `pause`".to_owned();
+            let help =
+                "write { cohort = \"staff\" }, { weight = 10 } or { pause = \"5m\" }, one after the other";
+            let message = "a step is either a `cohort`, a `weight` or a `pause`".to_owned();
             sink.error(Some(item.span()), message, help);
             None
         }

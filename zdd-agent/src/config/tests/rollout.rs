@@ -348,16 +348,16 @@ fn steps() {
     help: write "until-promoted"
     zdd.toml:15:52: `steps` is of type integer
     help: write { weight = 10 } or { pause = "5m" }
-    zdd.toml:15:55: a step is either a `weight` or a `pause`
-    help: write { weight = 10 } or { pause = "5m" }, one after the other
+    zdd.toml:15:55: a step is either a `cohort`, a `weight` or a `pause`
+    help: write { cohort = "staff" }, { weight = 10 } or { pause = "5m" }, one after the other
     "#);
     insta::assert_snapshot!(steps("[{ weight = 1, pause = \"1m\" }, { wait = \"1m\" }]"), @r#"
-    zdd.toml:15:10: a step is either a `weight` or a `pause`
-    help: write { weight = 10 } or { pause = "5m" }, one after the other
-    zdd.toml:15:40: a step is either a `weight` or a `pause`
-    help: write { weight = 10 } or { pause = "5m" }, one after the other
+    zdd.toml:15:10: a step is either a `cohort`, a `weight` or a `pause`
+    help: write { cohort = "staff" }, { weight = 10 } or { pause = "5m" }, one after the other
+    zdd.toml:15:40: a step is either a `cohort`, a `weight` or a `pause`
+    help: write { cohort = "staff" }, { weight = 10 } or { pause = "5m" }, one after the other
     zdd.toml:15:42: unknown key `wait` in a step
-    help: a step knows weight, pause
+    help: a step knows weight, pause, cohort
     "#);
     insta::assert_snapshot!(steps("\"all\""), @r#"
     zdd.toml:15:9: `steps` is of type string

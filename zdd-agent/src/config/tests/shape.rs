@@ -39,7 +39,7 @@ fn unknown_keys_everywhere() {
     let text = text.replace("[\"10.1.0.1:8080\"]", "[{ address = \"10.1.0.1:8080\", wait = 1 }]\nweigth = 3");
     insta::assert_snapshot!(mistakes(&text), @"
     zdd.toml:1:1: unknown key `colour` in the file
-    help: the file knows agent, alert, service, node
+    help: the file knows agent, alert, service, node, cohort
     zdd.toml:3:1: unknown key `interface` in [agent]
     help: did you mean `interfaces`?
     zdd.toml:7:1: unknown key `wip` in service `web`

@@ -85,6 +85,7 @@ fn what_is_not_said_has_its_documented_default() {
             health: None,
             signals: None,
             rollout: None,
+            cohorts: [],
             versions: [
                 VersionSpec {
                     name: "v1",
@@ -285,6 +286,7 @@ fn everything_can_be_said() {
                 ),
                 signals: None,
                 rollout: None,
+                cohorts: [],
                 versions: [
                     VersionSpec {
                         name: "2026.11-rc.1",
