@@ -131,6 +131,8 @@ pub struct Config {
     pub flight: u8,
     /// Packets inside the program at once.
     pub mids: u8,
+    /// Whether no time passes.
+    pub still: bool,
     /// Whether only SYNs stay inside.
     pub syns_inside: bool,
     /// Whether ends close.
@@ -159,6 +161,7 @@ impl Config {
             conns: vec![Conn { tuple: 0, isn: ISN, backend: 1 }],
             flight: 0,
             mids: 0,
+            still: false,
             syns_inside: false,
             fin: false,
             rst: false,

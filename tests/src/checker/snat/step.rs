@@ -101,7 +101,7 @@ impl Steps<'_> {
     fn all(&mut self) {
         let (config, from) = (self.config, self.from);
         self.simple(Event::Tick, |state, outcome| {
-            let silent = state.tick(config);
+            let silent = if config.still { None } else { state.tick(config) };
             if silent > Some(0) {
                 outcome.note(Note::Silent);
             }

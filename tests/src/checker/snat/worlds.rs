@@ -87,13 +87,13 @@ pub fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
-            Size::Short,
+            Size::Usual,
             Config {
                 conns: vec![first],
                 ports: 2,
                 mids: 2,
+                still: true,
                 syns_inside: true,
-                clock: INSIDE,
                 ..Config::base(
                     "snat-race",
                     "one client, two ports, two copies of its SYN inside, step by step",
@@ -116,7 +116,7 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 ports: 2,
                 mids: 2,
                 syns_inside: true,
-                clock: INSIDE,
+                clock: Clock { inside: 0, ..Clock::SHORT },
                 ..Config::base("snat-race-2", "two clients, two ports, two SYNs inside")
             },
         ),
