@@ -109,45 +109,6 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 ..Config::base("snat-inside", "two clients, one port, a packet inside, step by step")
             },
         ),
-        (
-            Size::Usual,
-            Config {
-                conns: vec![first, other],
-                ports: 2,
-                mids: 2,
-                syns_inside: true,
-                clock: Clock { inside: 0, ..Clock::SHORT },
-                ..Config::base("snat-race-2", "two clients, two ports, two SYNs inside")
-            },
-        ),
-        (
-            Size::Usual,
-            Config {
-                conns: vec![first, again, other],
-                flight: 1,
-                mids: 1,
-                fin: true,
-                rst: true,
-                clock: INSIDE,
-                ..Config::base(
-                    "snat-inside-all",
-                    "a port used again, late packets, one inside, every way to end",
-                )
-            },
-        ),
-        (
-            Size::Usual,
-            Config {
-                conns: vec![first, elsewhere, Conn { tuple: 2, ..first }],
-                ports: 2,
-                flight: 1,
-                fin: true,
-                rst: true,
-                pressure: true,
-                budget: Budget { wipes: 1, removals: 1, ..Budget::default() },
-                ..Config::base("snat-all", "three clients, two backends, two ports, a wipe and a removal")
-            },
-        ),
     ]
 }
 
