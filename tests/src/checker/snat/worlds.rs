@@ -13,7 +13,6 @@ pub fn worlds() -> Vec<(Size, Config)> {
     let first = Conn { tuple: 0, isn: ISN, backend: 1 };
     let again = Conn { isn: FAR, ..first };
     let other = Conn { tuple: 1, ..first };
-    let elsewhere = Conn { tuple: 1, backend: 2, ..first };
     let blind = |syn, fin, rst| Segment { syn, fin, rst, seq: FAR };
     vec![
         (
