@@ -76,7 +76,7 @@ fn no_live_flow_moves_in_a_thousand_random_sequences_of_changes() {
             node.change(&pool.row(), now);
             changes += 1;
             for _ in 0..3 {
-                let tuple = Tuple { client: 0x0a00_0000 | next / 7, port: 1024 + (next % 7) as u16 };
+                let tuple = Tuple { client: 0x0a00_0000 + next / 7, port: 1024 + (next % 7) as u16 };
                 next += 1;
                 let seq = chance.below(1 << 32) as u32;
                 let at = steer(&mut node, tuple, Kind::Syn, seq, now);
