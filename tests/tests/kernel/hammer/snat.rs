@@ -218,14 +218,15 @@ fn ports_that_are_taken_away_and_given_out_again_never_serve_two() {
                         for client in set..set + 12 {
                             let client = FIRST + cpu * 1000 + client;
                             let first = frees.load(Ordering::SeqCst);
-                            let Some(ours) = send(plain, client, if turn % 2 == 0 { SYN } else { ACK }, turn)
+                            let Some(ours) =
+                                send(plain, client, if turn.is_multiple_of(2) { SYN } else { ACK }, turn)
                             else {
                                 continue;
                             };
                             sent.fetch_add(1, Ordering::Relaxed);
                             let came = answer(plain, ours);
                             let last = frees.load(Ordering::SeqCst);
-                            if first == last && first % 2 == 0 {
+                            if first == last && first.is_multiple_of(2) {
                                 assert_eq!(came, Some(client), "what was for port {ours}");
                                 answered.fetch_add(1, Ordering::Relaxed);
                             } else {
