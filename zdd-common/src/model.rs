@@ -1,8 +1,9 @@
 //! All tables in memory: the same decisions, the same flow table and filter code, without a kernel.
 
 use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
 
-use crate::atomic::Host;
+use crate::atomic::{Atomics, Host};
 use crate::entries::{
     Backend, BackendId, Cell, Class, Commit, EndEntry, Facts, FlowKey, Port, Positions, Service, ServiceView,
     VipWord, Word,
@@ -23,8 +24,10 @@ use crate::tables::{Found, Route, SteerTables, Tables};
 use crate::time::Tick;
 
 /// The tables. All fields are open: a test teaches the model what it should know.
+///
+/// `W`: how the words of `snat`'s mappings are touched; the model checker stops before each of these operations.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Model {
+pub struct Model<W = Host> {
     /// Nanoseconds since boot.
     pub now_ns: u64,
     /// Known ends.
@@ -85,6 +88,8 @@ pub struct Model {
     pub signals: HashMap<BackendId, Box<SignalCounters>>,
     /// Chooses them.
     pub signal_secret: u64,
+    /// Nothing: names a type.
+    pub words: PhantomData<W>,
 }
 
 impl Model {
@@ -98,7 +103,9 @@ impl Model {
             ..Self::default()
         }
     }
+}
 
+impl<W> Model<W> {
     /// Counts a verdict's reason, as the program's exit does.
     pub fn count(&mut self, reason: Reason) {
         *self.reasons.entry(reason).or_default() += 1;
@@ -117,7 +124,7 @@ impl Model {
     }
 }
 
-impl SteerTables for Model {
+impl<W> SteerTables for Model<W> {
     type Slot = Slot;
 
     fn now_ns(&mut self) -> u64 {
@@ -208,7 +215,7 @@ impl SteerTables for Model {
     }
 }
 
-impl SignalTables for Model {
+impl<W> SignalTables for Model<W> {
     type Atomic = Host;
 
     fn exact_ns(&mut self) -> u64 {
@@ -233,7 +240,7 @@ impl SignalTables for Model {
     }
 }
 
-impl Tables for Model {
+impl<W> Tables for Model<W> {
     fn vip(&mut self, end: &End) -> Option<VipWord> {
         self.ends.get(end).and_then(VipWord::of)
     }
@@ -317,8 +324,8 @@ impl Tables for Model {
     }
 }
 
-impl Mappings for Model {
-    type Words = Host;
+impl<W: Atomics> Mappings for Model<W> {
+    type Words = W;
 
     fn pool(&mut self) -> Option<&Pool> {
         Some(&self.pool)

@@ -97,6 +97,27 @@ mod tests {
         assignment.iter().enumerate().filter(|(_, v)| **v == version).map(|(g, _)| g).collect()
     }
 
+    /// Of every weight and the next one, so of every two. Also on the way down, and each share exact to one group.
+    #[test]
+    fn every_weight_holds_the_clients_of_every_smaller_one() {
+        let groups = 1024;
+        let order = order(&KEY, groups);
+        let (mut up, mut steps) = (vec![0u8; groups as usize], Vec::new());
+        for w in 0..=FULL {
+            let before = up.clone();
+            reassign(&mut up, &order, &[FULL - w, w]);
+            assert!(before.iter().zip(&up).all(|(small, large)| small <= large), "{w}");
+            let held = up.iter().filter(|version| **version == 1).count() as i64;
+            let off = held * i64::from(FULL) - i64::from(w) * i64::from(groups);
+            assert!(off.abs() < i64::from(FULL), "{w}: {held} groups");
+            steps.push(up.clone());
+        }
+        for w in (0..=FULL).rev() {
+            reassign(&mut up, &order, &[FULL - w, w]);
+            assert!(up == steps[w as usize], "{w} on the way down is {w} on the way up");
+        }
+    }
+
     proptest! {
         #[test]
         fn with_two_versions_the_clients_of_a_smaller_weight_are_among_those_of_a_larger(

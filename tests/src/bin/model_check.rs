@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use zdd_tests::checker::ablation::{SHOWN_BY, ablate, rule};
+use zdd_tests::checker::ablation::{ablated, rule};
 use zdd_tests::checker::config::{Config, RULES};
-use zdd_tests::checker::report;
-use zdd_tests::checker::search::{Bounds, Found, search};
+use zdd_tests::checker::packets::NOTES;
+use zdd_tests::checker::search::{Bounds, Found, World, search};
 use zdd_tests::checker::worlds::{Size, worlds};
+use zdd_tests::checker::{report, snat};
 
-/// Model-checks `steer` and the agent's rules. Exit status 1 when an invariant breaks, or a rule that is taken out is
+/// Model-checks `steer`, the ports of `snat` and the agent's rules. Exit status 1 when an invariant breaks, or a rule that is taken out is
 /// not missed; 2 when the command line names what does not exist.
 #[derive(Parser)]
 #[command(name = "zdd-model-check")]
@@ -40,48 +41,59 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let minutes = if args.long { 60 } else { 10 };
     let bounds = Bounds { states: STATES, time: Duration::from_secs(60 * minutes), clean_every: 8 };
+    let names: Vec<&str> = (RULES.iter().map(|(name, _)| *name))
+        .chain(snat::config::RULES.iter().map(|(name, ..)| *name))
+        .collect();
     if args.ablate.as_deref() == Some("list") {
-        RULES.iter().for_each(|(name, _)| println!("{name}"));
+        names.iter().for_each(|name| println!("{name}"));
         return ExitCode::SUCCESS;
     }
-    if args.ablate.as_ref().is_some_and(|name| rule(name).is_none()) {
+    if args.ablate.as_deref().is_some_and(|name| !names.contains(&name)) {
         eprintln!("no such rule; --ablate list names all");
         return ExitCode::from(2);
     }
-    let chosen: Vec<Config> = worlds()
+    let wanted = |size: Size, name: &str| match &args.world {
+        Some(world) => world == name,
+        None => size <= size_of(&args),
+    };
+    let steering: Vec<Config> =
+        worlds().into_iter().filter(|(size, w)| wanted(*size, w.name)).map(|(_, w)| w).collect();
+    let ports: Vec<snat::config::Config> = snat::worlds::worlds()
         .into_iter()
-        .filter(|(size, world)| match &args.world {
-            Some(name) => name == world.name,
-            None => *size <= size_of(&args),
-        })
-        .map(|(_, world)| world)
+        .filter(|(size, w)| wanted(*size, w.name))
+        .map(|(_, w)| w)
         .collect();
-    if chosen.is_empty() {
+    if steering.is_empty() && ports.is_empty() {
         eprintln!("no such world; there are:");
         worlds().iter().for_each(|(_, world)| eprintln!("  {:<18} {}", world.name, world.about));
+        snat::worlds::worlds().iter().for_each(|(_, w)| eprintln!("  {:<18} {}", w.name, w.about));
         return ExitCode::from(2);
     }
     println!("{}", report::head());
-    let good = match (&args.ablate, &args.world) {
-        (Some(name), None) => without(&[name], &bounds, args.trace),
-        (rule_name, _) => {
-            let taken = rule_name.as_deref().and_then(rule);
-            let all = chosen.into_iter().map(|world| match taken {
-                Some(rule) => world.ablated(rule),
-                None => world,
-            });
-            let mut good = true;
-            for world in all {
-                good &= check(&world, &bounds, args.trace);
-            }
-            if args.world.is_none() {
-                println!("\nEach rule taken out, in the world that shows it:");
-                let names: Vec<&str> = SHOWN_BY.iter().map(|(name, _)| *name).collect();
-                good &= without(&names, &bounds, args.trace);
-            }
-            good
+    let mut good = true;
+    if args.ablate.is_none() || args.world.is_some() {
+        let taken = args.ablate.as_deref().and_then(rule);
+        for world in steering {
+            good &= check(&taken.map_or(world.clone(), |rule| world.ablated(rule)), &bounds, args.trace);
         }
-    };
+        let taken = args.ablate.as_deref().and_then(snat::config::rule);
+        for world in ports {
+            good &= check(&taken.map_or(world.clone(), |rule| world.ablated(rule)), &bounds, args.trace);
+        }
+    }
+    if args.world.is_none() {
+        println!("\nEach rule taken out, in the world that shows it:");
+        for name in names.iter().filter(|name| args.ablate.as_deref().is_none_or(|only| only == **name)) {
+            good &= match (ablated(name), snat::worlds::ablated(name)) {
+                (Some(world), _) => without(name, &world, &bounds, args.trace),
+                (_, Some(world)) => without(name, &world, &bounds, args.trace),
+                _ => {
+                    println!("{name:<26} no world shows it");
+                    false
+                }
+            };
+        }
+    }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -93,18 +105,67 @@ fn size_of(args: &Args) -> Size {
     }
 }
 
+/// A world with a name, and its findings in words.
+trait Told: World {
+    const NOTES: &'static [&'static str];
+    fn name(&self) -> &'static str;
+    fn exception(&self) -> Option<&'static str>;
+    fn words(violation: &Self::Violation) -> String;
+    fn trace(&self, steps: &[Self::Step]) -> String;
+}
+
+impl Told for Config {
+    const NOTES: &'static [&'static str] = &NOTES;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn exception(&self) -> Option<&'static str> {
+        self.exception
+    }
+
+    fn words(violation: &Self::Violation) -> String {
+        report::violation(violation)
+    }
+
+    fn trace(&self, steps: &[Self::Step]) -> String {
+        report::trace(self, steps)
+    }
+}
+
+impl Told for snat::config::Config {
+    const NOTES: &'static [&'static str] = &snat::ends::NOTES;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn exception(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn words(violation: &Self::Violation) -> String {
+        snat::report::violation(violation)
+    }
+
+    fn trace(&self, steps: &[Self::Step]) -> String {
+        snat::report::trace(self, steps)
+    }
+}
+
 /// Searches one world; true if it is as it should be.
-fn check(world: &Config, bounds: &Bounds, trace: bool) -> bool {
+fn check<W: Told>(world: &W, bounds: &Bounds, trace: bool) -> bool {
     let found = search(world, bounds);
-    let (verdict, good) = match (&found.violation, world.exception) {
+    let (verdict, good) = match (&found.violation, world.exception()) {
         (None, None) if found.complete => ("holds".into(), true),
         (None, None) => ("holds so far (bounded)".into(), true),
         (None, Some(exception)) => (format!("NOT BROKEN by a documented exception: {exception}"), false),
-        (Some((broken, _)), None) => (format!("BROKEN: {}", report::violation(broken)), false),
+        (Some((broken, _)), None) => (format!("BROKEN: {}", W::words(broken)), false),
         (Some(_), Some(exception)) => (format!("breaks, as documented: {exception}"), true),
     };
-    println!("{}", report::line(world.name, &found, &verdict));
-    let notes = report::notes(&found);
+    println!("{}", report::line(world.name(), &found, &verdict));
+    let notes = report::notes(W::NOTES, &found);
     if !notes.is_empty() {
         println!("{:<26} met: {notes}", "");
     }
@@ -112,35 +173,22 @@ fn check(world: &Config, bounds: &Bounds, trace: bool) -> bool {
     good
 }
 
-/// Takes rules out; true if each is missed.
-fn without(names: &[&str], bounds: &Bounds, trace: bool) -> bool {
-    let mut good = true;
-    for name in names {
-        let Some((world, found)) = ablate(name, bounds) else {
-            println!("{name:<26} no world shows it");
-            good = false;
-            continue;
-        };
-        let verdict = match &found.violation {
-            Some((broken, steps)) => {
-                format!(
-                    "missed in {:?} after {} steps: {}",
-                    world.name,
-                    steps.len(),
-                    report::violation(broken)
-                )
-            }
-            None => format!("NOT SHOWN in {:?}", world.name),
-        };
-        good &= found.violation.is_some();
-        println!("{}", report::line(&format!("without {name}"), &found, &verdict));
-        show(&world, &found, trace);
-    }
-    good
+/// Searches a world from which a rule is taken out; true if it is missed.
+fn without<W: Told>(name: &str, world: &W, bounds: &Bounds, trace: bool) -> bool {
+    let found = search(world, bounds);
+    let verdict = match &found.violation {
+        Some((broken, steps)) => {
+            format!("missed in {:?} after {} steps: {}", world.name(), steps.len(), W::words(broken))
+        }
+        None => format!("NOT SHOWN in {:?}", world.name()),
+    };
+    println!("{}", report::line(&format!("without {name}"), &found, &verdict));
+    show(world, &found, trace);
+    found.violation.is_some()
 }
 
-fn show(world: &Config, found: &Found, wanted: bool) {
+fn show<W: Told>(world: &W, found: &Found<W::Violation, W::Step>, wanted: bool) {
     if let (Some((_, steps)), true) = (&found.violation, wanted) {
-        print!("{}", report::trace(world, steps));
+        print!("{}", world.trace(steps));
     }
 }

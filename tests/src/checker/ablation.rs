@@ -1,7 +1,6 @@
 //! Which world shows that a rule is needed: the smallest in which its absence breaks something.
 
 use super::config::{Config, RULES, Without};
-use super::search::{Bounds, Found, search};
 use super::worlds::world;
 
 /// Rule and world.
@@ -28,6 +27,7 @@ pub const SHOWN_BY: &[(&str, &str)] = &[
     ("fallback", "no-room"),
     ("join-clean", "rows"),
     ("join-lookup", "rows"),
+    ("ask-first", "limit"),
 ];
 
 /// A rule by its name on the command line.
@@ -41,18 +41,13 @@ pub fn ablated(name: &str) -> Option<Config> {
     Some(world(shows)?.ablated(rule(name)?))
 }
 
-/// Takes a rule out and searches its world.
-pub fn ablate(name: &str, bounds: &Bounds) -> Option<(Config, Found)> {
-    let config = ablated(name)?;
-    let found = search(&config, bounds);
-    Some((config, found))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::checker::search::{Bounds, search};
+    use crate::checker::snat;
 
     const BOUNDS: Bounds = Bounds { states: 2_000_000, time: Duration::from_secs(60), clean_every: 4 };
 
@@ -60,6 +55,9 @@ mod tests {
     fn every_rule_has_a_world_that_shows_it() {
         for (name, _) in RULES {
             assert!(ablated(name).is_some(), "{name}");
+        }
+        for (name, ..) in snat::config::RULES {
+            assert!(snat::worlds::ablated(name).is_some(), "{name}");
         }
     }
 
@@ -71,7 +69,7 @@ mod tests {
 
     #[test]
     fn without_the_filter_a_copy_of_a_syn_draws_its_connection_away() {
-        let (_, found) = ablate("filter", &BOUNDS).expect("rule filter");
+        let found = search(&ablated("filter").expect("rule filter"), &BOUNDS);
         let (_, trace) = found.violation.expect("a violation");
         assert_eq!(trace.len(), 5);
     }

@@ -170,6 +170,8 @@ pub enum Without {
     JoinClean,
     /// Clients change rows though only one of them looks entries up.
     JoinLookup,
+    /// A SYN is remembered before it is known whether its source may open a connection.
+    AskFirst,
 }
 
 /// Every rule that can be taken out, with its name on the command line.
@@ -196,6 +198,7 @@ pub const RULES: &[(&str, Without)] = &[
     ("join-clean", Without::JoinClean),
     ("join-lookup", Without::JoinLookup),
     ("fallback", Without::Steer(Rule::Fallback)),
+    ("ask-first", Without::AskFirst),
 ];
 
 /// One world.
@@ -245,6 +248,8 @@ pub struct Config {
     pub rss: bool,
     /// Whether closed flows may be reclaimed when the table is more than half full.
     pub pressure: bool,
+    /// Whether new connections of a source are limited: any of them may be refused.
+    pub limited: bool,
     /// Clock.
     pub clock: Clock,
     /// A documented exception that this world exists to show: it is expected to break.
@@ -278,6 +283,7 @@ impl Config {
             mids: 0,
             rss: true,
             pressure: false,
+            limited: false,
             clock: Clock::SHORT,
             exception: None,
             without: None,

@@ -65,6 +65,8 @@ pub struct How {
     pub known: bool,
     /// The filter wrongly knows it.
     pub lie: bool,
+    /// Its source may open no more connections.
+    pub refused: bool,
 }
 
 /// A possible next state.

@@ -40,5 +40,7 @@ pub fn recall(mid: &Mid) -> Read {
         replay: mid.replay,
         found: mid.looked.then_some((found, mid.clock)),
         inside: mid.packet.age,
+        refused: false,
+        mark: None,
     }
 }

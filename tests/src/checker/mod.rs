@@ -2,7 +2,8 @@
 //! worlds, every order of events, every state visited once.
 //!
 //! Read in this order: [`config`] (what a world consists of), [`state`], [`tables`] (what a packet sees), [`packets`]
-//! (what must hold), [`agent`], [`clients`], [`step`] (what may happen), [`search`], [`worlds`].
+//! (what must hold), [`agent`], [`clients`], [`step`] (what may happen), [`search`], [`worlds`]. The ports of `snat` have worlds of their
+//! own: [`snat`].
 
 pub mod ablation;
 pub mod agent;
@@ -15,6 +16,7 @@ pub mod inside;
 pub mod packets;
 pub mod report;
 pub mod search;
+pub mod snat;
 pub mod state;
 pub mod step;
 pub mod tables;

@@ -41,6 +41,8 @@ pub enum Violation {
     },
     /// The counts of entries per class do not agree with the entries.
     Quota,
+    /// A SYN that was refused left a trace, or another packet was refused, or one that had passed before was asked again.
+    Refused,
     /// Left alone for long, the world does not become clean.
     NeverClean,
 }
@@ -111,14 +113,22 @@ pub fn cell_of(config: &Config, state: &State, tuple: u8) -> usize {
 
 /// Reads what a packet reads first: filter, then cell. `known` decides where the filter may answer either way.
 pub fn read(config: &Config, state: &mut State, packet: &Packet, known: bool, lie: bool) -> Read {
-    let mut replay = false;
+    let (mut replay, mut mark) = (false, None);
     if packet.kind == Kind::Syn {
+        mark = config.mark(packet.tuple, packet.seq);
         replay = tables::filter(config, state, packet.tuple, packet.seq).unwrap_or(known);
         if lie && !replay {
             replay = true;
         }
     }
-    Read { cell: state.cells[cell_of(config, state, packet.tuple)].cell, replay, found: None, inside: 0 }
+    Read {
+        cell: state.cells[cell_of(config, state, packet.tuple)].cell,
+        replay,
+        found: None,
+        inside: 0,
+        refused: false,
+        mark,
+    }
 }
 
 /// Steers a packet by the real `steer` and checks where it goes.
@@ -134,18 +144,26 @@ pub fn process(config: &Config, state: &mut State, packet: &Packet, read: Read, 
         }),
     };
     let before = state.entry(packet.tuple).copied();
+    let untouched = *state;
     let straight = read.found.is_none() && config.mids == 0;
     let mut seen = tables::Packet::new(config, state, packet.tuple, read);
     let room = has_room(&seen);
     let half_room = seen.used[0] < config.quota[0];
     let steered = steer(&mut seen, 0, &key, transport);
-    let (used, failed) = (seen.used, seen.failed);
+    let (used, failed, asked) = (seen.used, seen.failed, seen.asked);
     let mut outcome = Outcome { steered: Some((steered.backend, steered.reason)), ..Outcome::default() };
     if seen.moved.is_some() {
         outcome.broke(Violation::EntryMoved);
     }
     if seen.overdrawn || used != state.used() {
         outcome.broke(Violation::Quota);
+    }
+    let refused = steered.reason == Reason::DropRate;
+    if (asked && read.replay) || (refused && (packet.kind != Kind::Syn || *state != untouched)) {
+        outcome.broke(Violation::Refused);
+    }
+    if refused {
+        return outcome;
     }
     if failed && packet.kind == Kind::Syn {
         outcome.note(Note::NoRoom);
@@ -209,6 +227,9 @@ fn arrive(
     if first && facts.straight {
         if facts.lied {
             outcome.note(Note::Lied);
+        } else if config.limited && facts.replay {
+            // The filter knows a connection of which nothing has passed: its copies are not asked for.
+            outcome.broke(Violation::Refused);
         } else if let Some(entry) = facts.before {
             let word = entry.word;
             let closed = word.is(EntryState::Est) && word.fin_seen() && (!word.alt_seen() || word.alt_fin());

@@ -6,7 +6,7 @@ use zdd_common::entries::{Cell, State as EntryState, Word};
 
 use super::config::Config;
 use super::event::{Event, Step};
-use super::packets::{NOTES, Violation};
+use super::packets::Violation;
 use super::search::Found;
 use super::state::{Flow, Kind, NEVER, Packet, Phase, State, Way};
 
@@ -55,6 +55,9 @@ pub fn event(step: &Step) -> String {
     }
     if step.how.known {
         text += ", filter remembers";
+    }
+    if step.how.refused {
+        text += ", refused";
     }
     if step.how.lie {
         text += ", filter lies";
@@ -122,6 +125,7 @@ pub fn violation(violation: &Violation) -> String {
         Violation::NotCurrent { to } => format!("a new connection with room went to b{to}, not to current"),
         Violation::Removed { to } => format!("a packet went to b{to}, which is removed"),
         Violation::Quota => "the counts per class do not agree with the entries".into(),
+        Violation::Refused => "a refused SYN left a trace, or what must not be refused was".into(),
         Violation::NeverClean => "left alone for long, the world does not become clean".into(),
     }
 }
@@ -160,7 +164,7 @@ pub fn trace(config: &Config, steps: &[Step]) -> String {
 }
 
 /// One line about a search.
-pub fn line(name: &str, found: &Found, verdict: &str) -> String {
+pub fn line<V, S>(name: &str, found: &Found<V, S>, verdict: &str) -> String {
     format!(
         "{name:<26} {:>10} {:>12} {:>6} {:>8.1}s  {verdict}",
         found.states,
@@ -176,8 +180,8 @@ pub fn head() -> String {
 }
 
 /// Which documented exceptions were met, and how often.
-pub fn notes(found: &Found) -> String {
-    let met: Vec<String> = NOTES
+pub fn notes<V, S>(names: &[&str], found: &Found<V, S>) -> String {
+    let met: Vec<String> = names
         .iter()
         .zip(found.notes)
         .filter(|(_, count)| *count > 0)

@@ -1,13 +1,28 @@
 //! Breadth-first search with a hashed set of visited states, so that the first violation has a shortest trace.
 
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use super::clean::becomes_clean;
-use super::config::Config;
-use super::event::Step;
-use super::packets::Violation;
-use super::state::State;
-use super::step::steps;
+/// A world whose states are to be visited.
+pub trait World {
+    /// Everything that tells one moment from another.
+    type State: Copy;
+    /// What may happen, and what comes of it.
+    type Step: Copy + Debug;
+    /// What must never happen.
+    type Violation: Copy + Debug;
+
+    /// The beginning, as [`World::steps`] would tell it.
+    fn first(&self) -> Self::State;
+    /// All steps from a state, in an order that depends on the state alone.
+    fn steps(&self, from: &Self::State, out: &mut Vec<Self::Step>);
+    /// 64 bits that stand for a state. Two of ten million states share theirs with a chance of 3 in a million.
+    fn fingerprint(state: &Self::State) -> u64;
+    /// The state after a step, what it broke, and what else is counted, one bit each.
+    fn after(step: &Self::Step) -> (&Self::State, Option<Self::Violation>, u8);
+    /// What is broken if the world, left alone, does not become clean.
+    fn never_clean(&self, state: &Self::State) -> Option<Self::Violation>;
+}
 
 /// Bounds of a search.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +37,7 @@ pub struct Bounds {
 
 /// How a search ended.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct Found<Violation, Step> {
     /// Different states.
     pub states: usize,
     /// Steps tried.
@@ -35,7 +50,7 @@ pub struct Found {
     pub complete: bool,
     /// The violation and the shortest way to it.
     pub violation: Option<(Violation, Vec<Step>)>,
-    /// How often each [`super::packets::Note`] was met.
+    /// How often each bit of [`World::after`] was met.
     pub notes: [u64; 8],
 }
 
@@ -78,12 +93,11 @@ impl Visited {
 }
 
 /// Visits every reachable state of a world, up to the first violation.
-pub fn search(config: &Config, bounds: &Bounds) -> Found {
+pub fn search<W: World>(world: &W, bounds: &Bounds) -> Found<W::Violation, W::Step> {
     let begun = Instant::now();
-    let mut first = State::first(config);
-    first.canonical();
+    let first = world.first();
     let mut visited = Visited::new();
-    visited.insert(first.fingerprint());
+    visited.insert(W::fingerprint(&first));
     // Of every state: its predecessor and which of its steps led here.
     let mut parents: Vec<(u32, u16)> = vec![(0, 0)];
     let mut frontier = vec![(first, 0u32)];
@@ -100,20 +114,20 @@ pub fn search(config: &Config, bounds: &Bounds) -> Found {
     'levels: while !frontier.is_empty() {
         let mut next = Vec::new();
         for (state, id) in &frontier {
-            steps(config, state, &mut out);
+            world.steps(state, &mut out);
             for (ordinal, step) in out.iter().enumerate() {
+                let (after, mut violation, notes) = W::after(step);
                 found.transitions += 1;
                 for (bit, count) in found.notes.iter_mut().enumerate() {
-                    *count += u64::from(step.outcome.notes >> bit & 1);
+                    *count += u64::from(notes >> bit & 1);
                 }
-                let fingerprint = step.state.fingerprint();
+                let fingerprint = W::fingerprint(after);
                 let new = visited.insert(fingerprint);
-                let mut violation = step.outcome.violation;
                 if new && violation.is_none() && fingerprint % bounds.clean_every == 0 {
-                    violation = (!becomes_clean(config, &step.state)).then_some(Violation::NeverClean);
+                    violation = world.never_clean(after);
                 }
                 if let Some(violation) = violation {
-                    let trace = retrace(config, first, &parents, *id, ordinal as u16);
+                    let trace = retrace(world, first, &parents, *id, ordinal as u16);
                     found.depth += 1;
                     found.violation = Some((violation, trace));
                     break 'levels;
@@ -121,7 +135,7 @@ pub fn search(config: &Config, bounds: &Bounds) -> Found {
                 if new {
                     let number = parents.len() as u32;
                     parents.push((*id, ordinal as u16));
-                    next.push((step.state, number));
+                    next.push((*after, number));
                 }
             }
             if parents.len() > bounds.states || begun.elapsed() > bounds.time {
@@ -138,7 +152,13 @@ pub fn search(config: &Config, bounds: &Bounds) -> Found {
 }
 
 /// Walks the shortest way again: steps depend on the state alone.
-fn retrace(config: &Config, first: State, parents: &[(u32, u16)], last: u32, ordinal: u16) -> Vec<Step> {
+fn retrace<W: World>(
+    world: &W,
+    first: W::State,
+    parents: &[(u32, u16)],
+    last: u32,
+    ordinal: u16,
+) -> Vec<W::Step> {
     let mut ordinals = vec![ordinal];
     let mut id = last;
     while id != 0 {
@@ -148,9 +168,9 @@ fn retrace(config: &Config, first: State, parents: &[(u32, u16)], last: u32, ord
     }
     let (mut state, mut out, mut trace) = (first, Vec::new(), Vec::new());
     for ordinal in ordinals.into_iter().rev() {
-        steps(config, &state, &mut out);
+        world.steps(&state, &mut out);
         let step = out[usize::from(ordinal)];
-        state = step.state;
+        state = *W::after(&step).0;
         trace.push(step);
     }
     trace

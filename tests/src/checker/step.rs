@@ -3,15 +3,45 @@
 use zdd_common::steer::Segment;
 
 use super::agent;
+use super::clean::becomes_clean;
 use super::config::{Budget, Config};
 use super::event::{Event, How, Step};
 use super::inside::{enter, note_found, recall};
-use super::packets::{Note, Outcome, check, process, read};
+use super::packets::{Note, Outcome, Violation, check, process, read};
+use super::search::World;
 use super::state::{Kind, Mid, NEVER, Packet, State};
 use super::tables::{self, Read};
 
+impl World for Config {
+    type State = State;
+    type Step = Step;
+    type Violation = Violation;
+
+    fn first(&self) -> State {
+        let mut first = State::first(self);
+        first.canonical();
+        first
+    }
+
+    fn steps(&self, from: &State, out: &mut Vec<Step>) {
+        steps(self, from, out);
+    }
+
+    fn fingerprint(state: &State) -> u64 {
+        state.fingerprint()
+    }
+
+    fn after(step: &Step) -> (&State, Option<Violation>, u8) {
+        (&step.state, step.outcome.violation, step.outcome.notes)
+    }
+
+    fn never_clean(&self, state: &State) -> Option<Violation> {
+        (!becomes_clean(self, state)).then_some(Violation::NeverClean)
+    }
+}
+
 /// All steps from a state, in an order that depends on the state alone.
-pub fn steps(config: &Config, from: &State, out: &mut Vec<Step>) {
+fn steps(config: &Config, from: &State, out: &mut Vec<Step>) {
     out.clear();
     for node in 0..config.nodes {
         of_node(config, &from.facing(node), out);
@@ -121,34 +151,41 @@ impl Steps<'_> {
         };
         let lies = packet.kind == Kind::Syn && packet.flow != NEVER && self.from.left.lies > 0;
         let free = self.from.mids[..usize::from(config.mids)].iter().any(|mid| mid.packet.kind == Kind::None);
-        for stops in [false, true] {
-            for known in [false, true] {
-                for lie in [false, true] {
-                    if (stops && !free) || (known && !gray) || (lie && !lies) {
-                        continue;
-                    }
-                    let how = How { stops, known, lie };
-                    let mut state = *self.from;
-                    prepare(&mut state);
-                    let first = self.from.flows.get(usize::from(packet.flow));
-                    let fresh = first.is_some_and(|flow| flow.answered == 0);
-                    let seen = read(config, &mut state, &packet, known, lie);
-                    if lie {
-                        // A false alarm is one for a SYN that the filter does not know; only the first is of interest.
-                        if !fresh {
-                            continue;
-                        }
-                        state.left.lies -= 1;
-                    }
-                    let outcome = if stops {
-                        enter(&mut state, packet, seen);
-                        Outcome::default()
-                    } else {
-                        process(config, &mut state, &packet, seen, lie)
-                    };
-                    self.out.push(Step { event, how, state, outcome });
+        let limited = packet.kind == Kind::Syn && config.limited;
+        for bits in 0..16u8 {
+            let [stops, known, lie, refused] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+            let whole = !stops && !known && !lie;
+            if (stops && !free) || (known && !gray) || (lie && !lies) || (refused && !(limited && whole)) {
+                continue;
+            }
+            let how = How { stops, known, lie, refused };
+            let mut state = *self.from;
+            prepare(&mut state);
+            let first = self.from.flows.get(usize::from(packet.flow));
+            let fresh = first.is_some_and(|flow| flow.answered == 0);
+            let marks = state.marks;
+            let mut seen = read(config, &mut state, &packet, known, lie);
+            if refused {
+                // Whether it is remembered is for steering to say; one that is known is not asked for.
+                (state.marks, seen.refused) = (marks, true);
+                if seen.replay {
+                    continue;
                 }
             }
+            if lie {
+                // A false alarm is one for a SYN that the filter does not know; only the first is of interest.
+                if !fresh {
+                    continue;
+                }
+                state.left.lies -= 1;
+            }
+            let outcome = if stops {
+                enter(&mut state, packet, seen);
+                Outcome::default()
+            } else {
+                process(config, &mut state, &packet, seen, lie)
+            };
+            self.out.push(Step { event, how, state, outcome });
         }
     }
 
@@ -160,7 +197,7 @@ impl Steps<'_> {
             }
             if !mid.looked {
                 self.simple(Event::Look(mid.packet), |config, state, _| {
-                    let seen = Read { cell: mid.cell, replay: mid.replay, found: None, inside: 0 };
+                    let seen = Read { found: None, inside: 0, ..recall(mid) };
                     let found = tables::Packet::new(config, state, mid.packet.tuple, seen).look();
                     note_found(&mut state.mids[index], found);
                     true

@@ -4,6 +4,7 @@ use zdd_common::entries::Cell;
 use zdd_common::entries::{
     Class, Commit, FlowKey, Positions, Service, ServiceView, State as EntryState, Word,
 };
+use zdd_common::pace::{Pace, PaceKey};
 use zdd_common::tables::{Found, Rule, SteerTables};
 use zdd_common::time::Tick;
 
@@ -32,6 +33,10 @@ pub struct Read {
     pub found: Option<(Found<Slot>, u8)>,
     /// Steps since it read its cell.
     pub inside: u8,
+    /// Its source may open no more connections.
+    pub refused: bool,
+    /// Which of the SYNs that the filter may know it is; none: not asked for any more.
+    pub mark: Option<usize>,
 }
 
 /// The tables as one packet sees them.
@@ -52,13 +57,15 @@ pub struct Packet<'a> {
     pub failed: bool,
     /// A class was given back more often than taken.
     pub overdrawn: bool,
+    /// The limit of new connections was asked.
+    pub asked: bool,
 }
 
 impl<'a> Packet<'a> {
     /// The tables for one packet.
     pub fn new(config: &'a Config, state: &'a mut State, tuple: u8, read: Read) -> Self {
         let used = state.used();
-        Self { config, state, tuple, read, used, moved: None, failed: false, overdrawn: false }
+        Self { config, state, tuple, read, used, moved: None, failed: false, overdrawn: false, asked: false }
     }
 
     /// Looks the tuple up now.
@@ -74,6 +81,13 @@ impl<'a> Packet<'a> {
             };
         }
         Found::None
+    }
+
+    /// The filter remembers the packet, if it is one that can come again.
+    fn remember(&mut self) {
+        if let Some(mark) = self.read.mark {
+            self.state.marks[mark] = 0;
+        }
     }
 
     fn swap(&mut self, slot: Slot, old: Word, new: Word) -> bool {
@@ -103,7 +117,11 @@ impl SteerTables for Packet<'_> {
 
     fn service(&mut self, _id: u16) -> Option<ServiceView> {
         let udp_idle = u32::from(self.config.clock.udp_idle);
-        Some(Service { groups: 1, per_group: 1, udp_idle, ..Service::default() }.view())
+        let mut view = Service { groups: 1, per_group: 1, udp_idle, ..Service::default() }.view();
+        if self.config.limited {
+            view.pace = Pace::new(1, 1);
+        }
+        Some(view)
     }
 
     fn commit(&mut self, _id: u16) -> Commit {
@@ -115,7 +133,20 @@ impl SteerTables for Packet<'_> {
     }
 
     fn syn_seen(&mut self, _hash: u64, _now: Tick) -> bool {
+        self.remember();
         self.read.replay
+    }
+
+    fn syn_known(&mut self, _hash: u64, _now: Tick) -> bool {
+        if self.config.is_without(Without::AskFirst) {
+            self.remember();
+        }
+        self.read.replay
+    }
+
+    fn may_begin(&mut self, _key: &PaceKey, _pace: Pace, _now_ns: u64) -> bool {
+        self.asked = true;
+        !self.read.refused
     }
 
     fn udp_fail(&mut self, _service: u16) -> u64 {

@@ -279,6 +279,17 @@ pub fn worlds() -> Vec<(Size, Config)> {
         (
             Size::Short,
             Config {
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, second],
+                limited: true,
+                fin: true,
+                flight: 2,
+                budget: changes(2),
+                ..Config::base("limit", "new connections are limited, any of them may be refused")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
                 budget: Budget { changes: 2, lies: 2, ..Budget::default() },
                 flows: vec![FlowSpec { tuple: 0, isn: ISN }, second],
                 ..Config::base("lies", "the filter takes new SYNs for old ones")

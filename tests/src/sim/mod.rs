@@ -17,6 +17,8 @@ mod pool;
 mod report;
 mod run;
 mod scenario;
+#[cfg(test)]
+mod sequences;
 mod traffic;
 
 pub use report::{Report, Row, Score};

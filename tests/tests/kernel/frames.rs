@@ -190,6 +190,12 @@ pub struct Sums {
 /// Computes all checksums of a frame anew.
 pub fn sums(frame: &[u8]) -> Sums {
     let wrong = Sums { ip: false, l4: false };
+    if let [link @ .., 0x81, 0] | [link @ .., 0x88, 0xa8] = &frame[..L3.min(frame.len())]
+        && link.len() == L3 - 2
+        && frame.len() > L3 + 4
+    {
+        return sums(&[link, &frame[L3 + 2..]].concat());
+    }
     if let Some((outer, inner)) = tunnelled(frame) {
         let inside = sums(&inner);
         return Sums { ip: outer && inside.ip, ..inside };

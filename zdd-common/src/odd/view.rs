@@ -109,12 +109,26 @@ impl<F: Frame> Frame for View<F> {
         self.frame.write_link(offset, value)
     }
 
-    // Only where nothing is skipped: what is would have to move along.
+    // Tags move along to the new front; where more is skipped, nothing may come before it. What goes in front is an IP header at the
+    // least, longer than the tags: they are not overwritten while they are read.
     #[inline(always)]
     fn prepend(&mut self, bytes: usize) -> bool {
-        self.skip == 0 && self.frame.prepend(bytes)
+        if self.skip > 2 * TAG || !self.frame.prepend(bytes) {
+            return false;
+        }
+        for tag in 0..2 {
+            let at = ETHERTYPE + (tag * TAG) as usize;
+            if tag * TAG < self.skip {
+                let Some(moved) = self.frame.read::<u32>(bytes + at) else { return false };
+                if !self.frame.write(at, moved) {
+                    return false;
+                }
+            }
+        }
+        true
     }
 
+    // Only where nothing is skipped.
     #[inline(always)]
     fn strip(&mut self, bytes: usize) -> bool {
         self.skip == 0 && self.frame.strip(bytes)

@@ -30,8 +30,8 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
     let packet = &work.packet;
     let hop = NextHop(backend.next_hop);
     // The stack cannot stand in: it would take the packet for the VIP's own address, or route it as it is.
-    // Tags cannot go along: there is no moving them to the new front of the frame.
-    let fits = |port: &Port| port.flags & Port::STACK == 0 && port.tags == 0 && frame.tags() == 0;
+    // Tags go along to the new front of the frame, so it must leave in the VLANs that it came in.
+    let fits = |port: &Port| port.flags & Port::STACK == 0 && port.tags == frame.tags();
     let Some(port) = port_of(tables, hop).filter(fits) else {
         return Fate::drop(Reason::DropNoNextHop);
     };

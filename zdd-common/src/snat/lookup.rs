@@ -210,8 +210,9 @@ fn number_of(pool: &Pool, v6: bool, addr: Addr) -> u32 {
     number as u32
 }
 
-/// Notes a backend's packet on its mapping. When another CPU changes it twice meanwhile, it is fresh without us, and what a FIN
-/// or RST would have told is told by the next.
+/// Notes a backend's packet on its mapping. When another CPU changes it as often meanwhile, it is fresh without us, and what a FIN
+/// or RST would have told is told by the next. A SYN and ACK may have no next one for long: copies of the SYN on the other side
+/// change the word at most twice while a packet is inside, once on either side of a tick, so the third try is its own.
 #[inline(always)]
 unsafe fn answered<T: Mappings>(
     bucket: *mut Bucket,
@@ -224,7 +225,7 @@ unsafe fn answered<T: Mappings>(
     let segment = order.segment();
     let before = (reached >> 32) as u32;
     let mut word = word;
-    for _ in 0..2 {
+    for _ in 0..TRIES {
         let new = if word.udp() { word.datagram(true, now) } else { word.answered(segment, before, now) };
         if new == word {
             return;

@@ -3,7 +3,7 @@
 use crate::entries::BackendId;
 use crate::limits::{BACKENDS_MAX, SNAT_WAYS};
 use crate::net::Addr;
-use crate::steer::{Segment, near};
+use crate::steer::{Segment, near, own_syn};
 use crate::time::{Tick, ticks};
 
 /// Eight mappings, of eight ports in a row; laid out by field: the words fill the first cache line, and a look for a flow
@@ -156,17 +156,17 @@ impl Mapping {
     /// After a packet of the client's. `reached`: its sequence number before.
     ///
     /// One that ended begins anew with a SYN: same client, same backend, so whether the old connection is over for good is theirs
-    /// to judge, as without us. A SYN on one that lives changes nothing: it may be forged, or a copy.
+    /// to judge, as without us. A SYN on one that lives ends nothing and moves nothing: it may be forged, or a copy. It only takes back
+    /// a FIN of one end: were it kept, the other end's FIN of the connection that now begins would make a half-closed connection
+    /// look finished, and its port would be another's after TIME_WAIT.
     #[inline(always)]
     pub fn sent(self, segment: Segment, reached: u32, now: Tick) -> Self {
         let mut new = self.refreshed(now);
         if segment.syn {
-            let begins = new.finished();
-            return if begins {
-                new.without(CLIENT_FIN | BACKEND_FIN | RESET | ANSWERED | CONFIRMED)
-            } else {
-                new
-            };
+            // A copy of the connection's own SYN begins nothing: the answer to it may have passed already.
+            let begins = new.finished() && !own_syn(reached, segment.seq);
+            let answers = if begins { ANSWERED | CONFIRMED } else { 0 };
+            return new.without(CLIENT_FIN | BACKEND_FIN | RESET | answers);
         }
         let near = near(reached, segment.seq);
         if !segment.rst {
@@ -182,14 +182,17 @@ impl Mapping {
     }
 
     /// After a packet of the backend's.
+    ///
+    /// Its first one may be a RST that refuses the connection. A FIN is never the first: it is of the port's last owner.
     #[inline(always)]
     pub fn answered(self, segment: Segment, reached: u32, now: Tick) -> Self {
         let mut new = self.refreshed(now);
-        let near = self.0 & ANSWERED == 0 || near(reached, segment.seq);
+        let begun = self.0 & ANSWERED != 0;
+        let near = near(reached, segment.seq);
         if segment.rst {
-            return if near { new.with(RESET) } else { new };
+            return if near || !begun { new.with(RESET) } else { new };
         }
-        if segment.fin && near {
+        if segment.fin && near && begun {
             new = new.with(BACKEND_FIN);
         }
         new.with(ANSWERED)
@@ -353,8 +356,43 @@ mod tests {
     fn a_syn_begins_anew_only_what_has_ended() {
         let live = handshake();
         assert_eq!(live.sent(SYN, 1000, at(0)), live);
-        let again = live.sent(RST, 1000, at(0)).sent(SYN, 1000, at(0));
+        let next = Segment { seq: 900_000_000, ..SYN };
+        let again = live.sent(RST, 1000, at(0)).sent(next, 1000, at(0));
         assert!(!again.finished() && !again.established());
+    }
+
+    #[test]
+    fn a_copy_of_its_own_syn_takes_no_answer_back() {
+        // Refused by the port's last owner, answered, and a copy of the SYN comes late.
+        let answer = Segment { syn: false, seq: 7000, ..SYN };
+        let begun = Mapping::new(5, false, 1, at(0)).answered(Segment { seq: 9, ..RST }, 0, at(0));
+        let late = begun.answered(answer, 9, at(0)).sent(SYN, 1000, at(0));
+        assert!(!late.finished() && late.sent(DATA, 1000, at(0)).established());
+    }
+
+    #[test]
+    fn a_fin_before_any_answer_is_not_of_this_connection() {
+        let begun = Mapping::new(5, false, 1, at(0));
+        let stray = begun.answered(Segment { seq: 4_000_000, ..FIN }, 0, at(0));
+        let answered =
+            stray.answered(Segment { seq: 7000, ..DATA }, 4_000_000, at(0)).sent(DATA, 1000, at(0));
+        let half_closed = answered.sent(FIN, 1000, at(0));
+        assert!(half_closed.established() && !half_closed.finished());
+        // A refusal is a first answer.
+        assert!(begun.answered(Segment { seq: 0, ..RST }, 0, at(0)).finished());
+    }
+
+    #[test]
+    fn a_fin_of_the_connection_before_does_not_finish_the_next_one_of_the_port() {
+        let backend_fin = Segment { seq: 7001, ..FIN };
+        for half_closed in
+            [handshake().sent(FIN, 1000, at(0)), handshake().answered(backend_fin, 7000, at(0))]
+        {
+            let next = half_closed.sent(SYN, 1000, at(1));
+            assert!(next.established() && !next.finished());
+            assert!(!next.answered(backend_fin, 7000, at(1)).finished(), "only its backend has closed");
+            assert!(!next.sent(FIN, 1000, at(1)).finished(), "only its client has closed");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Two CPUs at once: one publishes while the other's packets are on their way, and both race for the same entries.
 
+mod snat;
 mod sweep;
 
 use std::collections::HashMap;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
 use zdd_common::encap::variation;
-use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Service};
+use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
 use zdd_common::hash::HashKey;
 use zdd_common::packet;
 use zdd_common::reason::Reason;
@@ -13,6 +13,7 @@ use zdd_common::reason::Reason;
 use super::actions::{ABORTED, DROP, REDIRECT, TX};
 use super::{Row, patch, scene};
 use crate::frames::{ACK, L3, Pkt, SYN};
+use crate::odd_frames::{DESTINATION, QINQ, VLAN, extended, fragments, tagged};
 use crate::rig::{Link, MAC_A, MAC_B, Rig, neighbour_mac, neighbour4, neighbour6, with};
 
 /// One service and backend; inner and outer family.
@@ -117,7 +118,12 @@ impl Tunnel {
 
     /// What `inner` (a frame with a hop less) becomes: the outer header in front of it, with this class, sent from `src`.
     pub(super) fn wrapped(self, inner: &[u8], class: u8, src: [u8; 6]) -> Vec<u8> {
-        let variation = Self::variation(inner);
+        self.wrapped_as(inner, inner, class, src)
+    }
+
+    /// The same for a frame that is not plain, of the flow of `plain`.
+    fn wrapped_as(self, plain: &[u8], inner: &[u8], class: u8, src: [u8; 6]) -> Vec<u8> {
+        let variation = Self::variation(plain);
         let low = variation as u32 & SPREAD;
         let packet = &inner[L3..];
         let ether_type = if self.outer_v6 { 0x86ddu16 } else { 0x0800 };
@@ -190,7 +196,101 @@ pub(super) fn summed(mut frame: Vec<u8>) -> Vec<u8> {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    TUNNELS.iter().flat_map(|tunnel| tunnel_rows(*tunnel)).chain(shapes()).collect()
+    let each = TUNNELS.iter().flat_map(|tunnel| tunnel_rows(*tunnel).into_iter().chain(tagged_rows(*tunnel)));
+    each.chain(shapes()).collect()
+}
+
+/// Tags stay in place, behind the MAC addresses and in front of the outer header.
+fn tagged_rows(t: Tunnel) -> Vec<Row> {
+    type Tags = &'static [(u16, u16)];
+    let kinds: [(&str, Tags, u32); 5] = [
+        ("one tag", &[(VLAN, 7)], 7),
+        ("the highest VLAN", &[(VLAN, 4095)], 4095),
+        ("QinQ", &[(QINQ, 5), (VLAN, 6)], 5 | 6 << 16),
+        ("two 802.1Q tags", &[(VLAN, 5), (VLAN, 6)], 5 | 6 << 16),
+        ("a priority tag belongs to the untagged link", &[(VLAN, 0)], 0),
+    ];
+    let in_vlans = |slot: u16, tags: u32| {
+        move |rig: &mut Rig| {
+            let port = rig.plane.port(slot);
+            rig.plane.set_port(slot, Port { tags, ..port }).expect("a port");
+        }
+    };
+    let sent = t.packet().hops(63).bytes();
+    let mut rows = vec![];
+    for (what, tags, vlans) in kinds {
+        let row = |more: &str, pkt: &Pkt| {
+            let frame = tagged(&pkt.bytes(), tags);
+            t.row(&format!("{what}{more}"), frame).with(in_vlans(scene::REDIRECT, vlans))
+        };
+        rows.push(
+            row("", &t.packet())
+                .out(REDIRECT, tagged(&t.wrapped(&sent, 0, MAC_B), tags), Reason::Settled)
+                .counts(t.n, t.n, false),
+        );
+        let padded = Pkt { padding: 7, ..t.packet() };
+        let out = t.wrapped(&padded.clone().hops(63).bytes(), 0, MAC_B);
+        rows.push(
+            row(", with padding", &padded)
+                .out(REDIRECT, tagged(&out, tags), Reason::Settled)
+                .counts(t.n, t.n, false),
+        );
+        rows.push(row(", no hop left", &t.packet().hops(1)).drop(Reason::DropTtl));
+        rows.push(
+            Row { crowded: true, ..row(", no room in front", &t.packet()) }.drop(Reason::DropNoHeadroom),
+        );
+    }
+    let one: Tags = &[(VLAN, 7)];
+    let row = |what: &str| t.row(what, tagged(&t.packet().bytes(), one));
+    rows.push(
+        row("a tagged frame bounced where it came in")
+            .with(move |rig| t.build(rig, scene::BOUNCE))
+            .with(in_vlans(scene::BOUNCE, 7))
+            .out(TX, tagged(&t.wrapped(&sent, 0, MAC_A), one), Reason::Settled)
+            .counts(t.n, t.n, false),
+    );
+    for (what, vlans) in
+        [("an untagged port", 0), ("a port of another VLAN", 8), ("a port of QinQ", 7 | 7 << 16)]
+    {
+        rows.push(
+            row(&format!("a tagged frame and {what}"))
+                .with(in_vlans(scene::REDIRECT, vlans))
+                .drop(Reason::DropNoNextHop),
+        );
+    }
+    rows.push(
+        t.row("an untagged frame and a port of a VLAN", t.packet().bytes())
+            .with(in_vlans(scene::REDIRECT, 7))
+            .drop(Reason::DropNoNextHop),
+    );
+    // Odd shapes behind a tag: what they are without it, the outer header in front.
+    if t.inner_v6 {
+        let frame = extended(&sent, &[(DESTINATION, 8)]);
+        rows.push(
+            t.row("extension header", extended(&t.packet().bytes(), &[(DESTINATION, 8)]))
+                .out(REDIRECT, t.wrapped_as(&sent, &frame, 0, MAC_B), Reason::Settled)
+                .counts(t.n, t.n, false),
+        );
+        rows.push(
+            t.row(
+                "one tag, extension header",
+                tagged(&extended(&t.packet().bytes(), &[(DESTINATION, 8)]), one),
+            )
+            .with(in_vlans(scene::REDIRECT, 7))
+            .out(REDIRECT, tagged(&t.wrapped_as(&sent, &frame, 0, MAC_B), one), Reason::Settled)
+            .counts(t.n, t.n, false),
+        );
+    }
+    let pieces = |pkt: &Pkt| fragments(&pkt.bytes(), 24);
+    let long = t.packet().payload(&[0xa5; 60]);
+    let out = t.wrapped_as(&sent, &pieces(&long.clone().hops(63))[0], 0, MAC_B);
+    rows.push(
+        t.row("one tag, first fragment", tagged(&pieces(&long)[0], one))
+            .with(in_vlans(scene::REDIRECT, 7))
+            .out(REDIRECT, tagged(&out, one), Reason::Settled)
+            .counts(t.n, t.n, false),
+    );
+    rows
 }
 
 fn tunnel_rows(t: Tunnel) -> Vec<Row> {
