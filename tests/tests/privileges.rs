@@ -179,6 +179,22 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_agent_without_rights_says_which_and_what_to_do() -> Result<()> {
+    let world = World::new(Setup::default())?;
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set", "-bpf,-perfmon,-sys_admin", "--inh-caps", "-all", "--"]);
+    command.arg(world.binary()).arg("agent").arg("--config").arg(world.config());
+    let done = world.rig.in_ns("lb", || command.output())?.map_err(Error::io("run zdd"))?;
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("error: this user lacks CAP_BPF, CAP_PERFMON\nhelp: run the agent as root"),
+        "{told}"
+    );
+    Ok(())
+}
+
 /// The systemd unit grants what the agent keeps, and nothing else.
 #[test]
 fn the_unit_and_the_manifest_name_the_same_rights() {

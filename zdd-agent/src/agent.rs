@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::api::ledger::Ledger;
 use crate::api::roles::Policy;
-use crate::api::server::{Serving, Socket, serve};
+use crate::api::server::{BindError, Serving, Socket, serve};
 use crate::api::tls::Remote;
 use crate::config::Warning;
 use crate::control::{self, Handle};
@@ -46,7 +46,18 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let api = desired.agent.api.clone();
     let policy = Policy::new(&api)?;
-    let socket = Socket::bind(&socket_path, policy.socket_gid())?;
+    let socket = Socket::bind(&socket_path, policy.socket_gid());
+    // Whoever forgot `sudo` shall hear that, and not which directory they may not write. Another agent is told before anything.
+    if !matches!(socket, Err(BindError::InUse(_)))
+        && let missing = doctor::lacking_rights()
+        && !missing.is_empty()
+    {
+        anyhow::bail!(
+            "this user lacks {}\nhelp: run the agent as root, or with these capabilities; in a container, add them",
+            missing.join(", ")
+        );
+    }
+    let socket = socket?;
     let remote = match &api.remote {
         Some(spec) => Some(Remote::bind(spec).await?),
         None => None,

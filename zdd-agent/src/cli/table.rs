@@ -1,5 +1,6 @@
 //! Reports as text: aligned columns, and colours only where somebody looks.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::commands::Listed;
@@ -140,11 +141,7 @@ pub fn status(status: &Status, colours: bool) -> String {
             snat.per_backend
         );
     }
-    if !status.reasons.is_empty() {
-        let reasons: Vec<_> =
-            status.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        let _ = writeln!(out, "packets: {}", reasons.join(", "));
-    }
+    out.push_str(&packets(&status.reasons, colours));
     for interface in &status.interfaces {
         let mode = format!("{:?}", interface.mode).to_lowercase();
         let attached = match interface.attached {
@@ -155,6 +152,21 @@ pub fn status(status: &Status, colours: bool) -> String {
         let _ = writeln!(out, "interface {} ({}): {attached}, {mode}{note}", interface.name, interface.index);
     }
     out
+}
+
+/// Packets by reason, those that were met; what was dropped has a line of its own, because that is what one looks for.
+fn packets(reasons: &BTreeMap<String, u64>, colours: bool) -> String {
+    let met = |dropped: bool| -> Vec<String> {
+        let met = reasons.iter().filter(|(name, count)| **count > 0 && name.starts_with("drop_") == dropped);
+        met.map(|(name, count)| format!("{name} {count}")).collect()
+    };
+    let line = |what: &str, met: Vec<String>| match met.as_slice() {
+        [] => format!("{what}: none\n"),
+        met => format!("{what}: {}\n", met.join(", ")),
+    };
+    let (passed, dropped) = (met(false), met(true));
+    let lost = if dropped.is_empty() { Colour::None } else { Colour::Yellow };
+    line("packets", passed) + &line(&paint("dropped", lost, colours), dropped)
 }
 
 fn service(service: &ServiceStatus, colours: bool) -> String {

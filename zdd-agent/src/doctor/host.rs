@@ -67,14 +67,19 @@ fn lacking(set: u64) -> Vec<&'static str> {
     CAPABILITIES.iter().filter(|(name, bit)| !has(*bit) && !stands_in(name)).map(|(name, _)| *name).collect()
 }
 
-/// The rights of this process: an agent that is started the same way has the same.
-pub(super) fn privileges() -> Finding {
+/// Names of the capabilities that this process lacks.
+pub(super) fn lacking_rights() -> Vec<&'static str> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
         .unwrap_or(0);
-    match lacking(set).as_slice() {
+    lacking(set)
+}
+
+/// The rights of this process: an agent that is started the same way has the same.
+pub(super) fn privileges() -> Finding {
+    match lacking_rights().as_slice() {
         [] => Finding::ok("privileges", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there"),
         missing => Finding::problem(
             "privileges",
@@ -192,6 +197,12 @@ pub(super) fn pins(dir: &Path, pinned: &Pinned) -> Finding {
                 pinned.links.len()
             ),
         ),
+        (true, None) if pinned.links.is_empty() => Finding::ok(
+            "pins",
+            format!(
+                "maps of this layout in {shown}, left by a start that failed or by `zdd detach` cut short; the next start uses them"
+            ),
+        ),
         (true, None) => Finding::warning(
             "pins",
             format!(
@@ -248,6 +259,8 @@ mod tests {
         let ours = Pinned { ours: true, links: vec![3, 4], ..Pinned::default() };
         assert_eq!(pins(dir, &Pinned::default()).level, Level::Ok);
         assert_eq!(pins(dir, &ours).level, Level::Warning);
+        // Nothing is attached, so nothing goes on.
+        assert_eq!(pins(dir, &Pinned { links: Vec::new(), ..ours.clone() }).level, Level::Ok);
         assert_eq!(pins(dir, &Pinned { holder: Some(7), ..ours.clone() }).level, Level::Ok);
         let resized = Pinned { resized: vec!["FLOWS has room for 1, agent.limits ask for 2".into()], ..ours };
         assert_eq!(pins(dir, &resized).level, Level::Problem);

@@ -58,6 +58,11 @@ impl Finding {
     }
 }
 
+/// Capabilities that an agent needs and this process lacks.
+pub fn lacking_rights() -> Vec<&'static str> {
+    host::lacking_rights()
+}
+
 /// What is true of the machine whatever the configuration says.
 pub fn machine() -> Vec<Finding> {
     let mut findings = host::kernel();

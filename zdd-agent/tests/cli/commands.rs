@@ -36,6 +36,7 @@ async fn status_is_a_table_or_everything_as_json() {
     syn filter: 4.0 MiB, 1.23% full
     snat from 10.0.0.2 ports 61000-65535: 15 of 36288 in use (12 live, 3 ended), 4536 at most towards one backend
     packets: base 190, not_a_vip 10
+    dropped: none
     interface eth0 (2): attached, native
     interface eth1 (3): not attached, generic: a program of somebody else is there: id 17
     ");
