@@ -13,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 bpf_linker=0.13.0
 cargo_deny=0.20.2
 kubernetes_validate=1.37.0
+grpcio=1.85.1
 
 tests=no
 case "${*:-}" in
@@ -188,14 +189,19 @@ build_cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=0 cargo_tool cargo-deny "$cargo_deny" --debug --no-default-features
 }
 
-# ---- schemas of Kubernetes, in a Python environment of this clone
+# ---- schemas of Kubernetes, and a gRPC client of another language, in a Python environment of this clone
 
-have_kubernetes_validate() {
-    [ "$("$tools/python/bin/kubernetes-validate" --version)" = "$kubernetes_validate" ]
+have_python_packages() {
+    local version
+    [ "$("$tools/python/bin/kubernetes-validate" --version)" = "$kubernetes_validate" ] || return
+    for version in grpcio grpcio-reflection; do
+        [ "$("$tools/python/bin/python" -c "import importlib.metadata as m; print(m.version('$version'))")" = "$grpcio" ] || return
+    done
 }
-install_kubernetes_validate() {
+install_python_packages() {
     # Debian's own: another one on the path may lack what pip needs.
-    /usr/bin/python3 -m venv --clear "$tools/python" && "$tools/python/bin/pip" install -q "kubernetes-validate==$kubernetes_validate"
+    /usr/bin/python3 -m venv --clear "$tools/python" &&
+        "$tools/python/bin/pip" install -q "kubernetes-validate==$kubernetes_validate" "grpcio==$grpcio" "grpcio-reflection==$grpcio"
 }
 
 # ---- crates
@@ -253,7 +259,7 @@ ensure 'crates' have_crates fetch_crates "$net_hint" "$crates_hint" \
 ensure "bpf-linker $bpf_linker" have_bpf_linker build_bpf_linker "$net_hint" "$crates_hint"
 [ "$tests" = no ] || ensure 'kernels to test on' have_kernels fetch_kernels "$net_hint" \
     'they are packages of Debian: linux-image-6.1.*-cloud-amd64 and linux-image-6.12.*-cloud-amd64 (backports, or Debian 13).'
-[ "$tests" = no ] || ensure "kubernetes-validate $kubernetes_validate" have_kubernetes_validate install_kubernetes_validate \
+[ "$tests" = no ] || ensure "Python packages" have_python_packages install_python_packages \
     "$net_hint" 'it comes from https://pypi.org.'
 [ "$tests" = no ] || ensure "cargo-deny $cargo_deny" have_cargo_deny build_cargo_deny "$net_hint" "$crates_hint"
 printf '%sset-up complete%s (%s)\n' "$green" "$plain" "$(since "$start")"

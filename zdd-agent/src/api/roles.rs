@@ -38,6 +38,7 @@ const NEEDED: &[(&str, &str, Access)] = &[
     (CONTROL, "Apply", Access::Admin),
     (CONTROL, "Detach", Access::Admin),
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", Access::Viewer),
+    ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", Access::Viewer),
     ("grpc.health.v1.Health", "Check", Access::Viewer),
     ("grpc.health.v1.Health", "List", Access::Viewer),
     ("grpc.health.v1.Health", "Watch", Access::Viewer),
