@@ -21,6 +21,7 @@ use crate::otlp::{self, Tracer};
 use crate::page::PageServer;
 use crate::privileges;
 use crate::reconcile::{self, Ended};
+use crate::seccomp;
 use crate::shutdown::Shutdown;
 
 /// How long a look at the host may hold up the start. What it finds is told and stops nothing.
@@ -64,6 +65,15 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
     };
     // As soon as nothing is needed any more that takes more: the socket has its group, low ports are taken.
     privileges::keep_what_is_needed().context("rights that are not needed cannot be given up")?;
+    if desired.agent.seccomp {
+        if let Err(error) = seccomp::give_up() {
+            tracing::warn!("{error}");
+        }
+    } else {
+        tracing::warn!(
+            "agent.seccomp is off: the agent, its probes and its hooks may make every system call"
+        );
+    }
     for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
         let fix = finding.fix.unwrap_or_default();
         tracing::warn!(check = finding.check, fix, "{}", finding.what);

@@ -33,6 +33,7 @@ pub mod reconcile;
 pub mod redact;
 pub mod report;
 pub mod rollout;
+pub mod seccomp;
 pub mod shutdown;
 pub mod signals;
 pub mod state;

@@ -89,6 +89,44 @@ pub(super) fn privileges() -> Finding {
     }
 }
 
+/// What the agent with this process id has given up.
+pub(super) fn sandbox(pid: i32) -> Finding {
+    judge_sandbox(pid, fs::read_to_string(format!("/proc/{pid}/status")).ok().as_deref())
+}
+
+fn judge_sandbox(pid: i32, status: Option<&str>) -> Finding {
+    let of = |field: &str| status?.lines().find_map(|line| line.strip_prefix(field)).map(str::trim);
+    let set = of("CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok());
+    let (Some(set), Some(seccomp)) = (set, of("Seccomp:")) else {
+        return Finding::ok("sandbox", format!("what process {pid} has given up cannot be seen from here"));
+    };
+    let kept = CAPABILITIES.iter().fold(0, |kept, (_, bit)| kept | 1u64 << bit);
+    let again = "restart the agent with this build (traffic goes on), and look at what it logs at its start";
+    if set & !kept != 0 {
+        return Finding::warning(
+            "sandbox",
+            format!("the agent (process {pid}) has kept more rights than it needs"),
+            again,
+        );
+    }
+    // SECCOMP_MODE_FILTER.
+    if seccomp != "2" {
+        return Finding::warning(
+            "sandbox",
+            format!(
+                "the agent (process {pid}) has no seccomp filter: agent.seccomp is off, or the kernel took none"
+            ),
+            again,
+        );
+    }
+    Finding::ok(
+        "sandbox",
+        format!(
+            "the agent (process {pid}) keeps three capabilities at the most, and has given up the system calls that it does not need"
+        ),
+    )
+}
+
 /// Since Linux 5.11 maps are charged to the memory cgroup, and the limit of locked memory means nothing to them.
 pub(super) fn memlock() -> Finding {
     let max = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| {
@@ -251,6 +289,23 @@ mod tests {
         assert_eq!(lacking(bit(21)), ["CAP_NET_ADMIN"]);
         assert_eq!(lacking(bit(39) | bit(12)), ["CAP_PERFMON"]);
         assert_eq!(lacking(bit(39) | bit(12) | bit(38)), [""; 0]);
+    }
+
+    #[test]
+    fn what_an_agent_has_kept_is_told() {
+        let status =
+            |set: u64, seccomp: u8| format!("Name:\tzdd\nCapEff:\t{set:016x}\nSeccomp:\t{seccomp}\n");
+        let kept = 1 << 12 | 1 << 38 | 1 << 39;
+        for (status, level, word) in [
+            (Some(status(kept, 2)), Level::Ok, "given up the system calls"),
+            (Some(status(kept, 0)), Level::Warning, "no seccomp filter"),
+            (Some(status(u64::MAX, 2)), Level::Warning, "more rights"),
+            (None, Level::Ok, "cannot be seen"),
+        ] {
+            let finding = judge_sandbox(7, status.as_deref());
+            assert_eq!(finding.level, level, "{status:?}");
+            assert!(finding.what.contains(word), "{finding:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn what_is_not_said_has_its_documented_default() {
         page: None,
         otlp: None,
         log_json: false,
+        seccomp: true,
         limits: Limits {
             services: 256,
             backends: 4096,
@@ -128,6 +129,7 @@ fn everything_can_be_said() {
         metrics = "off"
         page = "[::1]:9178"
         page_actions = true
+        seccomp = "off"
         otlp = "http://127.0.0.1:4318"
         log = "json"
         syn_memory = "2s"
@@ -193,6 +195,7 @@ fn everything_can_be_said() {
                 "http://127.0.0.1:4318",
             ),
             log_json: true,
+            seccomp: false,
             limits: Limits {
                 services: 2,
                 backends: 10,
