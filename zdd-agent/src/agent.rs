@@ -99,7 +99,7 @@ async fn live(desired: Desired) -> anyhow::Result<()> {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
     }
     if let Some(spec) = page_spec {
-        let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
+        let page = PageServer::bind(&spec, &state_dir, handle.clone(), ledger.audit()).await?;
         tokio::spawn(page.serve(shutdown.clone()));
     }
     tokio::spawn(crate::alert::run(alerts, handle.clone(), state_dir, shutdown.clone()));

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod agent;
 pub mod alert;
 pub mod api;
+pub mod audit;
 pub mod capacity;
 pub mod chance;
 pub mod cli;

@@ -296,6 +296,9 @@ pub enum Command {
     Log {
         /// off, error, warn, info, debug or trace; or by module, as info,zdd_agent::health=debug.
         level: String,
+        /// Why; kept in the audit log.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = SAFELY)]
+        reason: String,
     },
     /// Look at packets live: a sample of them, each with what became of it and why.
     #[command(
