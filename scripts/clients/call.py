@@ -5,7 +5,7 @@ It takes the flags of grpcurl that one needs for it, so that commands can be car
 
     call.py -cacert agents-ca.crt -cert ci.crt -key ci.key 10.0.0.1:9443 list zdd.v1.Control
     call.py -cacert agents-ca.crt -cert ci.crt -key ci.key -d '{"service": "web"}' 10.0.0.1:9443 zdd.v1.Control/Rollback
-    call.py -plaintext -unix /run/zdd/zdd.sock zdd.v1.Control/GetStatus
+    call.py -plaintext -authority localhost -unix /run/zdd/zdd.sock zdd.v1.Control/GetStatus
 
 Answers are JSON on standard output, one after the other for a stream, as the proto file names the fields. An error of the agent goes to
 standard error, and the exit status is 64 plus its gRPC code (grpcurl's rule). Needs the packages grpcio and grpcio-reflection.
@@ -33,6 +33,7 @@ def arguments():
     parser.add_argument("-key", metavar="FILE", help="its private key")
     parser.add_argument("-plaintext", action="store_true", help="without TLS: the unix socket only")
     parser.add_argument("-unix", action="store_true", help="the address is the path of a socket")
+    parser.add_argument("-authority", metavar="NAME", default="localhost", help="with -unix: the name of the other side")
     parser.add_argument("-d", metavar="JSON", default="{}", help="the request")
     parser.add_argument("-max-time", metavar="SECONDS", type=float, help="how long a call may take")
     parser.add_argument("address", help="HOST:PORT, or with -unix a path")
@@ -47,7 +48,7 @@ def channel_to(args):
         if not args.unix:
             sys.exit("error: over TCP the agent speaks TLS only\nhelp: -cacert, -cert and -key")
         # The library would make the socket's path the authority, which no HTTP/2 server in Rust takes for one.
-        return grpc.insecure_channel(address, options=[("grpc.default_authority", "localhost")])
+        return grpc.insecure_channel(address, options=[("grpc.default_authority", args.authority)])
     files = (args.cacert, args.key, args.cert)
     if None in files:
         sys.exit("error: over TCP both sides show a certificate\nhelp: -cacert, -cert and -key; on the agent's host -plaintext -unix PATH")

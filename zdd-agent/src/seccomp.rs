@@ -22,6 +22,8 @@ const DENIED: &[(libc::c_long, &str)] = &[
     (libc::SYS_pidfd_getfd, "pidfd_getfd"),
     // The kernel: another one, or more of it.
     (libc::SYS_kexec_load, "kexec_load"),
+    // The libc crate does not know its number there.
+    #[cfg(not(all(target_arch = "aarch64", target_env = "musl")))]
     (libc::SYS_kexec_file_load, "kexec_file_load"),
     (libc::SYS_init_module, "init_module"),
     (libc::SYS_finit_module, "finit_module"),
