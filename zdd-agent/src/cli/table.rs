@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::commands::Listed;
 use crate::events::Event;
 use crate::report::{
-    ApplyReport, BackendState, BackendStatus, ChangeReport, DetachReport, DrainReport, Explain, Health, Op,
-    Quota, Role, ServiceStatus, ShiftReport, Status,
+    ApplyReport, BackendState, BackendStatus, ChangeReport, DetachReport, DrainReport, Explain, Health,
+    NewPerSourceStatus, Op, Quota, Role, ServiceStatus, ShiftReport, Status,
 };
 
 /// The colours that mean something here.
@@ -198,6 +198,19 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
         counters.learned,
         counters.insert_failed
     );
+    let mut limits = Vec::new();
+    limits.extend(
+        service
+            .access
+            .map(|access| format!("access: {} prefixes allowed, {} denied", access.allow, access.deny)),
+    );
+    let per_source = |limit: NewPerSourceStatus| {
+        format!("new connections per source: {}/s, {} at once", limit.rate, limit.burst)
+    };
+    limits.extend(service.new_per_source.map(per_source));
+    if !limits.is_empty() {
+        let _ = writeln!(out, "  {}", limits.join("; "));
+    }
     let versions = service.versions.iter().map(|version| {
         let role = match (version.draining, version.role) {
             (true, _) => coloured("draining", Colour::Yellow),

@@ -25,6 +25,7 @@ async fn status_is_a_table_or_everything_as_json() {
       ALARM: every backend of v2 fails its check
       note: the share of v2 goes to v1
       200 packets, 12.5 KiB; 14 new flows, 2 learned, 1 not remembered
+      access: 2 prefixes allowed, 1 denied; new connections per source: 100/s, 200 at once
       VERSION  ROLE       ASKED   SHARE  FLOWS  NEW  PACKETS    BYTES
       v1       stable    90.00%  90.00%      3    7      100  6.2 KiB
       v2       draining  10.00%  10.00%      3    7      100  6.2 KiB
