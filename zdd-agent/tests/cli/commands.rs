@@ -101,6 +101,10 @@ async fn the_json_of_status_has_the_promised_shape() {
       },
       "services": [
         {
+          "access": {
+            "allow": 2,
+            "deny": 1
+          },
           "affinity": "client-version",
           "alarm": "every backend of v2 fails its check",
           "cells": 16384,
@@ -116,6 +120,10 @@ async fn the_json_of_status_has_the_promised_shape() {
           "generation": 7,
           "groups": 1024,
           "name": "web",
+          "new_per_source": {
+            "burst": 200,
+            "rate": 100
+          },
           "notes": [
             "the share of v2 goes to v1"
           ],
