@@ -92,11 +92,11 @@ fn apply(program: &[sock_filter]) -> io::Result<()> {
     // The two types of an instruction are the kernel's, by another name each.
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: these arguments touch no memory.
-    let kept = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the program is valid for `len` instructions for as long as the call lasts, and the kernel copies it.
-    if kept != 0
-        || unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0
-    {
+    if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -132,7 +132,7 @@ impl Reconciler {
                 learned: counters.learned,
                 insert_failed: fails,
             },
-            access: (!spec.access.open()).then(|| AccessStatus {
+            access: (!spec.access.open()).then_some(AccessStatus {
                 allow: spec.access.allow.len() as u64,
                 deny: spec.access.deny.len() as u64,
             }),
