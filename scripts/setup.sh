@@ -13,7 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 bpf_linker=0.13.0
 cargo_deny=0.20.2
-python_packages=(kubernetes-validate==1.37.0 flask==3.1.3 redis==8.1.0 'psycopg[binary]==3.3.9')
+python_packages=(kubernetes-validate==1.37.0 grpcio==1.85.1 grpcio-reflection==1.85.1 flask==3.1.3 redis==8.1.0
+    'psycopg[binary]==3.3.9')
 
 tests=no
 bench=no
@@ -193,7 +194,7 @@ build_cargo_deny() {
     CARGO_PROFILE_DEV_DEBUG=0 cargo_tool cargo-deny "$cargo_deny" --debug --no-default-features
 }
 
-# ---- a Python environment of this clone: schemas of Kubernetes, and an application for the tests to break
+# ---- a Python environment of this clone: schemas of Kubernetes, a gRPC client of another language, and an application for the tests to break
 
 have_python_packages() {
     "$tools/python/bin/python" - "${python_packages[@]}" <<'EOF'

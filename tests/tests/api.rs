@@ -22,7 +22,8 @@ struct Certs {
 
 /// A world whose agent listens on TCP too; the network is the balancer's towards its clients.
 fn world() -> Result<(World, Certs)> {
-    let mut world = World::new(Setup::default())?;
+    let agent_lines = "page = \"127.0.0.1:9178\"\npage_actions = true".to_owned();
+    let mut world = World::new(Setup { agent_lines, ..Setup::default() })?;
     let dir = world.rig.scratch().dir().to_owned();
     let certs = Certs { agents: Authority::new(&dir, "agents"), callers: Authority::new(&dir, "callers") };
     let (cert, key) = certs.agents.sign("agent", &["10.80.0.1", "lb.example.com"]);
@@ -111,6 +112,73 @@ fn a_second_machine_works_within_its_role_and_is_on_record() -> Result<()> {
     assert_eq!(ended["generations"][0]["after"], after["generation"]);
     assert!(ended["generations"][0]["before"].as_u64() < after["generation"].as_u64(), "{ended}");
     unharmed(&load.finish());
+    Ok(())
+}
+
+#[test]
+fn looks_at_packets_the_log_level_and_the_page_are_on_record() -> Result<()> {
+    let (world, certs) = world()?;
+    let load = world.load(10)?;
+    let done =
+        from_afar(&world, &certs, "deployer", &["trace", "web", "--reason", "settled", "--count", "3"])?;
+    assert!(done.status.success(), "{}", stderr(&done));
+    let refused = from_afar(&world, &certs, "deployer", &["trace", "nope"])?;
+    assert_eq!(refused.status.code(), Some(1));
+    let done = from_afar(&world, &certs, "deployer", &["log", "debug", "--reason", "ticket 18"])?;
+    assert!(done.status.success(), "{}", stderr(&done));
+    let token = std::fs::read_to_string(world.rig.scratch().path("state/page-token")).expect("a token");
+    let act = |body: &str| {
+        let auth = format!("Authorization: Bearer {}", token.trim());
+        world.rig.ns("lb").run(&[
+            "curl",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "20",
+            "-H",
+            "Origin: http://127.0.0.1:9178",
+            "-H",
+            "Content-Type: application/json",
+            "-H",
+            &auth,
+            "-d",
+            body,
+            "http://127.0.0.1:9178/api/v1/actions",
+        ])
+    };
+    let report = act(r#"{"act":"shift","service":"web","weights":[["v2",3000]]}"#)?;
+    assert!(report.contains("\"generation\""), "{report}");
+    // A look is no change.
+    act(r#"{"act":"who-moves","service":"web","weights":[["v2",9000]]}"#)?;
+    let report = act(r#"{"act":"abort","service":"web","revision":7}"#)?;
+    assert!(report.contains("has had no rollout"), "{report}");
+    as_before(&load)?;
+    unharmed(&load.finish());
+
+    let ended = |what: &str| {
+        wait_for("the record to be ended", PATIENCE, LOOK_EVERY, || {
+            let both: Vec<Value> =
+                audit(&world).into_iter().filter(|record| record["what"] == what).collect();
+            Ok::<_, Error>((both.len() == 2).then(|| both[1].clone()))
+        })
+    };
+    let ci = "certificate CN=deployer from 10.80.0.2";
+    let looked = ended("trace web --reason settled --snap 96")?;
+    assert_eq!((&looked["who"], &looked["outcome"]), (&ci.into(), &"done".into()), "{looked}");
+    assert!(looked["message"].as_str().is_some_and(|told| told.ends_with(" packets")), "{looked}");
+    assert_eq!(ended("trace nope --snap 96")?["outcome"], "not_found");
+    let logged = ended("log debug")?;
+    assert_eq!((&logged["who"], &logged["reason"]), (&ci.into(), &"ticket 18".into()), "{logged}");
+    let shifted = ended("shift web v2=30%")?;
+    let who = shifted["who"].as_str().expect("who");
+    assert!(who.starts_with("page token ") && who.contains(" from 127.0.0.1:"), "{shifted}");
+    assert!(!who.contains(token.trim()), "the token itself is in the record");
+    assert_eq!((&shifted["outcome"], &shifted["generations"][0]["service"]), (&"done".into(), &"web".into()));
+    assert_eq!(ended("rollout abort web --revision 7")?["outcome"], "not_found");
+    assert_eq!(audit(&world).len(), 10, "and nothing else: {:?}", audit(&world));
+    // Events and refusals of others name them as the record does.
+    let events = world.zdd().run(&["events", "--service", "web"])?;
+    assert!(events.contains("shift web v2=30%") && events.contains("[page token "), "{events}");
     Ok(())
 }
 

@@ -27,6 +27,7 @@ fn keeps_exactly(pid: u64) {
             ("CapInh:", 0),
             ("CapAmb:", 0),
             ("NoNewPrivs:", 1),
+            ("Seccomp:", 2),
         ] {
             assert_eq!(number(&status, field), expected, "{field} {status}");
         }
@@ -90,6 +91,80 @@ fn unpack(file: &std::path::Path) -> BTreeMap<String, String> {
         all.insert(name.trim_start_matches("zdd-support/").to_owned(), text);
     }
     all
+}
+
+/// Tries calls that need no rights, so that only the filter can refuse them, and tells what the kernel said.
+const TRIES: &str = r#"
+import ctypes, errno, os, pathlib, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def told(call, *args):
+    return "done" if call(*args) >= 0 else errno.errorcode[ctypes.get_errno()]
+said = [f"unshare {told(libc.unshare, 0)}", f"ptrace {told(libc.ptrace, 0, 0, 0, 0)}",
+        f"process_vm_readv {told(libc.process_vm_readv, os.getpid(), None, 0, None, 0, 0)}"]
+# What hooks are made of: other programs, threads, files, sockets.
+import threading, socket
+thread = threading.Thread(target=lambda: said.append("thread done")); thread.start(); thread.join()
+said.append("child " + subprocess.run(["/bin/sh", "-c", "echo done | cat"], capture_output=True, text=True).stdout.strip())
+socket.socket(socket.AF_INET, socket.SOCK_STREAM).close()
+part = pathlib.Path(sys.argv[1] + ".part")
+part.write_text("\n".join(said) + "\n"); part.rename(sys.argv[1])
+"#;
+
+#[test]
+fn forbidden_calls_fail_while_rollouts_hooks_kills_and_restarts_go_on() -> Result<()> {
+    let mut world = World::new(Setup::default())?;
+    let (script, told) = (world.rig.scratch().path("tries.py"), world.rig.scratch().path("told"));
+    std::fs::write(&script, TRIES).map_err(Error::io("write tries.py"))?;
+    world.setup.rollout = Some(format!(
+        "[service.rollout]\nstrategy = \"canary\"\nsteps = [{{ weight = 20 }}, {{ pause = \"until-promoted\" }}]\n\
+         [[service.rollout.analysis]]\nname = \"program\"\ninterval = \"200ms\"\nexec = {{ argv = [\"/bin/true\"] }}\n\
+         [[service.rollout.hook]]\non = \"pre-rollout\"\nexec = [\"/usr/bin/python3\", \"{}\", \"{}\"]\n",
+        script.display(),
+        told.display()
+    ));
+    world.write_config()?;
+    world.start_agent()?;
+    world.wait_healthy()?;
+    let load = world.load(10)?;
+    for round in 0..2 {
+        keeps_exactly(world.status()?["pid"].as_u64().expect("a number"));
+        world.zdd().run(&["rollout", "start", "web", "v2"])?;
+        wait_for("what the hook was told", PATIENCE, LOOK_EVERY, || {
+            Ok::<_, Error>(told.exists().then_some(()))
+        })?;
+        let said = std::fs::read_to_string(&told).expect("its words");
+        assert_eq!(
+            said, "unshare EPERM\nptrace EPERM\nprocess_vm_readv EPERM\nthread done\nchild done\n",
+            "round {round}"
+        );
+        std::fs::remove_file(&told).map_err(Error::io("forget it"))?;
+        world.wait_status("the canary's first step", |status| {
+            (status::version(status, "web", "v2")["asked"] == 0.2).then_some(())
+        })?;
+        as_before(&load)?;
+        world.zdd().run(&["rollout", "abort", "web"])?;
+        if round == 0 {
+            world.kill_agent();
+            as_before(&load)?;
+            world.start_agent()?;
+            world.wait_healthy()?;
+        }
+    }
+    let doctor = world.zdd().output(&["doctor", "--json"])?;
+    let doctor: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("findings");
+    let findings = doctor["findings"].as_array().expect("a list");
+    let sandbox = findings.iter().find(|finding| finding["check"] == "sandbox").expect("it is looked at");
+    assert_eq!(sandbox["level"], "ok", "{sandbox}");
+    unharmed(&load.finish());
+    // Whoever needs it can do without, and is told.
+    world.setup.agent_lines = "seccomp = \"off\"".to_owned();
+    world.write_config()?;
+    world.stop_agent()?;
+    world.start_agent()?;
+    let doctor = world.zdd().output(&["doctor"])?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains("has no seccomp filter: agent.seccomp is off"), "{doctor}");
+    Ok(())
 }
 
 #[test]
@@ -175,6 +250,22 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
     let bundle = unpack(&alone);
     assert!(
         bundle.contains_key("doctor.json") && bundle["missing.txt"].contains("status.json: no agent answers")
+    );
+    Ok(())
+}
+
+#[test]
+fn an_agent_without_rights_says_which_and_what_to_do() -> Result<()> {
+    let world = World::new(Setup::default())?;
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set", "-bpf,-perfmon,-sys_admin", "--inh-caps", "-all", "--"]);
+    command.arg(world.binary()).arg("agent").arg("--config").arg(world.config());
+    let done = world.rig.in_ns("lb", || command.output())?.map_err(Error::io("run zdd"))?;
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("error: this user lacks CAP_BPF, CAP_PERFMON\nhelp: run the agent as root"),
+        "{told}"
     );
     Ok(())
 }

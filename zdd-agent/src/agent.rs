@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::api::ledger::Ledger;
 use crate::api::roles::Policy;
-use crate::api::server::{Serving, Socket, serve};
+use crate::api::server::{BindError, Serving, Socket, serve};
 use crate::api::tls::Remote;
 use crate::config::Warning;
 use crate::control::{self, Handle};
@@ -21,6 +21,7 @@ use crate::otlp::{self, Tracer};
 use crate::page::PageServer;
 use crate::privileges;
 use crate::reconcile::{self, Ended};
+use crate::seccomp;
 use crate::shutdown::Shutdown;
 
 /// How long a look at the host may hold up the start. What it finds is told and stops nothing.
@@ -46,13 +47,33 @@ async fn live(mut desired: Desired) -> anyhow::Result<()> {
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let api = desired.agent.api.clone();
     let policy = Policy::new(&api)?;
-    let socket = Socket::bind(&socket_path, policy.socket_gid())?;
+    let socket = Socket::bind(&socket_path, policy.socket_gid());
+    // Whoever forgot `sudo` shall hear that, and not which directory they may not write. Another agent is told before anything.
+    if !matches!(socket, Err(BindError::InUse(_)))
+        && let missing = doctor::lacking_rights()
+        && !missing.is_empty()
+    {
+        anyhow::bail!(
+            "this user lacks {}\nhelp: run the agent as root, or with these capabilities; in a container, add them",
+            missing.join(", ")
+        );
+    }
+    let socket = socket?;
     let remote = match &api.remote {
         Some(spec) => Some(Remote::bind(spec).await?),
         None => None,
     };
     // As soon as nothing is needed any more that takes more: the socket has its group, low ports are taken.
     privileges::keep_what_is_needed().context("rights that are not needed cannot be given up")?;
+    if desired.agent.seccomp {
+        if let Err(error) = seccomp::give_up() {
+            tracing::warn!("{error}");
+        }
+    } else {
+        tracing::warn!(
+            "agent.seccomp is off: the agent, its probes and its hooks may make every system call"
+        );
+    }
     for finding in doctor::before_start(&desired, DOCTOR_PATIENCE).await {
         let fix = finding.fix.unwrap_or_default();
         tracing::warn!(check = finding.check, fix, "{}", finding.what);
@@ -82,7 +103,7 @@ async fn live(mut desired: Desired) -> anyhow::Result<()> {
         serve_metrics(address, handle.clone(), shutdown.clone()).await?;
     }
     if let Some(spec) = page_spec {
-        let page = PageServer::bind(&spec, &state_dir, handle.clone()).await?;
+        let page = PageServer::bind(&spec, &state_dir, handle.clone(), ledger.audit()).await?;
         tokio::spawn(page.serve(shutdown.clone()));
     }
     tokio::spawn(crate::alert::run(alerts, handle.clone(), state_dir, shutdown.clone()));

@@ -55,6 +55,20 @@ pub enum RefusedCode {
     Internal,
 }
 
+impl RefusedCode {
+    /// As gRPC calls it, in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            RefusedCode::NotFound => "not_found",
+            RefusedCode::Refused => "failed_precondition",
+            RefusedCode::Invalid => "invalid_argument",
+            RefusedCode::Conflict => "already_exists",
+            RefusedCode::Denied => "permission_denied",
+            RefusedCode::Internal => "internal",
+        }
+    }
+}
+
 impl Refused {
     /// A refusal of this kind.
     pub fn new(code: RefusedCode, message: impl Into<String>) -> Self {

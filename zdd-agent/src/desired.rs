@@ -75,6 +75,9 @@ pub struct AgentSpec {
     pub otlp: Option<String>,
     /// The log is lines of JSON. Default: text.
     pub log_json: bool,
+    /// The agent gives up system calls that it does not need, for itself and for what it starts. Default true.
+    #[serde(default = "yes")]
+    pub seccomp: bool,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
     /// How long a SYN is remembered at the least. Default 64 s, as long as a handshake lives.
@@ -93,6 +96,10 @@ pub struct AgentSpec {
     /// Who may talk to the agent.
     #[serde(default)]
     pub api: ApiSpec,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What `snat` gives out: addresses of this host, or routed to it, and a range of ports that nobody else uses there.

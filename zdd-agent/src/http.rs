@@ -58,6 +58,10 @@ pub enum HttpError {
     },
 }
 
+/// The other end of a connection; every request carries it among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
@@ -101,7 +105,7 @@ impl Listener {
                 Some(_) = connections.join_next() => continue,
                 accepted = self.accept(&slots) => accepted,
             };
-            let (stream, slot) = match accepted {
+            let (stream, peer, slot) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(address = %self.address, %error, "cannot accept a connection for {}", self.key);
@@ -111,7 +115,8 @@ impl Listener {
             };
             let answer = answer.clone();
             connections.spawn(async move {
-                let service = service_fn(move |request| {
+                let service = service_fn(move |mut request| {
+                    request.extensions_mut().insert(peer);
                     let answered = answer(request);
                     async move { Ok::<_, Infallible>(answered.await) }
                 });
@@ -133,10 +138,10 @@ impl Listener {
     async fn accept(
         &self,
         slots: &Arc<Semaphore>,
-    ) -> io::Result<(tokio::net::TcpStream, OwnedSemaphorePermit)> {
+    ) -> io::Result<(tokio::net::TcpStream, Peer, OwnedSemaphorePermit)> {
         let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, _) = self.listener.accept().await?;
-        Ok((stream, slot))
+        let (stream, peer) = self.listener.accept().await?;
+        Ok((stream, Peer(peer), slot))
     }
 }
 

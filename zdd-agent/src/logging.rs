@@ -19,10 +19,10 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// # Errors
 /// `ZDD_LOG` cannot be read.
 pub fn start(json: bool) -> anyhow::Result<()> {
+    let asked = std::env::var("ZDD_LOG").unwrap_or_default();
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("ZDD_LOG")
-        .from_env()
+        .parse(of_zdd(&asked))
         .context("ZDD_LOG cannot be read\nhelp: write a level as info, or info,zdd_agent=debug")?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
@@ -35,6 +35,15 @@ pub fn start(json: bool) -> anyhow::Result<()> {
     // A second start would have failed above.
     drop(LEVEL.set(handle));
     Ok(())
+}
+
+/// A plain level above `info` is meant for zdd: its libraries would tell of every frame that they send, the answer to this very
+/// command included, and bury what was asked for. Whoever wants that names them.
+fn of_zdd(directives: &str) -> String {
+    match directives.trim().to_ascii_lowercase().as_str() {
+        level @ ("debug" | "trace") => format!("info,zdd_agent={level},zdd_common={level}"),
+        _ => directives.trim().to_owned(),
+    }
 }
 
 /// Changes what goes into the log, until the agent ends: a level, or directives as in `ZDD_LOG`. Returns what it was before.
@@ -53,7 +62,7 @@ pub fn change(directives: &str) -> Result<String, Unreadable> {
     if word.is_empty() || (plain && word.parse::<tracing::level_filters::LevelFilter>().is_err()) {
         return Err(wrong("there are off, error, warn, info, debug and trace".to_owned()));
     }
-    let filter = EnvFilter::try_new(word).map_err(|error| wrong(error.to_string()))?;
+    let filter = EnvFilter::try_new(of_zdd(word)).map_err(|error| wrong(error.to_string()))?;
     let handle = LEVEL.get().ok_or_else(|| Unreadable("this process keeps no log".to_owned()))?;
     let mut before = String::new();
     handle
@@ -68,6 +77,15 @@ pub fn change(directives: &str) -> Result<String, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_level_leaves_libraries_at_info() {
+        assert_eq!(of_zdd("debug"), "info,zdd_agent=debug,zdd_common=debug");
+        assert_eq!(of_zdd(" TRACE "), "info,zdd_agent=trace,zdd_common=trace");
+        for asked in ["", "info", "warn", "off", "debug,h2=info", "h2=trace"] {
+            assert_eq!(of_zdd(asked), asked);
+        }
+    }
 
     #[test]
     fn what_is_no_level_is_refused_before_the_log_is_looked_for() {

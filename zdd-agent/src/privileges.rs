@@ -1,7 +1,5 @@
-//! The rights that the agent keeps: three capabilities, for itself alone. What it starts has none.
-//!
-//! There is no seccomp filter here: bpf(2), netlink and files are what the agent is made of, so that a filter would allow what matters,
-//! and would break with every new version of libc. The systemd unit has one (`@system-service bpf perf_event_open`), kept by systemd.
+//! The rights that the agent keeps: three capabilities, for itself alone. What it starts has none. System calls that nobody here needs are
+//! given up in [`seccomp`](crate::seccomp).
 
 use std::io;
 

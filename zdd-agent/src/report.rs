@@ -76,6 +76,13 @@ pub struct ServiceStatus {
     /// Its cohorts, in the order in which they lead.
     #[serde(default)]
     pub cohorts: Vec<CohortStatus>,
+    /// Prefixes of sources that may dial, and that may not; `None`: everybody may. What was turned away is counted for all services
+    /// together, under the reason `drop_denied`.
+    #[serde(default)]
+    pub access: Option<AccessStatus>,
+    /// How many new connections one source may open; `None`: any number. What was above it is counted under `drop_rate`.
+    #[serde(default)]
+    pub new_per_source: Option<NewPerSourceStatus>,
     /// Versions in the order of the configuration.
     pub versions: Vec<VersionStatus>,
 }
@@ -106,6 +113,24 @@ pub struct ServiceCounters {
     pub learned: u64,
     /// Flows that could not be remembered: table or quota full.
     pub insert_failed: u64,
+}
+
+/// The access list of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessStatus {
+    /// Prefixes that may dial.
+    pub allow: u64,
+    /// Prefixes that may not.
+    pub deny: u64,
+}
+
+/// A limit of new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPerSourceStatus {
+    /// A second and source.
+    pub rate: u32,
+    /// At once.
+    pub burst: u32,
 }
 
 /// Where a version stands in its service.

@@ -78,6 +78,7 @@ impl Plane {
             page: None,
             otlp: None,
             log_json: false,
+            seccomp: true,
             limits: limits(),
             syn_memory: std::time::Duration::from_secs(64),
             encap: EncapSources::default(),

@@ -200,6 +200,7 @@ fn make() -> Rig {
         page: None,
         otlp: None,
         log_json: false,
+        seccomp: true,
         limits,
         syn_memory: SYN_MEMORY,
         encap: Default::default(),

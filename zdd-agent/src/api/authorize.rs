@@ -28,7 +28,9 @@ fn judge(policy: &Policy, caller: Option<&Caller>, path: &str) -> Result<(), Sta
         return Err(Status::unimplemented(format!("there is no {path} here")));
     };
     let has = policy.of(caller);
+    let rpc = path.rsplit('/').next().unwrap_or_default();
     if has >= Some(needed) {
+        tracing::debug!(%caller, rpc, "called");
         return Ok(());
     }
     let word = |access: Option<Access>| match access {
@@ -37,7 +39,6 @@ fn judge(policy: &Policy, caller: Option<&Caller>, path: &str) -> Result<(), Sta
         Some(Access::Operator) => "operator",
         Some(Access::Admin) => "admin",
     };
-    let rpc = path.rsplit('/').next().unwrap_or_default();
     tracing::warn!(%caller, rpc, has = word(has), needs = word(Some(needed)), "refused a call");
     let whose = match caller {
         Caller::Local { uid, .. } => format!("uid {uid}"),

@@ -52,7 +52,7 @@ macro_rules! options {
 
 /// `rpc`s of all [`Changing`] requests: a test holds it equal to what needs more than a viewer.
 #[cfg(test)]
-pub(super) const ALL: [&str; 16] = [
+pub(super) const ALL: [&str; 17] = [
     pb::ShiftRequest::RPC,
     pb::RollbackRequest::RPC,
     pb::AddBackendRequest::RPC,
@@ -69,6 +69,7 @@ pub(super) const ALL: [&str; 16] = [
     pb::StartTrainRequest::RPC,
     pb::AbortTrainRequest::RPC,
     pb::DetachRequest::RPC,
+    pb::SetLogLevelRequest::RPC,
 ];
 
 fn force(force: bool) -> &'static str {
@@ -389,6 +390,28 @@ impl Changing for pb::SetGateRequest {
 
     async fn made(self, handle: Handle) -> Result<pb::ChangeReport, Status> {
         changed(handle, &self.service).await
+    }
+}
+
+impl Changing for pb::SetLogLevelRequest {
+    type Report = pb::SetLogLevelReport;
+    const RPC: &'static str = "SetLogLevel";
+    options!();
+
+    fn what(&self) -> String {
+        format!("log {}", self.level)
+    }
+
+    async fn make(self, _: Handle) -> Result<pb::SetLogLevelReport, Status> {
+        let before =
+            crate::logging::change(&self.level).map_err(|error| Status::invalid_argument(error.0))?;
+        tracing::info!(level = self.level, before, "the log's level is changed");
+        Ok(pb::SetLogLevelReport { before })
+    }
+
+    // The level ends with the agent: what was made before a restart is to be made again.
+    async fn made(self, handle: Handle) -> Result<pb::SetLogLevelReport, Status> {
+        self.make(handle).await
     }
 }
 

@@ -227,8 +227,9 @@ impl Client {
     }
 
     /// Changes what the agent logs; what it was before.
-    pub async fn set_log_level(&mut self, level: &str) -> Result<String, ClientError> {
-        let request = pb::SetLogLevelRequest { level: level.to_owned() };
+    pub async fn set_log_level(&mut self, level: &str, reason: String) -> Result<String, ClientError> {
+        let options = Some(pb::ChangeOptions { reason, ..pb::ChangeOptions::default() });
+        let request = pb::SetLogLevelRequest { level: level.to_owned(), options };
         Ok(self.inner.set_log_level(request).await.map_err(failed)?.into_inner().before)
     }
 

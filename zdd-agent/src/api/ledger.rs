@@ -9,9 +9,9 @@ use tokio::sync::Mutex;
 use tonic::{Code, Request, Response, Status};
 
 use super::answers::{Answers, Known, digest, scoped};
-use super::audit::{Audit, Record};
 use super::caller::Caller;
 use super::changes::Changing;
+use crate::audit::{Audit, Record};
 use crate::control::{Change, Handle, SpentKey};
 
 /// Records and answers. Clones share them.
@@ -30,6 +30,20 @@ impl Ledger {
     pub fn open(dir: Option<&Path>, made: Vec<SpentKey>) -> io::Result<Ledger> {
         let audit = dir.map(Audit::open).transpose()?;
         Ok(Ledger { audit, answers: Arc::new(Mutex::new(Answers::open(dir, made)?)) })
+    }
+
+    /// The record, for what is changed otherwise than over the API.
+    pub fn audit(&self) -> Option<Audit> {
+        self.audit.clone()
+    }
+
+    /// Puts on record that somebody looks at what others say to each other, until the guard is dropped.
+    pub(super) fn looking<T>(&self, request: &Request<T>, what: String) -> Result<Looking, Status> {
+        let who = request.extensions().get::<Caller>().map(ToString::to_string).unwrap_or_default();
+        let begin = |audit: &Audit| audit.begin(who, what, String::new(), String::new());
+        let record = self.audit.as_ref().map(begin).transpose();
+        let record = record.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Looking { record: self.audit.clone().zip(record), told: 0, refused: None })
     }
 
     /// Makes a change.
@@ -66,13 +80,9 @@ impl Ledger {
         let begun = match &self.audit {
             None => None,
             Some(audit) => Some(
-                audit.begin(who.clone(), request.what(), reason.clone(), options.idempotency_key).map_err(
-                    |error| {
-                        Status::internal(format!(
-                            "audit.jsonl cannot be written: {error}\nhelp: nothing was changed, because nobody would know of it; make room in agent.state_dir and repeat"
-                        ))
-                    },
-                )?,
+                audit
+                    .begin(who.clone(), request.what(), reason.clone(), options.idempotency_key)
+                    .map_err(|error| Status::internal(error.to_string()))?,
             ),
         };
         let change = Change {
@@ -120,6 +130,29 @@ impl Ledger {
     }
 }
 
+/// Somebody looks; dropping it ends the record.
+pub(super) struct Looking {
+    record: Option<(Audit, Record)>,
+    /// Packets that they were told.
+    pub told: u64,
+    /// Why they were told none.
+    pub refused: Option<Status>,
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let Some((audit, begun)) = self.record.take() else { return };
+        let (outcome, message) = match &self.refused {
+            Some(refused) => (word(refused.code()), refused.message().to_owned()),
+            None => ("done".to_owned(), format!("{} packets", self.told)),
+        };
+        // While the agent ends there is nobody to do it: the next start says that the end is unknown.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { audit.end(Record { outcome, message, ..begun }).await });
+        }
+    }
+}
+
 /// `FailedPrecondition` as `failed_precondition`.
 fn word(code: Code) -> String {
     let mut word = String::new();
@@ -130,4 +163,25 @@ fn word(code: Code) -> String {
         word.extend(letter.to_lowercase());
     }
     word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Refused, RefusedCode};
+
+    #[test]
+    fn a_refusal_has_one_word_wherever_it_was_asked() {
+        for code in [
+            RefusedCode::NotFound,
+            RefusedCode::Refused,
+            RefusedCode::Invalid,
+            RefusedCode::Conflict,
+            RefusedCode::Denied,
+            RefusedCode::Internal,
+        ] {
+            let status = crate::api::service::status(Refused::new(code, ""));
+            assert_eq!(word(status.code()), code.word());
+        }
+    }
 }

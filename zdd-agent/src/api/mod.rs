@@ -3,7 +3,6 @@
 //! [`control`](crate::control), and decides nothing about traffic.
 
 mod answers;
-pub mod audit;
 mod authorize;
 pub mod caller;
 mod changes;

@@ -60,10 +60,13 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Serving { handle, policy, ledger, events } = serving;
     let policy = Arc::new(policy);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // The older protocol, too: it is the only one that Python's library and grpcurl before 1.8.8 speak.
+    let (reflection, reflection_alpha) = (described().build_v1()?, described().build_v1alpha()?);
     let (close, closing) = watch::channel(false);
     let control = service::Control { handle, ledger, events, closing: closing.clone() };
     let control = pb::control_server::ControlServer::new(control);
@@ -99,6 +102,7 @@ pub async fn serve(
         .layer(door)
         .add_service(control)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(health)
         .serve_with_incoming_shutdown(connections.map(Ok::<_, std::io::Error>), shutdown);
     tokio::select! {

@@ -94,6 +94,16 @@ fn trace_filter(asked: pb::TraceRequest) -> Result<TraceFilter, Unreadable> {
     })
 }
 
+/// As a command, for the record.
+fn trace_words(asked: &pb::TraceRequest) -> String {
+    let mut words = vec!["trace".to_owned()];
+    words.extend(asked.service.clone());
+    words.extend(asked.from.iter().map(|prefix| format!("--from {prefix}")));
+    words.extend(asked.reasons.iter().map(|reason| format!("--reason {reason}")));
+    words.extend((asked.snap_bytes > 0).then(|| format!("--snap {}", asked.snap_bytes)));
+    words.join(" ")
+}
+
 #[tonic::async_trait]
 impl pb::control_server::Control for Control {
     async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::Status>, Status> {
@@ -350,20 +360,23 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::SetLogLevelRequest>,
     ) -> Result<Response<pb::SetLogLevelReport>, Status> {
-        let level = request.into_inner().level;
-        let before = crate::logging::change(&level).map_err(|error| Status::invalid_argument(error.0))?;
-        tracing::info!(level, before, "the log's level is changed");
-        Ok(Response::new(pb::SetLogLevelReport { before }))
+        self.ledger.change(&self.handle, request).await
     }
 
     type TraceStream = Streamed<pb::TracedPacket>;
 
     async fn trace(&self, request: Request<pb::TraceRequest>) -> Result<Response<Self::TraceStream>, Status> {
-        let filter = trace_filter(request.into_inner()).map_err(|error| Status::invalid_argument(error.0))?;
-        let packets = self.handle.trace(filter).await.map_err(status)?;
-        let packets = stream::unfold(packets, |mut packets| async move {
+        let mut looking = self.ledger.looking(&request, trace_words(request.get_ref()))?;
+        let packets = async {
+            let filter =
+                trace_filter(request.into_inner()).map_err(|error| Status::invalid_argument(error.0))?;
+            self.handle.trace(filter).await.map_err(status)
+        };
+        let packets = packets.await.inspect_err(|refused| looking.refused = Some(refused.clone()))?;
+        let packets = stream::unfold((packets, looking), |(mut packets, mut looking)| async move {
             let packet = packets.recv().await?;
-            Some((Ok(packet.into_pb()), packets))
+            looking.told += 1;
+            Some((Ok(packet.into_pb()), (packets, looking)))
         });
         Ok(Response::new(self.until_closing(packets)))
     }

@@ -20,19 +20,19 @@ use crate::trace::{RATE, RATE_MAX, SNAP, SNAP_MAX};
 #[command(name = "zdd", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Args {
     /// Unix socket of the agent.
-    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = SOCKET)]
+    #[arg(long, global = true, env = "ZDD_SOCKET", value_name = "PATH", default_value = SOCKET, help_heading = WHICH)]
     pub socket: PathBuf,
     /// An agent elsewhere, as https://HOST:PORT; needs --cert, --key and --ca.
-    #[arg(long, global = true, env = "ZDD_SERVER", value_name = "URL", value_parser = parse_url, requires_all = ["cert", "key", "ca"])]
+    #[arg(long, global = true, env = "ZDD_SERVER", value_name = "URL", value_parser = parse_url, requires_all = ["cert", "key", "ca"], help_heading = WHICH)]
     pub server: Option<String>,
     /// Your certificate for --server (PEM).
-    #[arg(long, global = true, env = "ZDD_CERT", value_name = "FILE")]
+    #[arg(long, global = true, env = "ZDD_CERT", value_name = "FILE", help_heading = WHICH)]
     pub cert: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(long, global = true, env = "ZDD_KEY", value_name = "FILE")]
+    #[arg(long, global = true, env = "ZDD_KEY", value_name = "FILE", help_heading = WHICH)]
     pub key: Option<PathBuf>,
     /// The authority of the agent's certificate (PEM).
-    #[arg(long, global = true, env = "ZDD_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "ZDD_CA", value_name = "FILE", help_heading = WHICH)]
     pub ca: Option<PathBuf>,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
@@ -91,13 +91,13 @@ impl Node {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Safely {
     /// Only if nobody has changed the service since generation N, which `zdd status` showed.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = SAFELY)]
     pub if_generation: Option<u64>,
     /// Made once for each key within 24 hours; again with the same key, the first answer comes back.
-    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true, help_heading = SAFELY)]
     pub idempotency_key: String,
     /// Why; kept in the audit log.
-    #[arg(long = "reason", value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(long = "reason", value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = SAFELY)]
     pub because: String,
 }
 
@@ -110,6 +110,13 @@ impl From<Safely> for ChangeOptions {
 
 /// Where an agent listens unless its configuration says otherwise.
 pub const SOCKET: &str = "/run/zdd/zdd.sock";
+
+/// Headings in the help, so that a command's own options stand apart from those that all commands have.
+const WHICH: &str = "Which agent";
+const SAFELY: &str = "Changing safely";
+
+const KEYS: &str = "Keys: up, down choose a version; s shifts to it, d drains it, u undrains it, r rolls its service back, each after a question that says what \
+    would move; ? shows the keys, q quits.";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 deadline passed, 4 agent not reachable, 5 rolled back, 6 frozen.";
 
@@ -142,6 +149,9 @@ pub enum Command {
         interval: Duration,
     },
     /// Change the versions' shares of new flows; the remainder goes to versions not named, in proportion.
+    #[command(
+        after_help = "Examples:\n  zdd shift web v2=10%                a tenth of new connections; live ones stay where they are\n  zdd shift web v2=100% --reason 1.2.3\n  zdd who-moves web v2=10%            what it would move, before it is made"
+    )]
     Shift {
         /// Service.
         service: String,
@@ -155,6 +165,7 @@ pub enum Command {
         safely: Safely,
     },
     /// Give all new flows to the stable version.
+    #[command(after_help = "Examples:\n  zdd rollback web")]
     Rollback {
         /// Service.
         service: String,
@@ -177,6 +188,12 @@ pub enum Command {
     #[command(subcommand)]
     Backend(BackendCommand),
     /// Give a version, a backend or a whole node no new flows, and leave it those it has.
+    #[command(
+        after_help = "Examples:\n  zdd drain web/v1 --wait --deadline 1h    returns when nobody is left on v1\n  zdd drain 10.1.0.1:8080\n  zdd drain --node worker-1 --wait --deadline 10m"
+    )]
+    #[command(
+        override_usage = "zdd drain [OPTIONS] <BACKEND|VERSION>\n       zdd drain [OPTIONS] --node [<NAME>]"
+    )]
     Drain {
         /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
         #[arg(value_name = "BACKEND|VERSION", required_unless_present = "node", conflicts_with = "node")]
@@ -199,6 +216,9 @@ pub enum Command {
         safely: Safely,
     },
     /// Let a version, a backend or a whole node take new flows again.
+    #[command(
+        override_usage = "zdd undrain [OPTIONS] <BACKEND|VERSION>\n       zdd undrain [OPTIONS] --node [<NAME>]"
+    )]
     Undrain {
         /// VERSION, SERVICE/VERSION, ADDR:PORT or SERVICE/ADDR:PORT.
         #[arg(value_name = "BACKEND|VERSION", required_unless_present = "node", conflicts_with = "node")]
@@ -209,6 +229,9 @@ pub enum Command {
         safely: Safely,
     },
     /// Go from what is to what a configuration file says; shows the changes.
+    #[command(
+        after_help = "Examples:\n  zdd apply /etc/zdd/zdd.toml --dry-run    shows what would change\n  zdd apply /etc/zdd/zdd.toml"
+    )]
     Apply {
         /// Configuration file (TOML).
         file: PathBuf,
@@ -219,6 +242,7 @@ pub enum Command {
         safely: Safely,
     },
     /// Say which version and backend a client gets now, and why.
+    #[command(after_help = "Examples:\n  zdd explain web --from 192.0.2.2:40000")]
     Explain {
         /// Service.
         service: String,
@@ -239,6 +263,7 @@ pub enum Command {
     ///
     /// Stays in the foreground and detaches when told to end (SIGTERM, Ctrl-C). Killed outright it leaves the program at work;
     /// the next start takes over without a gap.
+    #[command(after_help = "Examples:\n  zdd decap --interface eth0 --vip 10.0.0.10")]
     Decap(DecapArgs),
     /// Print a completion script for a shell.
     Completions {
@@ -253,6 +278,7 @@ pub enum Command {
         config: Option<PathBuf>,
     },
     /// Say how many clients and flows a shift would move, before it is made.
+    #[command(after_help = "Examples:\n  zdd who-moves web v2=10% --from 192.0.2.2:40000")]
     WhoMoves {
         /// Service.
         service: String,
@@ -264,16 +290,26 @@ pub enum Command {
         from: Vec<SocketAddr>,
     },
     /// Change what the agent logs, until it ends.
+    #[command(
+        after_help = "Examples:\n  zdd log debug                            what zdd itself does; its libraries stay at info\n  zdd log info,zdd_agent::health=debug\n  zdd log info                             as it is without ZDD_LOG"
+    )]
     Log {
-        /// off, error, warn, info, debug or trace, or with modules: info,zdd_agent::health=debug.
+        /// off, error, warn, info, debug or trace; or by module, as info,zdd_agent::health=debug.
         level: String,
+        /// Why; kept in the audit log.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = SAFELY)]
+        reason: String,
     },
     /// Look at packets live: a sample of them, each with what became of it and why.
+    #[command(
+        after_help = "Examples:\n  zdd trace web --from 10.0.3.7\n  zdd trace --reason drop\n  zdd trace web --count 100 --write web.pcapng\n  zdd trace web --write - | tshark -r -"
+    )]
     Trace(TraceArgs),
     /// Show what has happened: changes and who made them, health, rollouts, drains, interfaces.
+    #[command(after_help = "Examples:\n  zdd events --service web\n  zdd events --after 17 --follow")]
     Events {
         /// Only after this number, the last that was seen.
-        #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true)]
+        #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true, value_parser = parse_seq)]
         after: u64,
         /// Only of this service.
         #[arg(long, value_name = "SERVICE", default_value = "", hide_default_value = true)]
@@ -283,6 +319,9 @@ pub enum Command {
         follow: bool,
     },
     /// Write everything that helps to find out what is wrong into one file, without secrets.
+    #[command(
+        after_help = "Examples:\n  zdd support-bundle                       look through it before you pass it on"
+    )]
     SupportBundle {
         /// Where to (tar.gz, mode 0600); default: zdd-support-TIME.tar.gz here.
         file: Option<PathBuf>,
@@ -300,6 +339,7 @@ pub enum Command {
         dir: PathBuf,
     },
     /// Show everything on a whole screen, with keys for shift, drain and rollback.
+    #[command(after_help = KEYS)]
     Top,
 }
 
@@ -390,6 +430,12 @@ pub enum BackendCommand {
         /// Only of this service.
         service: Option<String>,
     },
+}
+
+fn parse_seq(text: &str) -> Result<u64, Unreadable> {
+    text.parse().map_err(|_| {
+        Unreadable(format!("`{text}` is no event's number; `zdd events` has them in front of each line"))
+    })
 }
 
 fn parse_weight(text: &str) -> Result<(String, BasisPoints), Unreadable> {

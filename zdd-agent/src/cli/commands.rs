@@ -190,8 +190,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::Explain { service, from } => {
             out.print(&client.explain(&service, from).await?, table::explain)?;
         }
-        Command::Log { level } => {
-            let before = client.set_log_level(&level).await?;
+        Command::Log { level, reason } => {
+            let before = client.set_log_level(&level, reason).await?;
             out.print(&LogLevel { level, before }, |log| {
                 format!("the agent logs {}, before: {}\n", log.level, log.before)
             })?;

@@ -59,6 +59,21 @@ pub async fn run(config: Option<&Path>, socket: &Path, out: &mut Output) -> anyh
 }
 
 async fn agent(socket: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(pid) = serving(socket).await {
+        findings.push(doctor::sandbox(pid));
+    }
+    findings.extend(answers(socket).await);
+    findings
+}
+
+/// The process behind a socket, as the kernel knows it; `None`: nobody is, or it is not one of this PID namespace.
+async fn serving(socket: &Path) -> Option<i32> {
+    let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
+    stream.peer_cred().ok()?.pid().filter(|pid| *pid > 0)
+}
+
+async fn answers(socket: &Path) -> Vec<Finding> {
     let status = match Client::connect(socket).await {
         Ok(mut client) => client.status().await,
         Err(error) => Err(error),

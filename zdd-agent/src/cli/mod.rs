@@ -8,6 +8,7 @@ mod commands;
 mod decap;
 mod detach;
 mod doctor;
+mod grammar;
 mod lint;
 mod man;
 mod node;
@@ -22,11 +23,12 @@ mod who_moves;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use crate::api::client::{At, Client, ClientError};
 use crate::config::ConfigErrors;
 use args::{Args, Command};
+pub use grammar::grammar;
 use output::Output;
 
 /// How a command ended; a promise to scripts.
@@ -49,15 +51,12 @@ pub enum Outcome {
     Frozen = 6,
 }
 
-/// The grammar of the command line, for those who check what is written about it.
-pub fn grammar() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
-}
-
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     // Usage errors exit with 2 here; --help and --version with 0.
-    let args = Args::parse();
+    let mut grammar = grammar();
+    let args = Args::from_arg_matches(&grammar.get_matches_mut());
+    let args = args.unwrap_or_else(|error| error.format(&mut grammar).exit());
     let outcome = match run(args) {
         Ok(outcome) => outcome,
         Err(error) => {

@@ -1,12 +1,13 @@
 //! Reports as text: aligned columns, and colours only where somebody looks.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::commands::Listed;
 use crate::events::Event;
 use crate::report::{
-    ApplyReport, BackendState, BackendStatus, ChangeReport, DetachReport, DrainReport, Explain, Health, Op,
-    Quota, Role, ServiceStatus, ShiftReport, Status,
+    ApplyReport, BackendState, BackendStatus, ChangeReport, DetachReport, DrainReport, Explain, Health,
+    NewPerSourceStatus, Op, Quota, Role, ServiceStatus, ShiftReport, Status,
 };
 
 /// The colours that mean something here.
@@ -140,11 +141,7 @@ pub fn status(status: &Status, colours: bool) -> String {
             snat.per_backend
         );
     }
-    if !status.reasons.is_empty() {
-        let reasons: Vec<_> =
-            status.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        let _ = writeln!(out, "packets: {}", reasons.join(", "));
-    }
+    out.push_str(&packets(&status.reasons, colours));
     for interface in &status.interfaces {
         let mode = format!("{:?}", interface.mode).to_lowercase();
         let attached = match interface.attached {
@@ -155,6 +152,21 @@ pub fn status(status: &Status, colours: bool) -> String {
         let _ = writeln!(out, "interface {} ({}): {attached}, {mode}{note}", interface.name, interface.index);
     }
     out
+}
+
+/// Packets by reason, those that were met; what was dropped has a line of its own, because that is what one looks for.
+fn packets(reasons: &BTreeMap<String, u64>, colours: bool) -> String {
+    let met = |dropped: bool| -> Vec<String> {
+        let met = reasons.iter().filter(|(name, count)| **count > 0 && name.starts_with("drop_") == dropped);
+        met.map(|(name, count)| format!("{name} {count}")).collect()
+    };
+    let line = |what: &str, met: Vec<String>| match met.as_slice() {
+        [] => format!("{what}: none\n"),
+        met => format!("{what}: {}\n", met.join(", ")),
+    };
+    let (passed, dropped) = (met(false), met(true));
+    let lost = if dropped.is_empty() { Colour::None } else { Colour::Yellow };
+    line("packets", passed) + &line(&paint("dropped", lost, colours), dropped)
 }
 
 fn service(service: &ServiceStatus, colours: bool) -> String {
@@ -197,6 +209,19 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
         counters.learned,
         counters.insert_failed
     );
+    let mut limits = Vec::new();
+    limits.extend(
+        service
+            .access
+            .map(|access| format!("access: {} prefixes allowed, {} denied", access.allow, access.deny)),
+    );
+    let per_source = |limit: NewPerSourceStatus| {
+        format!("new connections per source: {}/s, {} at once", limit.rate, limit.burst)
+    };
+    limits.extend(service.new_per_source.map(per_source));
+    if !limits.is_empty() {
+        let _ = writeln!(out, "  {}", limits.join("; "));
+    }
     let versions = service.versions.iter().map(|version| {
         let role = match (version.draining, version.role) {
             (true, _) => coloured("draining", Colour::Yellow),

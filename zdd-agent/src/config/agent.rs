@@ -27,6 +27,7 @@ pub(super) struct AgentRead {
     page: Option<PageSpec>,
     otlp: Option<String>,
     log_json: bool,
+    seccomp: bool,
     pub limits: Limits,
     pub syn_memory: Duration,
     pub encap: EncapSources,
@@ -49,6 +50,7 @@ impl AgentRead {
             page: self.page,
             otlp: self.otlp,
             log_json: self.log_json,
+            seccomp: self.seccomp,
             limits: self.limits,
             syn_memory: self.syn_memory,
             encap: self.encap,
@@ -95,6 +97,16 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         "json" => Ok(true),
         _ => Err(Unreadable(format!("`{text}` is no form of log; write \"text\" or \"json\""))),
     });
+    let seccomp = table.parsed("seccomp", sink, |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Unreadable(format!("`{text}` is neither; write \"on\" or \"off\""))),
+    });
+    if let Some(At { value: false, span }) = &seccomp {
+        let message =
+            "`seccomp` is off: whoever takes over the agent, a probe or a hook may make every system call";
+        sink.warning(Some(span.clone()), message.to_owned());
+    }
     let syn_memory = table.duration("syn_memory", Duration::from_secs(1)..=Duration::from_secs(600), sink);
     if let Some(At { value, span }) = &syn_memory
         && *value < SYN_MEMORY
@@ -125,6 +137,7 @@ pub(super) fn read(top: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> AgentRead {
         page,
         otlp: value(otlp).flatten(),
         log_json: value(log_json).unwrap_or(false),
+        seccomp: value(seccomp).unwrap_or(true),
         limits,
         syn_memory: value(syn_memory).unwrap_or(SYN_MEMORY),
         encap,

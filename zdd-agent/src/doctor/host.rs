@@ -67,14 +67,19 @@ fn lacking(set: u64) -> Vec<&'static str> {
     CAPABILITIES.iter().filter(|(name, bit)| !has(*bit) && !stands_in(name)).map(|(name, _)| *name).collect()
 }
 
-/// The rights of this process: an agent that is started the same way has the same.
-pub(super) fn privileges() -> Finding {
+/// Names of the capabilities that this process lacks.
+pub(super) fn lacking_rights() -> Vec<&'static str> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status
         .lines()
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
         .unwrap_or(0);
-    match lacking(set).as_slice() {
+    lacking(set)
+}
+
+/// The rights of this process: an agent that is started the same way has the same.
+pub(super) fn privileges() -> Finding {
+    match lacking_rights().as_slice() {
         [] => Finding::ok("privileges", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there"),
         missing => Finding::problem(
             "privileges",
@@ -82,6 +87,44 @@ pub(super) fn privileges() -> Finding {
             "run it as root, or with these capabilities (in a container: privileged)",
         ),
     }
+}
+
+/// What the agent with this process id has given up.
+pub(super) fn sandbox(pid: i32) -> Finding {
+    judge_sandbox(pid, fs::read_to_string(format!("/proc/{pid}/status")).ok().as_deref())
+}
+
+fn judge_sandbox(pid: i32, status: Option<&str>) -> Finding {
+    let of = |field: &str| status?.lines().find_map(|line| line.strip_prefix(field)).map(str::trim);
+    let set = of("CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok());
+    let (Some(set), Some(seccomp)) = (set, of("Seccomp:")) else {
+        return Finding::ok("sandbox", format!("what process {pid} has given up cannot be seen from here"));
+    };
+    let kept = CAPABILITIES.iter().fold(0, |kept, (_, bit)| kept | 1u64 << bit);
+    let again = "restart the agent with this build (traffic goes on), and look at what it logs at its start";
+    if set & !kept != 0 {
+        return Finding::warning(
+            "sandbox",
+            format!("the agent (process {pid}) has kept more rights than it needs"),
+            again,
+        );
+    }
+    // SECCOMP_MODE_FILTER.
+    if seccomp != "2" {
+        return Finding::warning(
+            "sandbox",
+            format!(
+                "the agent (process {pid}) has no seccomp filter: agent.seccomp is off, or the kernel took none"
+            ),
+            again,
+        );
+    }
+    Finding::ok(
+        "sandbox",
+        format!(
+            "the agent (process {pid}) keeps three capabilities at the most, and has given up the system calls that it does not need"
+        ),
+    )
 }
 
 /// Since Linux 5.11 maps are charged to the memory cgroup, and the limit of locked memory means nothing to them.
@@ -192,6 +235,12 @@ pub(super) fn pins(dir: &Path, pinned: &Pinned) -> Finding {
                 pinned.links.len()
             ),
         ),
+        (true, None) if pinned.links.is_empty() => Finding::ok(
+            "pins",
+            format!(
+                "maps of this layout in {shown}, left by a start that failed or by `zdd detach` cut short; the next start uses them"
+            ),
+        ),
         (true, None) => Finding::warning(
             "pins",
             format!(
@@ -243,11 +292,30 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_has_kept_is_told() {
+        let status =
+            |set: u64, seccomp: u8| format!("Name:\tzdd\nCapEff:\t{set:016x}\nSeccomp:\t{seccomp}\n");
+        let kept = 1 << 12 | 1 << 38 | 1 << 39;
+        for (status, level, word) in [
+            (Some(status(kept, 2)), Level::Ok, "given up the system calls"),
+            (Some(status(kept, 0)), Level::Warning, "no seccomp filter"),
+            (Some(status(u64::MAX, 2)), Level::Warning, "more rights"),
+            (None, Level::Ok, "cannot be seen"),
+        ] {
+            let finding = judge_sandbox(7, status.as_deref());
+            assert_eq!(finding.level, level, "{status:?}");
+            assert!(finding.what.contains(word), "{finding:?}");
+        }
+    }
+
+    #[test]
     fn pins_without_an_agent_are_told_and_those_of_another_size_are_a_problem() {
         let dir = Path::new("/sys/fs/bpf/zdd");
         let ours = Pinned { ours: true, links: vec![3, 4], ..Pinned::default() };
         assert_eq!(pins(dir, &Pinned::default()).level, Level::Ok);
         assert_eq!(pins(dir, &ours).level, Level::Warning);
+        // Nothing is attached, so nothing goes on.
+        assert_eq!(pins(dir, &Pinned { links: Vec::new(), ..ours.clone() }).level, Level::Ok);
         assert_eq!(pins(dir, &Pinned { holder: Some(7), ..ours.clone() }).level, Level::Ok);
         let resized = Pinned { resized: vec!["FLOWS has room for 1, agent.limits ask for 2".into()], ..ours };
         assert_eq!(pins(dir, &resized).level, Level::Problem);

@@ -58,6 +58,16 @@ impl Finding {
     }
 }
 
+/// Capabilities that an agent needs and this process lacks.
+pub fn lacking_rights() -> Vec<&'static str> {
+    host::lacking_rights()
+}
+
+/// What a running agent has given up, as the kernel tells it of process `pid`.
+pub fn sandbox(pid: i32) -> Finding {
+    host::sandbox(pid)
+}
+
 /// What is true of the machine whatever the configuration says.
 pub fn machine() -> Vec<Finding> {
     let mut findings = host::kernel();

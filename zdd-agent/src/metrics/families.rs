@@ -174,6 +174,23 @@ fn encode_services(to: &mut DescriptorEncoder, services: &[ServiceStatus]) -> Re
     )?;
     gauges(
         to,
+        family("zdd_service_access_prefixes", "Prefixes of sources that may dial, and that may not."),
+        services.iter().flat_map(|row| {
+            let lists = row.access.map(|access| [("allow", access.allow), ("deny", access.deny)]);
+            lists.into_iter().flatten().map(|(list, prefixes)| {
+                (vec![("service", row.name.as_str().into()), ("list", list.into())], prefixes as f64)
+            })
+        }),
+    )?;
+    gauges(
+        to,
+        family("zdd_service_new_per_source_limit", "New connections a second that one source may open."),
+        services.iter().filter_map(|row| {
+            Some((vec![("service", row.name.as_str().into())], f64::from(row.new_per_source?.rate)))
+        }),
+    )?;
+    gauges(
+        to,
         family("zdd_dirty_cells", "Cells that are not settled after a change."),
         rows(services, |row| f64::from(row.dirty_cells)),
     )?;

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::audit::{Audit, Record};
 use crate::control::{Change, Handle, Refused, RefusedCode, RolloutAct, RolloutAsk};
 use crate::desired::BasisPoints;
+use crate::text::percent;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -50,17 +52,57 @@ pub(super) struct Problem {
     pub(super) error: String,
 }
 
-/// Does it: the report as JSON.
-pub(super) async fn act(handle: &Handle, action: Action) -> Result<Value, Refused> {
-    if !matches!(action, Action::WhoMoves { .. }) {
-        tracing::info!(?action, "asked for on the page");
+impl Action {
+    /// As a command, for people.
+    fn what(&self) -> String {
+        let at = |what: &str, service: &str, revision: u64| {
+            format!("rollout {what} {service} --revision {revision}")
+        };
+        match self {
+            Action::WhoMoves { service, weights } | Action::Shift { service, weights } => {
+                let weights =
+                    weights.iter().map(|(version, points)| format!(" {version}={}", percent(*points)));
+                format!("shift {service}{}", weights.collect::<String>())
+            }
+            Action::Rollback { service } => format!("rollback {service}"),
+            Action::Pause { service, revision } => at("pause", service, *revision),
+            Action::Resume { service, revision } => at("resume", service, *revision),
+            Action::Promote { service, revision } => at("promote", service, *revision),
+            Action::Abort { service, revision } => at("abort", service, *revision),
+            Action::Undo { service, revision } => at("undo", service, *revision),
+        }
     }
-    // So that events tell who it was.
-    let change = Change { by: "the page".to_owned(), what: format!("{action:?}"), ..Change::default() };
-    let handle = match &action {
-        Action::WhoMoves { .. } => handle.clone(),
-        _ => handle.changing(change).0,
-    };
+}
+
+/// Does it for somebody, on record: the report as JSON.
+pub(super) async fn act(
+    handle: &Handle,
+    audit: Option<&Audit>,
+    who: String,
+    action: Action,
+) -> Result<Value, Refused> {
+    if matches!(action, Action::WhoMoves { .. }) {
+        return make(handle.clone(), action).await;
+    }
+    let (what, reason) = (action.what(), "on the page".to_owned());
+    tracing::info!(by = who, "{what}");
+    let begin = |audit: &Audit| audit.begin(who.clone(), what.clone(), reason.clone(), String::new());
+    let begun = audit.map(begin).transpose().map_err(|error| Refused::internal(error.to_string()))?;
+    let change = Change { by: who, what, reason, ..Change::default() };
+    let (handle, made) = handle.changing(change);
+    let answer = make(handle, action).await;
+    if let (Some(audit), Some(begun)) = (audit, begun) {
+        let generations = made.await.unwrap_or_default();
+        let (outcome, message) = match &answer {
+            Ok(_) => ("done".to_owned(), String::new()),
+            Err(refused) => (refused.code.word().to_owned(), refused.message.clone()),
+        };
+        audit.end(Record { outcome, message, generations, ..begun }).await;
+    }
+    answer
+}
+
+async fn make(handle: Handle, action: Action) -> Result<Value, Refused> {
     let (service, act, revision) = match action {
         Action::WhoMoves { service, weights } => {
             return json(handle.who_moves(service, weights, Vec::new()).await?);

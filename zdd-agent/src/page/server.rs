@@ -15,9 +15,10 @@ use serde::Serialize;
 use super::actions::{self, Action, Problem};
 use super::feed::{Feed, Point, event};
 use super::{guard, token};
+use crate::audit::Audit;
 use crate::control::Handle;
 use crate::desired::PageSpec;
-use crate::http::{Body, Listener, response, text};
+use crate::http::{Body, Listener, Peer, response, text};
 use crate::shutdown::Shutdown;
 
 /// Bytes of an action.
@@ -46,6 +47,8 @@ struct Shared {
     feed: Feed,
     /// `None`: nothing can be changed here.
     token: Option<String>,
+    /// `None`: nothing is written down (tests of the page alone).
+    audit: Option<Audit>,
 }
 
 /// The first event of every stream.
@@ -57,16 +60,21 @@ struct Hello {
 }
 
 impl PageServer {
-    /// Listens as `spec` says.
+    /// Listens as `spec` says. `audit`: where changes are put on record.
     ///
     /// # Errors
     /// The address cannot be listened on, or the token cannot be made.
-    pub async fn bind(spec: &PageSpec, state_dir: &Path, handle: Handle) -> anyhow::Result<PageServer> {
+    pub async fn bind(
+        spec: &PageSpec,
+        state_dir: &Path,
+        handle: Handle,
+        audit: Option<Audit>,
+    ) -> anyhow::Result<PageServer> {
         let listener = Listener::bind("page", spec.address).await?;
         let token = spec.actions.then(|| token::read_or_make(state_dir)).transpose()?;
         let token_file = token.is_some().then(|| token::path(state_dir).display().to_string());
         tracing::info!(address = %listener.local_addr(), token_file, "page");
-        Ok(PageServer { listener, shared: Arc::new(Shared { handle, feed: Feed::new(), token }) })
+        Ok(PageServer { listener, shared: Arc::new(Shared { handle, feed: Feed::new(), token, audit }) })
     }
 
     /// Where it listens.
@@ -148,6 +156,8 @@ async fn act(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
     if let Err(why) = guard::may_act(request.headers(), token) {
         return problem(StatusCode::FORBIDDEN, why.to_owned());
     }
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_string()).unwrap_or_default();
+    let who = format!("page token {} from {peer}", token::fingerprint(token));
     let body = match Limited::new(request.into_body(), ACTION_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => {
@@ -160,9 +170,16 @@ async fn act(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
             return problem(StatusCode::BAD_REQUEST, format!("the request makes no sense: {error}"));
         }
     };
-    match actions::act(&shared.handle, action).await {
-        Ok(report) => json(StatusCode::OK, &report),
-        Err(refused) => problem(actions::status(refused.code), refused.message),
+    let (handle, audit) = (shared.handle.clone(), shared.audit.clone());
+    // A task of its own: a browser that goes away leaves no change half told.
+    let done = tokio::spawn(async move { actions::act(&handle, audit.as_ref(), who, action).await });
+    match done.await {
+        Ok(Ok(report)) => json(StatusCode::OK, &report),
+        Ok(Err(refused)) => problem(actions::status(refused.code), refused.message),
+        Err(_) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the change ended in a panic: look at the agent's log".to_owned(),
+        ),
     }
 }
 

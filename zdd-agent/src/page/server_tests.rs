@@ -42,7 +42,7 @@ async fn start(actions: bool) -> (SocketAddr, Trigger, String) {
     });
     let dir = std::env::temp_dir().join(format!("zdd-page-{}-{actions}", std::process::id()));
     let spec = PageSpec { address: "127.0.0.1:0".parse().unwrap(), actions };
-    let page = PageServer::bind(&spec, &dir, handle).await.unwrap();
+    let page = PageServer::bind(&spec, &dir, handle, None).await.unwrap();
     let token = std::fs::read_to_string(token::path(&dir)).unwrap_or_default().trim().to_owned();
     drop(std::fs::remove_dir_all(dir));
     let (address, (trigger, shutdown)) = (page.local_addr(), Shutdown::new());

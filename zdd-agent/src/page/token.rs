@@ -23,6 +23,12 @@ pub(super) fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("page-token")
 }
 
+/// What a record may say of a token: it tells two apart, and does not give one away.
+pub(super) fn fingerprint(token: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The one that is there, or a new one: a restart of the agent locks nobody out.
 pub(super) fn read_or_make(state_dir: &Path) -> Result<String, TokenError> {
     let path = path(state_dir);

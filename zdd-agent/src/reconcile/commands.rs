@@ -378,7 +378,9 @@ impl Reconciler {
             version.backends.retain(|b| b.address != address);
         }
         if before == spec.versions.iter().map(|v| v.backends.len()).sum::<usize>() {
-            return Err(Refused::not_found(format!("{name} has no backend {address}")));
+            return Err(Refused::not_found(format!(
+                "{name} has no backend {address}\nhelp: `zdd backend list {name}` shows those that it has"
+            )));
         }
         self.others_can_take(index, &[address])?;
         self.adjust_one(index, spec)?;

@@ -51,13 +51,17 @@ impl Reconciler {
             return if has(&index) {
                 Ok(index)
             } else {
-                Err(Refused::not_found(format!("{service} has no version or backend `{what}`")))
+                Err(Refused::not_found(format!(
+                    "{service} has no version or backend `{what}`\nhelp: `zdd backend list {service}` shows those that it has"
+                )))
             };
         }
         let all: Vec<usize> = (0..self.services.len()).filter(has).collect();
         match all.as_slice() {
             [index] => Ok(*index),
-            [] => Err(Refused::not_found(format!("no service has a version or backend `{what}`"))),
+            [] => Err(Refused::not_found(format!(
+                "no service has a version or backend `{what}`\nhelp: `zdd backend list` shows those that there are"
+            ))),
             several => {
                 let names: Vec<String> =
                     several.iter().map(|i| format!("{}/{what}", self.services[*i].name())).collect();

@@ -11,8 +11,8 @@ use super::service::{self, Service};
 use crate::desired::{FULL, VersionSpec};
 use crate::health::Health;
 use crate::report::{
-    self, BackendState, BackendStatus, FlowTableStatus, InterfaceStatus, Quota, Quotas, Role,
-    ServiceCounters, ServiceStatus, Status, SynFilterStatus, VersionStatus,
+    self, AccessStatus, BackendState, BackendStatus, FlowTableStatus, InterfaceStatus, NewPerSourceStatus,
+    Quota, Quotas, Role, ServiceCounters, ServiceStatus, Status, SynFilterStatus, VersionStatus,
 };
 use crate::state::SavedBackend;
 
@@ -138,6 +138,13 @@ impl Reconciler {
                 insert_failed: fails,
             },
             cohorts: service.cohort_status(),
+            access: (!spec.access.open()).then_some(AccessStatus {
+                allow: spec.access.allow.len() as u64,
+                deny: spec.access.deny.len() as u64,
+            }),
+            new_per_source: spec
+                .new_per_source
+                .map(|limit| NewPerSourceStatus { rate: limit.rate, burst: limit.burst }),
             versions,
         }
     }

@@ -75,6 +75,8 @@ pub fn status() -> Status {
                 learned: 2,
                 insert_failed: 1,
             },
+            access: Some(zdd_agent::report::AccessStatus { allow: 2, deny: 1 }),
+            new_per_source: Some(zdd_agent::report::NewPerSourceStatus { rate: 100, burst: 200 }),
             versions: vec![
                 version("v1", Role::Stable, 0.9, 0.90002, false, vec![healthy]),
                 version("v2", Role::Candidate, 0.1, 0.09998, true, vec![ill]),

@@ -27,6 +27,7 @@ async fn status_is_a_table_or_everything_as_json() {
       cohort staff (3 prefixes): new flows go to v2
       members of cohorts wait: 12 of 32768 cells have not settled since the last change
       200 packets, 12.5 KiB; 14 new flows, 2 learned, 1 not remembered
+      access: 2 prefixes allowed, 1 denied; new connections per source: 100/s, 200 at once
       VERSION  ROLE       ASKED   SHARE  FLOWS  NEW  PACKETS    BYTES
       v1       stable    90.00%  90.00%      3    7      100  6.2 KiB
       v2       draining  10.00%  10.00%      3    7      100  6.2 KiB
@@ -38,6 +39,7 @@ async fn status_is_a_table_or_everything_as_json() {
     syn filter: 4.0 MiB, 1.23% full
     snat from 10.0.0.2 ports 61000-65535: 15 of 36288 in use (12 live, 3 ended), 4536 at most towards one backend
     packets: base 190, not_a_vip 10
+    dropped: none
     interface eth0 (2): attached, native
     interface eth1 (3): not attached, generic: a program of somebody else is there: id 17
     ");
@@ -101,6 +103,10 @@ async fn the_json_of_status_has_the_promised_shape() {
       },
       "services": [
         {
+          "access": {
+            "allow": 2,
+            "deny": 1
+          },
           "affinity": "client-version",
           "alarm": "every backend of v2 fails its check",
           "cells": 16384,
@@ -124,6 +130,10 @@ async fn the_json_of_status_has_the_promised_shape() {
           "generation": 7,
           "groups": 1024,
           "name": "web",
+          "new_per_source": {
+            "burst": 200,
+            "rate": 100
+          },
           "notes": [
             "the share of v2 goes to v1"
           ],

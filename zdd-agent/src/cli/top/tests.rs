@@ -69,6 +69,8 @@ fn status(seconds: u64) -> Status {
                 new_flows: seconds * 100,
                 ..ServiceCounters::default()
             },
+            access: None,
+            new_per_source: None,
             versions: vec![
                 version("v1", Role::Stable, 0.9, seconds * 90, well),
                 version("v2", Role::Candidate, 0.1, seconds * 10, ill),

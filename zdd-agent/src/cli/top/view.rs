@@ -68,12 +68,18 @@ fn header(model: &Model) -> Vec<Line<'static>> {
         let (table, filter) = (&status.flow_table, &status.syn_filter);
         let off = status.interfaces.iter().filter(|interface| !interface.attached).count();
         let interfaces = if off == 0 { String::new() } else { format!("  INTERFACES NOT ATTACHED: {off}") };
+        let snat: Vec<String> = status
+            .snat
+            .iter()
+            .map(|pool| format!("  snat {} of {}", pool.live + pool.finished, pool.capacity))
+            .collect();
         format!(
-            "flows {} of {} ({} half-open)  syn filter {:.1}% full{interfaces}",
+            "flows {} of {} ({} half-open)  syn filter {:.1}% full{}{interfaces}",
             table.entries,
             table.capacity,
             table.half,
-            filter.fill * 100.0
+            filter.fill * 100.0,
+            snat.concat()
         )
     });
     vec![Line::from(first), Line::from(second.unwrap_or_default())]

@@ -24,6 +24,7 @@ fn what_is_not_said_has_its_documented_default() {
         page: None,
         otlp: None,
         log_json: false,
+        seccomp: true,
         limits: Limits {
             services: 256,
             backends: 4096,
@@ -129,6 +130,7 @@ fn everything_can_be_said() {
         metrics = "off"
         page = "[::1]:9178"
         page_actions = true
+        seccomp = "off"
         otlp = "http://127.0.0.1:4318"
         log = "json"
         syn_memory = "2s"
@@ -194,6 +196,7 @@ fn everything_can_be_said() {
                 "http://127.0.0.1:4318",
             ),
             log_json: true,
+            seccomp: false,
             limits: Limits {
                 services: 2,
                 backends: 10,
@@ -314,9 +317,10 @@ fn everything_can_be_said() {
     }
     "#);
     insta::assert_snapshot!(warnings.join("\n"), @"
-    zdd.toml:14:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
-    zdd.toml:31:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
-    zdd.toml:46:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
+    zdd.toml:12:19: `seccomp` is off: whoever takes over the agent, a probe or a hook may make every system call
+    zdd.toml:15:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
+    zdd.toml:32:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
+    zdd.toml:47:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
     ");
 }
 

@@ -55,7 +55,7 @@ export function service(row, c) {
         h("tbody", {}, row.versions.map((version, place) => versionRow(row, version, recent ? recent[place] : null, c))))),
     h("details", {},
       h("summary", {}, `Backends (${row.versions.reduce((n, version) => n + version.backends.length, 0)}) and counters`),
-      backends(row, c), counters(row, c)),
+      backends(row, c), counters(row, c), limits(row)),
     c.rollout && rollout(c.rollout, c.acts));
 }
 
@@ -101,6 +101,17 @@ function counters(row, c) {
   return h("p", { class: "quiet" }, all.map(([name, title], at) => [
     at > 0 && " · ", num(`${row.name}/counters/${name}`, row.counters[name], count(row.counters[name])), ` ${title}`,
     at < 3 && ` (${rate(c.rates(`${row.name}/counters/${name}`, row.counters[name]))}/s)`]));
+}
+
+/** Who may dial, and how often; nothing where everybody may. */
+function limits(row) {
+  const { access, new_per_source: limit, name } = row;
+  return (access || limit) && h("p", { class: "quiet" },
+    access && ["access: ", num(`${name}/access/allow`, access.allow, count(access.allow)), " prefixes allowed, ",
+      num(`${name}/access/deny`, access.deny, count(access.deny)), " denied"],
+    access && limit && " · ",
+    limit && ["new connections per source: ", num(`${name}/new_per_source/rate`, limit.rate, count(limit.rate)), "/s, ",
+      num(`${name}/new_per_source/burst`, limit.burst, count(limit.burst)), " at once"]);
 }
 
 function rollout(row, acts) {
@@ -156,6 +167,15 @@ export function host({ status }, rates) {
         num("flow_table/dead", table.dead, count(table.dead)), " wait to be freed."),
       h("p", { class: "quiet" }, Object.entries(table.quotas).map(([name, quota], at) => [at > 0 && " · ", `${name} ${count(quota.used)} of ${count(quota.limit)}`]),
         ` · SYN filter ${percent(status.syn_filter.fill)} full`)),
+    status.snat.length > 0 && h("section", { "data-key": "snat", "aria-labelledby": "snat-title" },
+      h("h2", { id: "snat-title" }, "Ports for snat"),
+      status.snat.map((pool) => {
+        const key = `snat/${pool.sources[0]}`;
+        return h("p", { "data-key": key }, `${pool.sources.join(", ")} ports ${pool.ports}: `,
+          num(`${key}/live`, pool.live, count(pool.live)), " live, ",
+          num(`${key}/finished`, pool.finished, count(pool.finished)), " ended, of ",
+          num(`${key}/capacity`, pool.capacity, count(pool.capacity)));
+      })),
     h("section", { "data-key": "interfaces", "aria-labelledby": "interfaces-title" },
       h("h2", { id: "interfaces-title" }, "Interfaces"),
       h("ul", {}, status.interfaces.map((device) => h("li", { "data-key": device.name },

@@ -1,4 +1,5 @@
-//! Who changed what: `audit.jsonl` in the state directory, two lines for each change, one before it is made and one with its outcome.
+//! Who changed what, and who looked at packets: `audit.jsonl` in the state directory, two lines for each, one before it is done and one with its
+//! outcome.
 //!
 //! The first line is written before anything happens, so that a change made just before a kill is on record; the next start ends such
 //! a record. The second is on the disk before the caller is answered. Configuration texts are not written down: they may hold passwords.
@@ -23,7 +24,7 @@ pub struct Record {
     pub id: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// User and process, or the certificate's subject.
+    /// User and process, or the certificate's subject and address, or the page's token and address.
     pub who: String,
     /// As a command: `shift web v2=10%`.
     pub what: String,
@@ -36,13 +37,20 @@ pub struct Record {
     /// `begun`, `done`, `repeated` (nothing was done: the first answer was given again), `unknown` (the agent ended before the answer), or
     /// the status code of the refusal.
     pub outcome: String,
-    /// Of a refusal.
+    /// Of a refusal; of a look at packets, how many were told.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Services that it concerned, before and after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generations: Vec<Generations>,
 }
+
+/// What cannot be put on record is not done: nobody would know of it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "audit.jsonl cannot be written: {0}\nhelp: nothing was done, because nobody would know of it; make room in agent.state_dir and repeat"
+)]
+pub struct NotOnRecord(#[from] io::Error);
 
 /// The open file. Clones share it.
 #[derive(Clone, Debug)]
@@ -79,8 +87,14 @@ impl Audit {
     /// Writes the first line.
     ///
     /// # Errors
-    /// When it cannot be written: then nothing may be changed, because nobody would know of it.
-    pub(super) fn begin(&self, who: String, what: String, reason: String, key: String) -> io::Result<Record> {
+    /// When it cannot be written: then nothing may be done.
+    pub fn begin(
+        &self,
+        who: String,
+        what: String,
+        reason: String,
+        key: String,
+    ) -> Result<Record, NotOnRecord> {
         let mut open = self.open_file();
         open.last += 1;
         let outcome = "begun".to_owned();
@@ -101,7 +115,7 @@ impl Audit {
     }
 
     /// Writes the second line, and waits until both are on the disk.
-    pub(super) async fn end(&self, record: Record) {
+    pub async fn end(&self, record: Record) {
         let audit = self.clone();
         let written = tokio::task::spawn_blocking(move || {
             let mut open = audit.open_file();
