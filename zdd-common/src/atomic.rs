@@ -37,7 +37,7 @@ pub trait Atomics {
 
 /// [`Atomics`] by the standard library.
 #[cfg(not(target_arch = "bpf"))]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Host;
 
 #[cfg(not(target_arch = "bpf"))]
