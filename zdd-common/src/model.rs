@@ -116,6 +116,16 @@ impl<W> Model<W> {
         REASONS.iter().filter_map(|reason| self.reasons.get(reason)).sum()
     }
 
+    fn filter_shape(&self) -> syn_filter::Shape {
+        syn_filter::Shape { lines: self.filter.len() as u32, epoch_shift: self.epoch_shift }
+    }
+
+    fn filter_lines(&mut self) -> impl Fn(u32) -> Option<*mut Line> + use<W> {
+        let (lines, number) = (self.filter.as_mut_ptr(), self.filter.len());
+        // SAFETY: below the number of lines.
+        move |line| ((line as usize) < number).then(|| unsafe { lines.add(line as usize) })
+    }
+
     fn homes(&mut self, hash: u64) -> [*mut Bucket; 2] {
         let (a, b) = flows::homes(hash, self.buckets.len() as u32);
         let buckets = self.buckets.as_mut_ptr();
@@ -144,15 +154,18 @@ impl<W> SteerTables for Model<W> {
     }
 
     fn syn_seen(&mut self, hash: u64, now: Tick) -> bool {
-        let line = syn_filter::line_of(hash, self.filter.len() as u32) as usize;
-        // SAFETY: a reference is valid.
-        unsafe { syn_filter::check_and_set::<Host>(&raw mut self.filter[line], hash, now, self.epoch_shift) }
+        // SAFETY: the filter's lines, which stay where they are.
+        unsafe { syn_filter::remember::<Host>(self.filter_shape(), hash, now, self.filter_lines()) }
+    }
+
+    fn syn_seen_before(&mut self, hash: u64, now: Tick) -> bool {
+        // SAFETY: as above.
+        unsafe { syn_filter::known_before::<Host>(self.filter_shape(), hash, now, self.filter_lines()) }
     }
 
     fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
-        let line = syn_filter::line_of(hash, self.filter.len() as u32) as usize;
-        // SAFETY: a reference is valid.
-        unsafe { syn_filter::known::<Host>(&raw mut self.filter[line], hash, now, self.epoch_shift) }
+        // SAFETY: as above.
+        unsafe { syn_filter::known::<Host>(self.filter_shape(), hash, now, self.filter_lines()) }
     }
 
     fn may_begin(&mut self, key: &PaceKey, pace: Pace, now_ns: u64) -> bool {

@@ -1,33 +1,49 @@
 //! The SYN filter: which SYNs were seen lately, in a sketch of fixed size that needs nobody to clean it.
 //!
-//! A cache line holds four epochs of two words each. A SYN sets six bits of one word of the current epoch and is known
-//! if the same six bits are set in the current epoch or one of the two before; so a SYN is remembered for two to three
-//! epochs. The fourth part is the next epoch's: every SYN clears its word there, in the first three quarters of an epoch
-//! only, so that a clock that is behind cannot clear what a clock that is ahead has set. A word that no SYN touches for an
-//! epoch keeps old bits: it can only say "known" wrongly, which sends a new flow to base, never move an old one.
+//! A quarter of its lines for each of four epochs. A SYN sets six bits of one word of the current epoch and is known if the same six
+//! bits are set in the current epoch or one of the two before; so a SYN is remembered for two to three epochs. The fourth
+//! quarter is the next epoch's: in the first eighth of an epoch, every SYN clears its line there, so that a clock that is behind
+//! cannot clear what a clock that is ahead has set. A line that no SYN touches in that time keeps old bits: it can only say
+//! "known" wrongly, which sends a new flow to base, never move an old one.
+//!
+//! Whether a SYN was seen in an earlier epoch is asked only where cells change. So what SYNs of settled cells touch is a quarter of the
+//! filter, and stays in a cache that all of it would not fit into.
 
 use crate::atomic::Atomics;
 use crate::time::Tick;
 
 /// Words per line.
 pub const WORDS: usize = 8;
-const EPOCHS: u64 = 4;
-/// Bit of the hash that chooses the word; six positions of six bits each lie below it, the line above it.
-const PAIR: u32 = 36;
+const EPOCHS: u32 = 4;
+/// First of the three bits of the hash that choose the word; six positions of six bits each lie below them, the line above.
+const WORD: u32 = 36;
 
 /// One cache line of the filter.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Line {
-    /// Two words for each of four epochs.
+    /// Of one epoch.
     pub words: [u64; WORDS],
 }
 wire!(Line, 64, { words: [u64; WORDS] });
 
-/// Index of a hash's line in a filter of `lines` (a power of two).
-#[inline(always)]
-pub const fn line_of(hash: u64, lines: u32) -> u32 {
-    (hash >> (PAIR + 1)) as u32 & (lines - 1)
+/// How a filter is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Lines, a power of two, four at least.
+    pub lines: u32,
+    /// Ticks per epoch, as a power of two below 32.
+    pub epoch_shift: u32,
+}
+
+impl Shape {
+    /// Index of a hash's line, so many epochs back.
+    #[inline(always)]
+    const fn line(self, hash: u64, now: Tick, back: u32) -> u32 {
+        let quarter = self.lines / EPOCHS;
+        let epoch = (now.0 >> self.epoch_shift).wrapping_sub(back) & (EPOCHS - 1);
+        epoch * quarter + ((hash >> (WORD + 3)) as u32 & quarter.wrapping_sub(1))
+    }
 }
 
 /// Ticks per epoch as a power of two so that a SYN is remembered for at least `memory` ticks.
@@ -42,38 +58,82 @@ pub const fn memory_max(epoch_shift: u32) -> u32 {
     3 << epoch_shift
 }
 
-/// Whether a SYN's bits are set.
+/// Remembers a SYN, and tells whether this epoch knew it already. `at` finds a line by its index: a valid one, or none, and then all
+/// is known, so that no change happens.
 ///
 /// # Safety
-/// `line` is valid.
+/// What `at` finds is valid.
 #[inline(always)]
-pub unsafe fn known<A: Atomics>(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32) -> bool {
+pub unsafe fn remember<A: Atomics>(
+    shape: Shape,
+    hash: u64,
+    now: Tick,
+    at: impl Fn(u32) -> Option<*mut Line>,
+) -> bool {
     let bits = bits_of(hash);
+    let Some(line) = at(shape.line(hash, now, 0)) else { return true };
     // SAFETY: the caller's promise; every index is below WORDS.
-    let set = |back: u64| unsafe { A::load(word_of(line, hash, now, epoch_shift, back)) & bits == bits };
-    set(0) || set(1) || set(2)
+    let before = unsafe { A::or(word_of(line, hash), bits) };
+    let phase = now.0 & ((1 << shape.epoch_shift) - 1);
+    if phase < 1 << shape.epoch_shift >> 3
+        && let Some(next) = at(shape.line(hash, now, 3))
+    {
+        for word in 0..WORDS {
+            // SAFETY: as above.
+            unsafe {
+                let word = next.cast::<u64>().add(word);
+                if A::load(word) != 0 {
+                    A::store(word, 0);
+                }
+            }
+        }
+    }
+    before & bits == bits
 }
 
-/// Sets a SYN's bits and tells whether they were set already.
+/// Whether one of the two epochs before this one knows a SYN. Asked after [`remember`].
 ///
 /// # Safety
-/// `line` is valid.
+/// As of [`remember`].
 #[inline(always)]
-pub unsafe fn check_and_set<A: Atomics>(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32) -> bool {
-    let bits = bits_of(hash);
+pub unsafe fn known_before<A: Atomics>(
+    shape: Shape,
+    hash: u64,
+    now: Tick,
+    at: impl Fn(u32) -> Option<*mut Line>,
+) -> bool {
     // SAFETY: the caller's promise.
-    let word = |back: u64| unsafe { word_of(line, hash, now, epoch_shift, back) };
-    // SAFETY: every index is below WORDS.
-    unsafe {
-        let before = A::or(word(0), bits);
-        let known =
-            before & bits == bits || A::load(word(1)) & bits == bits || A::load(word(2)) & bits == bits;
-        let next = word(3);
-        let phase = now.0 & ((1 << epoch_shift) - 1);
-        if phase < (3 << epoch_shift) >> 2 && A::load(next) != 0 {
-            A::store(next, 0);
-        }
-        known
+    unsafe { known_in::<A>(shape, hash, now, 1, &at) || known_in::<A>(shape, hash, now, 2, &at) }
+}
+
+/// Whether a SYN is known, without remembering it.
+///
+/// # Safety
+/// As of [`remember`].
+#[inline(always)]
+pub unsafe fn known<A: Atomics>(
+    shape: Shape,
+    hash: u64,
+    now: Tick,
+    at: impl Fn(u32) -> Option<*mut Line>,
+) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { known_in::<A>(shape, hash, now, 0, &at) || known_before::<A>(shape, hash, now, at) }
+}
+
+#[inline(always)]
+unsafe fn known_in<A: Atomics>(
+    shape: Shape,
+    hash: u64,
+    now: Tick,
+    back: u32,
+    at: &impl Fn(u32) -> Option<*mut Line>,
+) -> bool {
+    let bits = bits_of(hash);
+    match at(shape.line(hash, now, back)) {
+        // SAFETY: the caller's promise; every index is below WORDS.
+        Some(line) => unsafe { A::load(word_of(line, hash)) & bits == bits },
+        None => true,
     }
 }
 
@@ -88,19 +148,14 @@ const fn bits_of(hash: u64) -> u64 {
     bits
 }
 
-/// The word of a hash, so many epochs back.
+/// A hash's word in its line.
 ///
 /// # Safety
 /// `line` is valid.
 #[inline(always)]
-unsafe fn word_of(line: *mut Line, hash: u64, now: Tick, epoch_shift: u32, back: u64) -> *mut u64 {
-    let epoch = u64::from(now.0 >> epoch_shift);
-    // Two steps, each with a bound of its own: of numbers put together by OR, the verifier of Linux 6.1 knows no bound.
-    // SAFETY: the sum is below WORDS.
-    unsafe {
-        let half = line.cast::<u64>().add((hash >> PAIR & 1) as usize);
-        half.add((epoch.wrapping_sub(back) & (EPOCHS - 1)) as usize * 2)
-    }
+unsafe fn word_of(line: *mut Line, hash: u64) -> *mut u64 {
+    // SAFETY: three bits are below WORDS.
+    unsafe { line.cast::<u64>().add((hash >> WORD & (WORDS as u64 - 1)) as usize) }
 }
 
 #[cfg(test)]
@@ -108,32 +163,81 @@ mod tests {
     use super::*;
     use crate::atomic::Host;
     use crate::hash::fold;
+    use std::cell::RefCell;
 
-    fn seen(line: &mut Line, hash: u64, now: u32) -> bool {
-        // SAFETY: a reference is valid.
-        unsafe { check_and_set::<Host>(line, hash, Tick(now), 4) }
+    const SHIFT: u32 = 4;
+
+    struct Filter(RefCell<Vec<Line>>);
+
+    impl Filter {
+        fn new(lines: usize) -> Self {
+            Self(RefCell::new(vec![Line::default(); lines]))
+        }
+
+        fn at(&self) -> impl Fn(u32) -> Option<*mut Line> {
+            |line| self.0.borrow_mut().get_mut(line as usize).map(|line| &raw mut *line)
+        }
+
+        fn shape(&self) -> Shape {
+            Shape { lines: self.0.borrow().len() as u32, epoch_shift: SHIFT }
+        }
+
+        /// Remembers a SYN and tells whether it was known.
+        fn seen(&self, hash: u64, now: u32) -> bool {
+            // SAFETY: lines of a vector that does not grow.
+            unsafe {
+                remember::<Host>(self.shape(), hash, Tick(now), self.at())
+                    || known_before::<Host>(self.shape(), hash, Tick(now), self.at())
+            }
+        }
+
+        fn known(&self, hash: u64, now: u32) -> bool {
+            // SAFETY: as above.
+            unsafe { known::<Host>(self.shape(), hash, Tick(now), self.at()) }
+        }
     }
 
     #[test]
     fn a_syn_is_known_for_two_epochs_and_forgotten_after_three() {
         for start in 0..64 {
-            let mut line = Line::default();
-            let hash = fold(1, start.into());
-            assert!(!seen(&mut line, hash, start));
-            // Others come by meanwhile and keep the line clean.
+            // One line for each epoch.
+            let filter = Filter::new(4);
+            let hash = fold(1, u64::from(start) + 100);
+            assert!(!filter.known(hash, start) && !filter.seen(hash, start) && filter.known(hash, start));
+            // Others come by meanwhile and keep the next epoch's line clean.
             for now in start..start + 32 {
-                seen(&mut line, fold(2, now.into()) & !(1 << PAIR) | hash & 1 << PAIR, now);
+                filter.seen(fold(2, u64::from(now) + 200), now);
             }
-            let mut copy = line;
-            assert!(seen(&mut copy, hash, start + 32), "start {start}");
-            let mut line = Line::default();
-            seen(&mut line, hash, start);
+            assert!(filter.known(hash, start + 32) && filter.seen(hash, start + 32), "start {start}");
+            let filter = Filter::new(4);
+            filter.seen(hash, start);
             for now in start..start + 3 * 16 + 16 {
                 // A SYN whose bits are a single one: it cleans, and hardly fills.
-                seen(&mut line, hash & 1 << PAIR, now);
+                filter.seen(0, now);
             }
-            assert!(!seen(&mut line, hash | 0x3f, start + 4 * 16), "start {start}");
+            assert!(!filter.known(hash, start + 4 * 16), "start {start}");
         }
+    }
+
+    #[test]
+    fn nothing_is_cleared_late_in_an_epoch() {
+        for phase in 0..16 {
+            let filter = Filter::new(4);
+            let hash = fold(3, 8);
+            // By a clock that is ahead.
+            filter.seen(hash, 16);
+            filter.seen(fold(4, 9), phase);
+            assert_eq!(filter.known(hash, 16), phase >= 2, "phase {phase}");
+        }
+    }
+
+    #[test]
+    fn a_filter_without_a_line_knows_all() {
+        let (filter, hash) = (Filter::new(4), fold(5, 9));
+        let shape = Shape { lines: 8, epoch_shift: SHIFT };
+        // SAFETY: as above.
+        let beyond = unsafe { known::<Host>(shape, hash, Tick(40), filter.at()) };
+        assert!(beyond);
     }
 
     #[test]
@@ -146,17 +250,14 @@ mod tests {
 
     #[test]
     fn false_alarms_are_few_at_the_size_advised() {
-        // 16 bits per SYN of the memory's length: two live epochs of two words in a line, 8 SYNs per word and epoch at 16
-        // bits each would be 4; take 4.
+        // 16 bits per SYN of the memory's length would be 4 SYNs per word and epoch; take 4.
         let mut alarms = 0;
         let lines = 1 << 12;
-        let mut filter = vec![Line::default(); lines];
-        let per_epoch = lines * 2 * 4;
+        let filter = Filter::new(lines);
+        let per_epoch = lines / 4 * WORDS * 4;
         for n in 0..3 * per_epoch {
-            let epoch = (n / per_epoch) as u32;
-            let hash = fold(99, n as u64);
-            let line = &mut filter[line_of(hash, lines as u32) as usize];
-            alarms += u32::from(seen(line, hash, epoch * 16 + 1));
+            let (epoch, part) = (n / per_epoch, n % per_epoch * 16 / per_epoch);
+            alarms += u32::from(filter.seen(fold(99, n as u64), (epoch * 16 + part) as u32));
         }
         assert!(alarms < 3 * per_epoch as u32 / 180, "{alarms} of {}", 3 * per_epoch);
     }

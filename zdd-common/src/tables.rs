@@ -56,8 +56,13 @@ pub trait SteerTables {
     fn commit(&mut self, id: u16) -> Commit;
     /// A cell by its index over all rows, read whole; `None` beyond the map.
     fn cell(&mut self, index: u32) -> Option<Cell>;
-    /// Remembers a SYN by its hash and tells whether it was remembered already. Ordered before every later read.
+    /// Remembers a SYN by its hash and tells whether it was remembered already, by what was remembered lately or by all. Ordered before
+    /// every later read.
     fn syn_seen(&mut self, hash: u64, now: Tick) -> bool;
+    /// Whether a SYN that [`SteerTables::syn_seen`] just did not know is remembered from earlier.
+    fn syn_seen_before(&mut self, _hash: u64, _now: Tick) -> bool {
+        false
+    }
     /// When a UDP entry of the service last could not be made, ns since boot; 0: never.
     fn udp_fail(&mut self, service: u16) -> u64;
     /// Records that an entry could not be made.

@@ -44,6 +44,12 @@ impl<'a> Maps<'a> {
 }
 
 #[inline(always)]
+fn filter() -> syn_filter::Shape {
+    let config = config();
+    syn_filter::Shape { lines: config.lines, epoch_shift: config.epoch_shift & 31 }
+}
+
+#[inline(always)]
 fn homes(hash: u64) -> Option<[*mut Bucket; 2]> {
     let (a, b) = flows::homes(hash, config().buckets);
     Some([FLOWS.get_ptr_mut(a)?, FLOWS.get_ptr_mut(b)?])
@@ -80,25 +86,20 @@ impl SteerTables for Maps<'_> {
 
     #[inline(always)]
     fn syn_seen(&mut self, hash: u64, now: Tick) -> bool {
-        let config = config();
-        match SYNS.get_ptr_mut(syn_filter::line_of(hash, config.lines)) {
-            // SAFETY: a map value.
-            Some(line) => unsafe {
-                syn_filter::check_and_set::<Bpf>(line, hash, now, config.epoch_shift & 31)
-            },
-            // Not remembered: then no change may happen. The agent sizes the map as it sizes the index.
-            None => true,
-        }
+        // SAFETY: map values. The agent sizes the map as it sizes the index.
+        unsafe { syn_filter::remember::<Bpf>(filter(), hash, now, |line| SYNS.get_ptr_mut(line)) }
+    }
+
+    #[inline(always)]
+    fn syn_seen_before(&mut self, hash: u64, now: Tick) -> bool {
+        // SAFETY: as above.
+        unsafe { syn_filter::known_before::<Bpf>(filter(), hash, now, |line| SYNS.get_ptr_mut(line)) }
     }
 
     #[inline(always)]
     fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
-        let config = config();
-        match SYNS.get_ptr_mut(syn_filter::line_of(hash, config.lines)) {
-            // SAFETY: a map value.
-            Some(line) => unsafe { syn_filter::known::<Bpf>(line, hash, now, config.epoch_shift & 31) },
-            None => true,
-        }
+        // SAFETY: as above.
+        unsafe { syn_filter::known::<Bpf>(filter(), hash, now, |line| SYNS.get_ptr_mut(line)) }
     }
 
     #[inline(always)]

@@ -214,6 +214,7 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
     let (_, place, flow) = spread(service, &query.key);
     query.udp_idle = service.udp_idle;
     let mut syn = false;
+    let (mut syn_hash, mut syn_now) = (0, crate::time::Tick(0));
     if let Transport::Tcp(segment) = query.transport
         && segment.syn
     {
@@ -231,6 +232,7 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
             return;
         }
         query.replay = tables.syn_seen(syn, now);
+        (syn_hash, syn_now) = (syn, now);
     }
     let commit = tables.commit(query.id);
     if commit.generation() == 0 {
@@ -242,6 +244,10 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
     query.changing = cell.0 & (Cell::DIRTY | Cell::LOOKUP) != 0;
     if query.changing {
         query.hash = flows::table_hash(flow, query.key.vip());
+        // Only here it decides; else it would say which flow is new a little better.
+        if syn && !query.replay {
+            query.replay = tables.syn_seen_before(syn_hash, syn_now);
+        }
     }
     query.answer = Steered::to(cell.base(), Reason::Settled).new_flow(syn && !query.replay);
 }

@@ -79,9 +79,11 @@ impl Lined {
         [a, b].map(|home| &raw mut self.0.buckets[home as usize])
     }
 
-    fn line(&mut self, hash: u64) -> *mut syn_filter::Line {
-        let lines = self.0.filter.len() as u32;
-        &raw mut self.0.filter[syn_filter::line_of(hash, lines) as usize]
+    fn filter(&mut self) -> (syn_filter::Shape, impl Fn(u32) -> Option<*mut syn_filter::Line> + use<>) {
+        let shape = syn_filter::Shape { lines: self.0.filter.len() as u32, epoch_shift: self.0.epoch_shift };
+        let lines = self.0.filter.as_mut_ptr();
+        // SAFETY: below the number of lines.
+        (shape, move |line| (line < shape.lines).then(|| unsafe { lines.add(line as usize) }))
     }
 }
 
@@ -112,15 +114,21 @@ impl SteerTables for Lined {
     }
 
     fn syn_seen(&mut self, hash: u64, now: Tick) -> bool {
-        let (line, shift) = (self.line(hash), self.0.epoch_shift);
-        // SAFETY: a line of the model's, which lives as long as this.
-        unsafe { syn_filter::check_and_set::<Words>(line, hash, now, shift) }
+        let (shape, at) = self.filter();
+        // SAFETY: lines of the model's, which live as long as this.
+        unsafe { syn_filter::remember::<Words>(shape, hash, now, at) }
+    }
+
+    fn syn_seen_before(&mut self, hash: u64, now: Tick) -> bool {
+        let (shape, at) = self.filter();
+        // SAFETY: as above.
+        unsafe { syn_filter::known_before::<Words>(shape, hash, now, at) }
     }
 
     fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
-        let (line, shift) = (self.line(hash), self.0.epoch_shift);
+        let (shape, at) = self.filter();
         // SAFETY: as above.
-        unsafe { syn_filter::known::<Words>(line, hash, now, shift) }
+        unsafe { syn_filter::known::<Words>(shape, hash, now, at) }
     }
 
     fn may_begin(&mut self, key: &PaceKey, pace: Pace, now_ns: u64) -> bool {
