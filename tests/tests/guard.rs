@@ -83,7 +83,7 @@ fn without_privileges_nothing_is_touched() -> Result<()> {
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&binary);
     command.args(["agent", "--config"]).arg(&config);
     let said = world.refused_command(command)?;
-    said.says(1, &["not allowed to use eBPF", "help: run as root, or with CAP_BPF"]);
+    said.says(1, &["this user lacks CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON", "help: run the agent as root"]);
     // Nor may it ask the one that runs.
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&binary);

@@ -15,11 +15,13 @@ use crate::{alarm, maps, stats, trace};
 fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
     let mut found: *const Work = core::ptr::null();
+    // Asked once: what a packet leaves to be told of it depends on it.
+    let traced = trace::on();
     let verdict = match maps::WORK.get_ptr_mut(0) {
         Some(work) => {
             found = work;
             // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
-            plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work }, !trace::on())
+            plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work }, !traced)
         }
         None => Verdict::Odd,
     };
@@ -31,7 +33,7 @@ fn zdd(ctx: XdpContext) -> u32 {
         // SAFETY: as above.
         unsafe { maps::PROGRAMS.tail_call(&ctx, maps::SNAT) };
     }
-    leave(&ctx, verdict, found, core::ptr::null())
+    leave(&ctx, verdict, found, core::ptr::null(), traced)
 }
 
 /// Frames that are not plain; see `maps::PROGRAMS`.
@@ -51,7 +53,7 @@ fn zdd_odd(ctx: XdpContext) -> u32 {
         // SAFETY: nothing here waits to be dropped. It only comes back when the slot is empty.
         unsafe { maps::PROGRAMS.tail_call(&ctx, maps::SNAT) };
     }
-    leave(&ctx, verdict, found, core::ptr::null())
+    leave(&ctx, verdict, found, core::ptr::null(), true)
 }
 
 /// Packets to and from `snat` backends; see `maps::PROGRAMS`.
@@ -66,13 +68,15 @@ fn zdd_snat(ctx: XdpContext) -> u32 {
         }
         _ => Verdict::Map,
     };
-    leave(&ctx, verdict, core::ptr::null(), ordered)
+    leave(&ctx, verdict, core::ptr::null(), ordered, true)
 }
 
 #[inline(always)]
-fn leave(ctx: &XdpContext, verdict: Verdict, found: *const Work, ordered: *const Order) -> u32 {
+fn leave(ctx: &XdpContext, verdict: Verdict, found: *const Work, ordered: *const Order, traced: bool) -> u32 {
     stats::count_reason(verdict.reason());
-    trace::look(ctx, verdict, found, ordered);
+    if traced {
+        trace::look(ctx, verdict, found, ordered);
+    }
     if let Verdict::Odd | Verdict::Map = verdict {
         alarm::no_program(ctx, verdict.reason() as u32);
     }
