@@ -6,7 +6,7 @@ use zdd_tests::bench::{Options, Report, measure};
 /// Instructions of the floors, at most: one that grew would flatter ours.
 const FLOORS: [(&str, u32); 4] = [("tx", 4), ("mac", 120), ("pass", 100), ("stateless", 360)];
 
-/// Instructions of ours, at most. Most are off the express way, which has 3,000: changing cells, encapsulation, signals, traces, ports in
+/// Instructions of ours, at most. Most are off the express way: changing cells, encapsulation, signals, traces, ports in
 /// ranges, access, limits.
 const OURS: u32 = 12_000;
 

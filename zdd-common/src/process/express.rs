@@ -1,7 +1,7 @@
 //! The way that most packets take: for a VIP by itself, of a settled cell, to a backend that they can be sent to as they are.
 //!
 //! All of it is one function of its own: what is found out about the packet stays in registers, and no helper of the kernel is
-//! called but for room in front of the frame. It changes nothing, neither the frame nor a table, before it is sure to finish,
+//! called but for room in front of the frame and, by a SYN, for the clock. It changes nothing, neither the frame nor a table, before it is sure to finish,
 //! but for the SYN filter; then what it knows is left in [`Work`], and the other steps go on from there. It calls what they
 //! call: there is one set of rules.
 
