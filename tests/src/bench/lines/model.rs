@@ -25,7 +25,7 @@ pub(super) fn of(case: &Case) -> Lined {
     // As full as the kernel's with a million flows: a quarter.
     model.buckets = vec![Bucket::default(); FLOWS as usize];
     // Half an epoch of the SYN filter on: in the first eighth, a SYN touches the next epoch's line too.
-    model.now_ns = (1 << 40) + ((1u64 << model.epoch_shift) / 2 << zdd_common::time::TICK_SHIFT);
+    model.now_ns = (1 << 40) + (((1u64 << model.epoch_shift) / 2) << zdd_common::time::TICK_SHIFT);
     model.ingress = LOOPBACK;
     model.ports.insert(BOUNCE, ours::port());
     if FORWARDS[case.forward].1 == Mode::Snat {
