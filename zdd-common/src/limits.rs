@@ -2,6 +2,10 @@
 
 /// Ways of a flow bucket.
 pub const WAYS: usize = 4;
+/// Entries of the flow table where nobody asks for more or fewer.
+pub const FLOWS_DEFAULT: u32 = 1 << 18;
+/// Bytes of the SYN filter, likewise.
+pub const SYN_FILTER_DEFAULT: u32 = 4 << 20;
 /// Largest number of backends: ids are 15 bits in a flow entry and 0 means none.
 pub const BACKENDS_MAX: u32 = 32_767;
 /// Largest number of services: ids are 16 bits.

@@ -91,6 +91,20 @@ pub unsafe fn remember<A: Atomics>(
     before & bits == bits
 }
 
+/// Has what [`remember`] and [`known_before`] touch fetched, without waiting for it: loads whose values nobody wants.
+///
+/// # Safety
+/// As of [`remember`].
+#[inline(always)]
+pub unsafe fn expect<A: Atomics>(shape: Shape, hash: u64, now: Tick, at: impl Fn(u32) -> Option<*mut Line>) {
+    for back in 0..3 {
+        if let Some(line) = at(shape.line(hash, now, back)) {
+            // SAFETY: the caller's promise.
+            unsafe { A::load(word_of(line, hash)) };
+        }
+    }
+}
+
 /// Whether one of the two epochs before this one knows a SYN. Asked after [`remember`].
 ///
 /// # Safety

@@ -97,6 +97,20 @@ impl SteerTables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn expect_flow(&mut self, hash: u64, new: bool) {
+        if let Some(homes) = homes(hash) {
+            // SAFETY: map values.
+            unsafe { flows::expect::<Bpf>(&homes, new) }
+        }
+    }
+
+    #[inline(always)]
+    fn expect_syn(&mut self, hash: u64, now: Tick) {
+        // SAFETY: as above.
+        unsafe { syn_filter::expect::<Bpf>(filter(), hash, now, |line| SYNS.get_ptr_mut(line)) }
+    }
+
+    #[inline(always)]
     fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
         // SAFETY: as above.
         unsafe { syn_filter::known::<Bpf>(filter(), hash, now, |line| SYNS.get_ptr_mut(line)) }

@@ -1,6 +1,7 @@
 //! The cases: what arrives, how many flows, in which state of the cells, and how it is forwarded.
 
 use zdd_common::entries::Mode;
+use zdd_common::limits::FLOWS_DEFAULT;
 
 /// Forwarding modes and their names. A new mode is one more line.
 pub(super) const FORWARDS: &[(&str, Mode)] =
@@ -90,6 +91,14 @@ impl Case {
             Flows::Some(n) if n >= 1 << 10 => format!("{}k", n >> 10),
             Flows::Some(n) => n.to_string(),
             Flows::New => "new".into(),
+        }
+    }
+
+    /// Entries that the flow table is made for: the agent's default, which a million do not fit into.
+    pub(super) const fn entries(&self) -> u32 {
+        match (self.flows, self.state) {
+            (Flows::Some(flows), State::Transition) if 2 * flows > FLOWS_DEFAULT => 2 * flows,
+            _ => FLOWS_DEFAULT,
         }
     }
 

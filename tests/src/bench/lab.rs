@@ -12,6 +12,7 @@ use zdd_common::bench::{Drive, SLOTS, Vip4, Vip6};
 use zdd_common::hash::fold;
 use zdd_common::net::{Addr, TCP, UDP};
 
+use super::Objects;
 use super::cases::FORWARDS;
 use super::frame::{PORT, first_service, vip};
 use super::namespace::{LOOPBACK, PINS};
@@ -82,15 +83,15 @@ pub(super) fn find_program(spec: &str) -> Result<ProgramFd> {
 const XDP: u32 = 6;
 
 impl Lab {
-    /// Loads all of it.
-    pub(super) fn new(
-        programs: &[u8],
-        ours: &[u8],
-        base: Option<&[u8]>,
-        other: Option<ProgramFd>,
-    ) -> Result<Self> {
-        let mut ours = Ours::load(ours, &Path::new(PINS).join("ours"))?;
-        let mut base = base.map(|object| Ours::load(object, &Path::new(PINS).join("base"))).transpose()?;
+    /// Loads all of it, with flow tables for so many entries.
+    pub(super) fn new(objects: &Objects, other: Option<&ProgramFd>, entries: u32) -> Result<Self> {
+        let programs = &objects.programs;
+        // Of one size at a time.
+        let ours = |object: &[u8], name: &str| {
+            Ours::load(object, &Path::new(PINS).join(format!("{name}-{entries}")), entries)
+        };
+        let mut base = objects.base.as_deref().map(|object| ours(object, BASE)).transpose()?;
+        let mut ours = ours(&objects.ours, OURS)?;
         let mut floors = floors(programs)?;
         let mut stations = vec![];
         let mut sizes = vec![];
@@ -108,7 +109,7 @@ impl Lab {
             stations.push(Station::new(programs, name, program.fd()?)?);
         }
         if let Some(program) = other {
-            stations.push(Station::new(programs, OTHER, &program)?);
+            stations.push(Station::new(programs, OTHER, program)?);
         }
         Ok(Self { stations, ours, base, sizes, _floors: floors })
     }

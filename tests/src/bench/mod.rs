@@ -74,8 +74,7 @@ pub fn measure(options: &Options) -> Result<Report> {
     // Namespaces belong to a thread; this one ends, and they with it.
     let thread = std::thread::Builder::new().name("bench".into()).spawn(move || {
         namespace::enter()?;
-        let mut lab = lab::Lab::new(&objects.programs, &objects.ours, objects.base.as_deref(), other)?;
-        rows::all(&mut lab, &options)
+        rows::all(&objects, other.as_ref(), &options)
     })?;
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

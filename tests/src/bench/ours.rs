@@ -12,9 +12,9 @@ use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
     Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service, VipWord,
 };
-use zdd_common::flows::Bucket;
+use zdd_common::flows::{self, Bucket};
 use zdd_common::hash::{HashKey, fold};
-use zdd_common::limits::{CELLS_DEFAULT, SNAT_SOURCES_MAX, WAYS};
+use zdd_common::limits::{CELLS_DEFAULT, SNAT_SOURCES_MAX, SYN_FILTER_DEFAULT, WAYS};
 use zdd_common::maps::{Config, Quotas, Repliers};
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::reason::REASONS;
@@ -30,12 +30,10 @@ use crate::bpf::{self, Mapped};
 
 /// Backends of each forwarding mode.
 const BACKENDS: u32 = 100;
-/// Entries for a million flows fill a quarter of the table.
-const BUCKETS: u32 = 1 << 20;
 /// Known ends: each service has four.
 pub(super) const ENDS: u32 = 1 << 14;
-/// 4 MiB, the agent's default.
-const LINES: u32 = 1 << 16;
+/// The agent's default.
+const LINES: u32 = SYN_FILTER_DEFAULT / size_of::<Line>() as u32;
 /// As the agent sizes them for so many services.
 pub(super) const VIP_LINES: u32 = vips::lines_for(2 * SERVICES);
 /// Services: see `frame::service`.
@@ -61,6 +59,7 @@ pub(super) struct Ours {
     cells: Mapped<u64>,
     backends: Mapped<Backend>,
     flows: Mapped<Bucket>,
+    buckets: u32,
     filter: Mapped<Line>,
     quotas: Mapped<Quotas>,
     ends: HashMap<MapData, Plain<End>, Plain<EndEntry>>,
@@ -79,11 +78,12 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    /// Loads an object and fills its maps. `dir`: on a BPF file system, for this instance's pins.
-    pub(super) fn load(object: &[u8], dir: &Path) -> Result<Self> {
+    /// Loads an object and fills its maps, with a flow table for so many entries. `dir`: on a BPF file system, for this instance's pins.
+    pub(super) fn load(object: &[u8], dir: &Path, entries: u32) -> Result<Self> {
+        let buckets = flows::buckets_for(entries);
         std::fs::create_dir_all(dir)?;
         let config = Plain(Config {
-            buckets: BUCKETS,
+            buckets,
             lines: LINES,
             epoch_shift: syn_filter::epoch_shift(zdd_common::time::ticks(64_000_000_000)),
         });
@@ -101,7 +101,7 @@ impl Ours {
             .map_max_entries("TX", 64)
             .map_max_entries("LOCALS", 65_536)
             .map_max_entries("DIRECT", 65_536)
-            .map_max_entries("FLOWS", BUCKETS)
+            .map_max_entries("FLOWS", buckets)
             .map_max_entries("SYNS", LINES)
             .map_max_entries("MAPPINGS", pool().table())
             .map_max_entries("FACTS", services)
@@ -121,7 +121,8 @@ impl Ours {
             services: mapped(&mut ebpf, "SERVICES", services)?,
             cells: mapped(&mut ebpf, "CELLS", cells)?,
             backends: mapped(&mut ebpf, "BACKENDS", backends)?,
-            flows: mapped(&mut ebpf, "FLOWS", BUCKETS)?,
+            flows: mapped(&mut ebpf, "FLOWS", buckets)?,
+            buckets,
             filter: mapped(&mut ebpf, "SYNS", LINES)?,
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
             ends: ebpf.take_map("ENDS").context("ENDS")?.try_into()?,
@@ -243,7 +244,7 @@ impl Ours {
     /// before it is half full.
     pub(super) fn make_room(&mut self, syns: u64) {
         self.syns += syns;
-        if self.entries() > u64::from(BUCKETS) * WAYS as u64 / 2 {
+        if self.entries() > u64::from(self.buckets) * WAYS as u64 / 2 {
             self.forget();
         } else if self.syns > u64::from(LINES) * 4 {
             self.filter.clear();

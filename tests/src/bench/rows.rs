@@ -1,8 +1,10 @@
 //! From times to rows: medians, spreads, ratios.
 
 use anyhow::{Result, ensure};
+use aya::programs::ProgramFd;
 use serde::Serialize;
 
+use super::Objects;
 use super::cases::{self, Case, State};
 use super::lab::{BASE, FLOORS, Lab, OURS, Size};
 use super::lines::{self, Lines};
@@ -64,14 +66,20 @@ pub struct Report {
 const SLOWER: f64 = 1.10;
 
 /// Measures all cases asked for.
-pub(super) fn all(lab: &mut Lab, options: &Options) -> Result<Report> {
+pub(super) fn all(objects: &Objects, other: Option<&ProgramFd>, options: &Options) -> Result<Report> {
     let cases: Vec<Case> = cases::all()
         .into_iter()
         .filter(|case| options.wants(&format!("{} {}", case.name(), case.flows())))
         .collect();
     ensure!(!cases.is_empty(), "no case is named so; --list names all");
     let (mut rows, mut slower, mut driver) = (vec![], vec![], vec![]);
+    let mut labs: Vec<(u32, Lab)> = vec![];
     for (n, case) in cases.iter().enumerate() {
+        let entries = case.entries();
+        if labs.iter().all(|(size, _)| *size != entries) {
+            labs.push((entries, Lab::new(objects, other, entries)?));
+        }
+        let Some((_, lab)) = labs.iter_mut().find(|(size, _)| *size == entries) else { continue };
         eprint!("\r\x1b[K{}/{} {}, {} flows", n + 1, cases.len(), case.name(), case.flows());
         let mut measured = measure(lab, case, options)?;
         if exceeds(&measured) {
@@ -88,7 +96,8 @@ pub(super) fn all(lab: &mut Lab, options: &Options) -> Result<Report> {
     eprint!("\r\x1b[K");
     let targets = targets::reached(&rows);
     let driver_ns = median(&driver);
-    Ok(Report { sizes: lab.sizes.clone(), driver_ns, rounds: options.rounds(), rows, targets, slower })
+    let sizes = labs.first().map(|(_, lab)| lab.sizes.clone()).unwrap_or_default();
+    Ok(Report { sizes, driver_ns, rounds: options.rounds(), rows, targets, slower })
 }
 
 fn exceeds(measured: &Measured) -> bool {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use zdd_common::limits::{SNAT_SOURCES_MAX, SNAT_WAYS};
+use zdd_common::limits::{FLOWS_DEFAULT, SNAT_SOURCES_MAX, SNAT_WAYS, SYN_FILTER_DEFAULT};
 
 use super::problems::Sink;
 use super::reader::{At, Table, wrong_type};
@@ -343,8 +343,8 @@ fn limits(agent: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> Limits {
         services: 256,
         backends: 4096,
         cells: 2_097_152,
-        flows: 262_144,
-        syn_filter: 4 << 20,
+        flows: FLOWS_DEFAULT,
+        syn_filter: SYN_FILTER_DEFAULT,
         direct: 65_536,
         signals: 32_768,
         snat: crate::desired::snat_mappings(),

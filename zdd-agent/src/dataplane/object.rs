@@ -11,8 +11,7 @@ use aya::maps::{
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
-use zdd_common::flows::Bucket;
-use zdd_common::limits::WAYS;
+use zdd_common::flows::{self, Bucket};
 use zdd_common::maps::{Config, Counters, Quotas, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::signals::table::SIGNAL_WAYS;
@@ -119,7 +118,7 @@ fn config_of(agent: &AgentSpec) -> Config {
     let limits = &agent.limits;
     let memory = zdd_common::time::ticks(agent.syn_memory.as_nanos() as u64);
     Config {
-        buckets: (limits.flows / WAYS as u32).max(1).next_power_of_two(),
+        buckets: flows::buckets_for(limits.flows),
         lines: (limits.syn_filter / size_of::<Line>() as u32).max(1).next_power_of_two(),
         epoch_shift: syn_filter::epoch_shift(memory),
     }

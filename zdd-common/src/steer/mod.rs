@@ -222,7 +222,15 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
         // Before commit and cell are read: whoever sees the new generation afterwards finds this SYN remembered.
         let now_ns = tables.now_ns();
         let now = crate::time::Tick::from_ns(now_ns);
-        let syn = hash::fold(flows::table_hash(flow, query.key.vip()), segment.seq.into());
+        let table_hash = flows::table_hash(flow, query.key.vip());
+        let syn = hash::fold(table_hash, segment.seq.into());
+        // Not yet the look that counts: only whether the flow table will have a say. Then all that is far away is fetched at the
+        // same time, and not one after the other with the filter's atomic operation between.
+        let row = tables.commit(query.id).row();
+        if tables.cell(row.wrapping_add(place)).is_some_and(changing_cell) {
+            tables.expect_syn(syn, now);
+            tables.expect_flow(table_hash, true);
+        }
         // Asked before it is remembered: the copy of a SYN that was refused is a new connection like any other.
         if service.pace.limits()
             && !tables.syn_known(syn, now)
@@ -241,15 +249,24 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
     query.answer = Steered::to(0, Reason::DropNoBackend);
     let Some(cell) = tables.cell(commit.row().wrapping_add(place)) else { return };
     query.cell = cell;
-    query.changing = cell.0 & (Cell::DIRTY | Cell::LOOKUP) != 0;
+    query.changing = changing_cell(cell);
     if query.changing {
         query.hash = flows::table_hash(flow, query.key.vip());
+        if !syn {
+            tables.expect_flow(query.hash, false);
+        }
         // Only here it decides; else it would say which flow is new a little better.
         if syn && !query.replay {
             query.replay = tables.syn_seen_before(syn_hash, syn_now);
         }
     }
     query.answer = Steered::to(cell.base(), Reason::Settled).new_flow(syn && !query.replay);
+}
+
+/// Whether the flow table has a say in a cell.
+#[inline(always)]
+const fn changing_cell(cell: Cell) -> bool {
+    cell.0 & (Cell::DIRTY | Cell::LOOKUP) != 0
 }
 
 /// Where an entry may be made. Not an `Option`: the compiler would leave the payload of `None` unset in registers, and the

@@ -125,6 +125,18 @@ impl SteerTables for Lined {
         unsafe { syn_filter::known_before::<Words>(shape, hash, now, at) }
     }
 
+    fn expect_syn(&mut self, hash: u64, now: Tick) {
+        let (shape, at) = self.filter();
+        // SAFETY: as above.
+        unsafe { syn_filter::expect::<Words>(shape, hash, now, at) };
+    }
+
+    fn expect_flow(&mut self, hash: u64, new: bool) {
+        let homes = self.homes(hash);
+        // SAFETY: buckets of the model's, which live as long as this.
+        unsafe { flows::expect::<Words>(&homes, new) };
+    }
+
     fn syn_known(&mut self, hash: u64, now: Tick) -> bool {
         let (shape, at) = self.filter();
         // SAFETY: as above.
