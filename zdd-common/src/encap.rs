@@ -78,12 +78,16 @@ fn outer_v4<F: Frame + ?Sized>(
     let third = u32::from_ne_bytes([HOPS, next, 0, 0]);
     let sum = Delta::default().more(first).more(ATOMIC).more(third).more(source).more(to).whole();
     let [a, b] = sum.to_ne_bytes();
-    frame.write(ETHERTYPE, ETHERTYPE_IPV4)
-        && frame.write(L3, first)
-        && frame.write(L3 + 4, ATOMIC)
-        && frame.write(L3 + ipv4::TTL, u32::from_ne_bytes([HOPS, next, a, b]))
-        && frame.write(L3 + ipv4::SRC, source)
-        && frame.write(L3 + ipv4::DST, to)
+    let third = u32::from_ne_bytes([HOPS, next, a, b]);
+    // In one go: each write is checked against the frame's end by itself.
+    frame.write(L3, [first, ATOMIC, third, source, to]) && frame.write(ETHERTYPE, ETHERTYPE_IPV4)
+}
+
+/// Two words as they lie one after the other.
+#[inline(always)]
+const fn both(first: u32, second: u32) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
 }
 
 #[inline(always)]
@@ -96,11 +100,7 @@ fn outer_v6<F: Frame + ?Sized>(
 ) -> bool {
     let first = (6 << 28 | u32::from(class) << 20 | label & 0xf_ffff).to_be();
     let [high, low] = inner.to_be_bytes();
-    frame.write(ETHERTYPE, ETHERTYPE_IPV6)
-        && frame.write(L3, first)
-        && frame.write(L3 + 4, u32::from_ne_bytes([high, low, next, HOPS]))
-        && frame.write(L3 + ipv6::SRC, source.hi)
-        && frame.write(L3 + ipv6::SRC + 8, source.lo)
-        && frame.write(L3 + ipv6::DST, to.hi)
-        && frame.write(L3 + ipv6::DST + 8, to.lo)
+    let second = u32::from_ne_bytes([high, low, next, HOPS]);
+    let words = u64::from_ne_bytes(both(first, second));
+    frame.write(L3, [words, source.hi, source.lo, to.hi, to.lo]) && frame.write(ETHERTYPE, ETHERTYPE_IPV6)
 }

@@ -30,15 +30,14 @@ pub fn take_hop<F: Frame + ?Sized>(frame: &mut F, packet: &Packet) -> Option<()>
         }
         return frame.write(L3 + ipv6::HOP_LIMIT, hops - 1).then_some(());
     }
-    let old: [u8; 2] = frame.read(L3 + ipv4::TTL)?;
-    if old[0] <= 1 {
+    // TTL, protocol and checksum are one word.
+    let [hops, proto, a, b] = frame.read::<[u8; 4]>(L3 + ipv4::TTL)?;
+    if hops <= 1 {
         return None;
     }
-    let new = [old[0] - 1, old[1]];
-    let checksum: u16 = frame.read(L3 + ipv4::CHECKSUM)?;
-    let delta = Delta::default().word(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
-    (frame.write(L3 + ipv4::TTL, new) && frame.write(L3 + ipv4::CHECKSUM, delta.apply(checksum)))
-        .then_some(())
+    let (old, new) = (u16::from_ne_bytes([hops, proto]), u16::from_ne_bytes([hops - 1, proto]));
+    let [a, b] = Delta::default().word(old, new).apply(u16::from_ne_bytes([a, b])).to_ne_bytes();
+    frame.write(L3 + ipv4::TTL, [hops - 1, proto, a, b]).then_some(())
 }
 
 /// Whether [`take_hop`] finds one.

@@ -23,7 +23,7 @@ macro_rules! wire {
     };
 }
 
-// SAFETY: integers and byte arrays have no padding and no invalid pattern.
+// SAFETY: integers have no padding and no invalid pattern.
 unsafe impl Wire for u8 {}
 // SAFETY: as above.
 unsafe impl Wire for u16 {}
@@ -31,5 +31,5 @@ unsafe impl Wire for u16 {}
 unsafe impl Wire for u32 {}
 // SAFETY: as above.
 unsafe impl Wire for u64 {}
-// SAFETY: as above.
-unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: nor have arrays of what has none.
+unsafe impl<T: Wire, const N: usize> Wire for [T; N] {}

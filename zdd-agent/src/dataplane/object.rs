@@ -158,7 +158,7 @@ impl Dataplane {
         mappings::make_room(&pins.dir, &wanted)?;
         // Each VIP, its address, and each backend.
         let limit_ends = 2 * limits.services + limits.backends;
-        let vip_lines = lines_for(limits.services);
+        let vip_lines = lines_for(2 * limits.services);
         let mut loader = EbpfLoader::new();
         loader
             .default_map_pin_directory(&pins.dir)
