@@ -7,6 +7,7 @@ mod database;
 mod holds;
 mod kills;
 mod page;
+mod preview;
 mod rolling;
 mod train;
 mod undo;

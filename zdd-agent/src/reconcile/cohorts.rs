@@ -31,20 +31,28 @@ fn leading(saved: &SavedService, cohort: Option<&str>) -> Option<u8> {
 impl Service {
     /// Its VIPs' own rows, one for each.
     pub(super) fn mains(&self) -> impl Iterator<Item = &Face> {
-        self.faces.iter().filter(|face| face.at.cohort.is_none())
+        self.faces.iter().filter(|face| face.main())
     }
 
     /// The place of the face whose row steers a client's flows.
     pub(super) fn face_of(&self, client: &SocketAddr) -> Option<usize> {
-        let main = self.faces.iter().position(|f| f.at.cohort.is_none() && f.at.vip.serves(client))?;
+        let main = self.faces.iter().position(|f| f.main() && f.at.vip.serves(client))?;
         let row = self.faces[main].members.row(client.ip());
         let of_row = |row| self.faces.iter().position(|face| face.at.id == row);
         Some(row.and_then(of_row).unwrap_or(main))
     }
 
     /// The version of each group as a face's row shall have it.
-    pub(super) fn groups_of<'a>(saved: &'a SavedService, face: &Face) -> Cow<'a, [u8]> {
-        match leading(saved, face.at.cohort.as_deref()) {
+    pub(super) fn groups_of<'a>(
+        saved: &'a SavedService,
+        face: &Face,
+        preview: Option<usize>,
+    ) -> Cow<'a, [u8]> {
+        let whole = match face.at.preview {
+            true => preview.map(|slot| slot as u8),
+            false => leading(saved, face.at.cohort.as_deref()),
+        };
+        match whole {
             Some(slot) => vec![slot; saved.groups.len()].into(),
             None => saved.groups.as_slice().into(),
         }
@@ -59,6 +67,10 @@ impl Service {
     /// Who shall have which row of a VIP; `Err`: why that is not known.
     fn wanted_members(&self, main: usize) -> Result<Members, String> {
         let own = &self.faces[main].at;
+        // Whoever dials a preview VIP has chosen.
+        if own.preview {
+            return Ok(Members::default());
+        }
         let mut rows = Vec::new();
         for cohort in &self.saved.spec.cohorts {
             let prefixes = cohort.prefixes.as_deref().ok_or_else(|| {

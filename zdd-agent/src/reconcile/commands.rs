@@ -341,7 +341,7 @@ impl Reconciler {
         // Ports that two would have.
         let meet =
             |first: u16, last: u16| first <= address.port().saturating_add(more) && address.port() <= last;
-        if own.saved.spec.vips.iter().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
+        if own.saved.spec.all_vips().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
         }
         for service in &self.services {

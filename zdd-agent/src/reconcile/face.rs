@@ -49,6 +49,8 @@ pub(super) struct Face {
     pub(super) members: Members,
     /// Why these are not the ones of the configuration.
     pub(super) waits: Option<String>,
+    /// Of a preview VIP: the version (its slot) that its row was last made for.
+    pub(super) shows: Option<usize>,
 }
 
 impl Face {
@@ -75,10 +77,16 @@ impl Face {
             sources: Default::default(),
             members: Members::default(),
             waits: None,
+            shows: None,
             at,
         };
         face.count();
         face
+    }
+
+    /// Whether it is a VIP's own: neither a cohort's nor a preview VIP's.
+    pub(super) fn main(&self) -> bool {
+        self.at.cohort.is_none() && !self.at.preview
     }
 
     /// Counts what its row says.

@@ -205,6 +205,21 @@ impl Reconciler {
         self.follow_wanted(now);
         self.look_at_load();
         self.look_at_ramps(now);
+        self.follow_previews();
+    }
+
+    /// Preview VIPs lead to the candidate as soon as there is one.
+    fn follow_previews(&mut self) {
+        for index in 0..self.services.len() {
+            if self.services[index].preview_moved()
+                && let Err(refused) = self.publish(index)
+            {
+                let service = &mut self.services[index];
+                tracing::error!(service = service.name(), "the preview VIP stays: {refused}");
+                // At the next look again.
+                service.faces.iter_mut().for_each(|face| face.shows = None);
+            }
+        }
     }
 
     /// Does something with every service; an error is told, and the others go on.

@@ -72,6 +72,7 @@ impl Reconciler {
             self.trace_rollout(index, rollouts);
         }
         tracing::info!(train, reason, "the train leaves");
+        self.follow_previews();
         for (index, effects) in effects {
             self.carry_out(index, effects);
         }

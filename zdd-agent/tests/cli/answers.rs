@@ -62,6 +62,7 @@ pub fn status() -> Status {
             dirty_cells: 12,
             alarm: Some("every backend of v2 fails its check".to_owned()),
             notes: vec!["the share of v2 goes to v1".to_owned()],
+            preview: None,
             cohorts: vec![CohortStatus {
                 name: "staff".to_owned(),
                 prefixes: 3,
