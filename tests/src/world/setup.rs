@@ -142,13 +142,14 @@ impl Setup {
 
     /// What `snat` gives out.
     fn snat(&self) -> String {
-        match self.forward {
-            Forward::Snat => format!(
-                "snat_source = \"{SNAT_SOURCE}\"\nsnat_source6 = \"{SNAT_SOURCE6}\"\nsnat_ports = \"{}\"\n",
-                self.snat_ports
-            ),
-            Forward::Nat | Forward::L2 => String::new(),
+        let maps = self.preview && self.forward == Forward::Nat;
+        if self.forward != Forward::Snat && !maps {
+            return String::new();
         }
+        format!(
+            "snat_source = \"{SNAT_SOURCE}\"\nsnat_source6 = \"{SNAT_SOURCE6}\"\nsnat_ports = \"{}\"\n",
+            self.snat_ports
+        )
     }
 
     /// The whole file.

@@ -91,6 +91,11 @@ fn testers_meet_the_candidate_at_0_percent_and_stay_there_under_l2() -> Result<(
 }
 
 #[test]
+fn testers_meet_the_candidate_at_0_percent_and_stay_there_under_nat() -> Result<()> {
+    a_blue_green(Forward::Nat, 10)
+}
+
+#[test]
 fn testers_meet_the_candidate_at_0_percent_and_stay_there_under_snat() -> Result<()> {
     a_blue_green(Forward::Snat, 10)
 }

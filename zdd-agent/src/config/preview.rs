@@ -65,12 +65,23 @@ fn reaches(
     }
 }
 
-/// Under `nat` a reply tells one VIP only: that of the service.
-fn mapped(preview: &Vip, _snat: &SnatSpec, span: &Option<super::reader::Span>, sink: &mut Sink<'_>) -> bool {
-    let message = format!(
-        "the preview VIP {preview} cannot be under nat: replies of nat backends come from the service's VIP"
-    );
-    let help = "use forward = \"snat\" (or l2, ipip), which know whom a reply belongs to";
-    sink.error(span.clone(), message, help);
-    false
+/// Under `nat` a reply tells one VIP only, that of the service; so flows of a preview VIP are mapped as under `snat`.
+fn mapped(preview: &Vip, snat: &SnatSpec, span: &Option<super::reader::Span>, sink: &mut Sink<'_>) -> bool {
+    if preview.more != 0 {
+        let message = format!("the preview VIP {preview} has many ports, and is under nat");
+        let help = "its flows are mapped as under snat, which knows one port of a backend: preview a service of one port";
+        sink.error(span.clone(), message, help);
+        return false;
+    }
+    if !snat.serves(preview.addr.is_ipv4()) {
+        let key = if preview.addr.is_ipv4() { "snat_source" } else { "snat_source6" };
+        let message = format!("the preview VIP {preview} is under nat, and agent.{key} is not set");
+        let help = format!(
+            "set agent.{key} to an address of this host: a nat backend's replies tell the service's VIP only, so those who dial the \
+             preview VIP reach it from there, as under snat"
+        );
+        sink.error(span.clone(), message, help);
+        return false;
+    }
+    true
 }

@@ -369,8 +369,9 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
             for face in &service.faces {
                 dataplane.set_udp_idle(face.at.id, service.view().udp_idle);
             }
-            service.write_vips(dataplane, epochs, sets)?;
-            service.write_rates(dataplane)
+            // Before the VIPs: what a mapped flow's backend answers must find back.
+            service.write_replies(dataplane)?;
+            service.write_vips(dataplane, epochs, sets)
         });
         done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
     }

@@ -18,6 +18,16 @@ use crate::desired::{Protocol, Vip};
 use crate::plan::Currents;
 use crate::state::SavedFace;
 
+/// What a VIP's entry says of its service.
+pub(super) struct Of<'a> {
+    /// The service's name.
+    pub(super) name: &'a str,
+    /// How many of its flows are followed.
+    pub(super) rate: Rate,
+    /// Flows of its preview VIPs are mapped as under `snat`: see [`EndEntry::mapped`].
+    pub(super) maps: bool,
+}
+
 /// One VIP with its live row.
 pub(super) struct Face {
     /// The VIP and its numbers, which never change while it lives.
@@ -202,17 +212,20 @@ impl Face {
     pub(super) fn write_vip(
         &self,
         dataplane: &mut Dataplane,
-        service: &str,
-        rate: Rate,
+        service: &Of<'_>,
     ) -> Result<(), DataplaneError> {
+        let mapped = self.at.preview && service.maps;
         let entry = EndEntry {
             kind: EndKind::Vip as u16,
             service: self.at.id,
             id: self.at.vip_id,
             sources: self.sources.0,
+            mapped: mapped.into(),
             ..EndEntry::default()
         };
-        let entry = entry.with_rate(rate);
+        // Of what is mapped only the way out is seen, which would look like a backend that never answers.
+        let entry = entry.with_rate(if mapped { Rate::OFF } else { service.rate });
+        let service = service.name;
         dataplane.set_ends(self.ends(), entry, &format!("the VIP {} of {service}", self.at.vip))
     }
 }

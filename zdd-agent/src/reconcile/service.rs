@@ -53,8 +53,8 @@ pub(super) struct Service {
     /// Those of them whose flows are let go.
     pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
-    /// What its backends' entries say of how many flows are followed, once they were written.
-    rate_written: Option<Rate>,
+    /// What its backends' entries say of how many flows are followed and whether some are mapped, once they were written.
+    replies_written: Option<(Rate, u32)>,
     /// Since when backends take flows: those that have just begun take fewer.
     pub(super) ramp: Ramp,
     /// What backends last told of the things that they need.
@@ -167,7 +167,7 @@ impl Service {
             failing: HashMap::new(),
             given_up: Vec::new(),
             notes: Vec::new(),
-            rate_written: None,
+            replies_written: None,
             ramp: Ramp::default(),
             depends: HashMap::new(),
             outages: Outages::default(),
@@ -420,6 +420,7 @@ impl Service {
                 id: backend.id,
                 vip_port: face.at.vip.port.to_be(),
                 vip: face.at.vip.addr.into(),
+                mapped: self.maps().into(),
                 ..EndEntry::default()
             };
             let entry = entry.with_rate(self.rate());
@@ -440,26 +441,31 @@ impl Service {
         }
     }
 
-    /// Tells the entries of its backends, under which their replies are known, how many flows are followed.
-    pub(super) fn write_rates(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
-        let rate = self.rate();
-        if self.rate_written == Some(rate) {
+    /// Whether flows of its preview VIPs are mapped as under `snat`.
+    pub(super) fn maps(&self) -> bool {
+        let spec = &self.saved.spec;
+        let nat = |version: &desired::VersionSpec| version.forward.unwrap_or(spec.forward) == Forward::Nat;
+        !spec.preview.is_empty() && spec.versions.iter().any(nat)
+    }
+
+    /// Tells the entries of its backends, under which their replies are known, how many flows are followed, and whether some are mapped.
+    pub(super) fn write_replies(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
+        let (rate, mapped) = (self.rate(), u32::from(self.maps()));
+        if self.replies_written == Some((rate, mapped)) {
             return Ok(());
         }
         let spec = &self.saved.spec;
         for backend in &self.saved.backends {
             let ends = self.backend_ends(&backend.address);
-            if let Some(entry) =
-                dataplane.ends_entry(ends).filter(|entry| entry.id == backend.id && entry.rate() != rate)
-            {
-                dataplane.set_ends(
-                    ends,
-                    entry.with_rate(rate),
-                    &format!("{} {}", spec.name, backend.address),
-                )?;
+            let Some(entry) = dataplane.ends_entry(ends).filter(|entry| entry.id == backend.id) else {
+                continue;
+            };
+            let new = EndEntry { mapped, ..entry.with_rate(rate) };
+            if new != entry {
+                dataplane.set_ends(ends, new, &format!("{} {}", spec.name, backend.address))?;
             }
         }
-        self.rate_written = Some(rate);
+        self.replies_written = Some((rate, mapped));
         Ok(())
     }
 
