@@ -77,7 +77,9 @@ mod tests {
     fn it_is_the_rollouts_candidate_else_the_named_one_else_the_last_candidate_else_the_second() {
         let (plain, named) = (spec(""), spec("preview_version = \"v3\""));
         let none = SavedRollouts::default();
-        let of = |spec, rollouts| version(spec, rollouts, |_| true).map(str::to_owned);
+        let of = |spec: &ServiceSpec, rollouts: &SavedRollouts| {
+            version(spec, rollouts, |_| true).map(str::to_owned)
+        };
         assert_eq!((of(&plain, &none), of(&named, &none)), (Some("v2".into()), Some("v3".into())));
         let v3 = rollouts(&plain, "v3", Phase::Running);
         assert_eq!(of(&plain, &v3).as_deref(), Some("v3"));

@@ -112,6 +112,9 @@ pub struct CohortStatus {
     pub version: Option<String>,
     /// Why its members are not yet those of the configuration.
     pub waits: Option<String>,
+    /// Flows that its clients began, whoever leads.
+    #[serde(default)]
+    pub new_flows: u64,
 }
 
 /// Counters of one service since its maps were made; they outlive the agent.

@@ -3,6 +3,7 @@
 mod answers;
 mod clock;
 mod cohorts;
+mod cohorts_udp;
 mod database;
 mod holds;
 mod kills;

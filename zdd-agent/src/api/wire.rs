@@ -227,7 +227,7 @@ message!(
 message!(report::ServiceStatus, ServiceStatus {
     name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, cohorts, preview, versions, access, new_per_source; counters
 });
-message!(report::CohortStatus, CohortStatus { name, prefixes, version, waits });
+message!(report::CohortStatus, CohortStatus { name, prefixes, version, waits, new_flows });
 message!(report::PreviewStatus, PreviewStatus { vips, version, alarm });
 message!(report::AccessStatus, AccessStatus { allow, deny });
 message!(report::NewPerSourceStatus, NewPerSourceStatus { rate, burst });

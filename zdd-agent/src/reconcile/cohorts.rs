@@ -169,18 +169,34 @@ impl Service {
         self.mains().find_map(|face| face.waits.as_deref())
     }
 
-    pub(super) fn cohort_status(&self) -> Vec<CohortStatus> {
+    /// The rows of a cohort.
+    fn rows_named(&self, cohort: &str) -> impl Iterator<Item = &Face> {
+        self.faces.iter().filter(move |face| face.at.cohort.as_deref() == Some(cohort))
+    }
+
+    /// Flows that a cohort's clients have begun.
+    pub(super) fn begun_by(&self, cohort: &str, dataplane: &Dataplane) -> u64 {
+        self.rows_named(cohort).map(|face| dataplane.service_counters(face.at.id).new_flows).sum()
+    }
+
+    /// The cohorts whose new flows go to the candidate now.
+    pub(super) fn led(&self) -> Vec<String> {
+        let names = self.saved.spec.cohorts.iter().map(|cohort| cohort.name.clone());
+        names.filter(|name| self.saved.rollouts.leads(name).is_some()).collect()
+    }
+
+    pub(super) fn cohort_status(&self, dataplane: &Dataplane) -> Vec<CohortStatus> {
         let status = |cohort: &crate::cohort::CohortSpec| {
-            let named = |face: &&Face| face.at.cohort.as_deref() == Some(cohort.name.as_str());
             let count = |face: &Face| {
                 let main = self.mains().find(|main| main.at.vip == face.at.vip);
                 main.map_or(0, |main| main.members.count(face.at.id))
             };
             CohortStatus {
                 name: cohort.name.clone(),
-                prefixes: self.faces.iter().filter(named).map(count).sum::<usize>() as u32,
+                prefixes: self.rows_named(&cohort.name).map(count).sum::<usize>() as u32,
                 version: self.saved.rollouts.leads(&cohort.name).map(str::to_owned),
                 waits: self.members_wait().map(str::to_owned),
+                new_flows: self.begun_by(&cohort.name, dataplane),
             }
         };
         self.saved.spec.cohorts.iter().map(status).collect()
@@ -245,7 +261,9 @@ impl Reconciler {
         let versions = &service.saved.spec.versions;
         let new: Vec<_> =
             versions.iter().map(|v| if v.name == candidate { v.weight.max(1) } else { 0 }).collect();
-        self.guard_health(index, &new, false, &mut Vec::new())
+        let leading: Vec<String> =
+            rollout.plan.spec.cohorts().take(number.into()).map(str::to_owned).collect();
+        self.guard_with(index, &new, &leading, false, &mut Vec::new())
     }
 
     /// How many cohorts of its rollout get the candidate from now on; not persisted yet. How many did before.

@@ -161,9 +161,22 @@ impl Reconciler {
         force: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), Refused> {
+        let leading = self.services[index].led();
+        self.guard_with(index, new, &leading, force, notes)
+    }
+
+    /// The same when these cohorts lead.
+    pub(super) fn guard_with(
+        &self,
+        index: usize,
+        new: &[BasisPoints],
+        leading: &[String],
+        force: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Refused> {
         for face in self.services[index].mains() {
             self.guard_vip(index, &face.at.vip, new, force, notes)?;
-            self.guard_capacity(index, &face.at.vip, new, force, notes)?;
+            self.guard_capacity(index, (&face.at.vip, leading), new, force, notes)?;
         }
         Ok(())
     }

@@ -108,6 +108,8 @@ pub struct Reconciler {
     line_stopped: Option<String>,
     /// New flows of the services whose backends bear only so many.
     loads: HashMap<String, crate::capacity::Load>,
+    /// The same of cohorts, by service and name.
+    cohort_loads: HashMap<(String, String), crate::capacity::Load>,
     totals: FlowTotals,
     /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
     mapped: [MappingTotals; 2],

@@ -138,7 +138,7 @@ impl Reconciler {
                 learned: counters.learned,
                 insert_failed: fails,
             },
-            cohorts: service.cohort_status(),
+            cohorts: service.cohort_status(&self.dataplane),
             preview: preview(service),
             access: (!spec.access.open()).then_some(AccessStatus {
                 allow: spec.access.allow.len() as u64,

@@ -68,6 +68,7 @@ pub fn status() -> Status {
                 prefixes: 3,
                 version: Some("v2".to_owned()),
                 waits: Some("12 of 32768 cells have not settled since the last change".to_owned()),
+                new_flows: 3,
             }],
             counters: ServiceCounters {
                 packets: 200,

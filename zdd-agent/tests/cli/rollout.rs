@@ -204,11 +204,20 @@ steps = [{ weight = 1 }, { pause = "5m" }]
 name = "health"
 builtin = { metric = "healthy-share", success = ">= 1" }
 "#;
-    let file = agent.dir.file("good.toml", &(good + rollout)).display().to_string();
+    let file = agent.dir.file("good.toml", &(good.clone() + rollout)).display().to_string();
     insta::assert_snapshot!(agent.run(&["lint", &file]).await.all(), @"
     exit 0
     DIR/good.toml: 0 findings
     ");
+    let blue_green =
+        rollout.replace("\"canary\"", "\"blue-green\"").replace("steps", "drain_deadline = \"1h\" #");
+    let file = agent.dir.file("unseen.toml", &(good.clone() + &blue_green)).display().to_string();
+    insta::assert_snapshot!(agent.run(&["lint", &file]).await.all(), @r#"
+    exit 1
+    web: blue-green without a preview VIP: nobody can look at the new version before everybody meets it [no-preview]
+      fix: preview = "10.0.0.11:80/tcp" in the service: another address, or port, that testers dial
+    DIR/unseen.toml: 1 findings
+    "#);
     let bad = rollout
         .replace("1 }, { pause = \"5m\" }", "50 }")
         .replace("builtin", "dry_run = true\nbuiltin")
