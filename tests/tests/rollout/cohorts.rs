@@ -121,6 +121,7 @@ fn staff_meets_the_candidate_and_nobody_else_until_it_is_taken_back() -> Result<
     // By their numbers the first forty are clients beyond staff's.
     load.open_long(80);
     as_before(&load)?;
+    assert!(cohort(&world)?["new_flows"].as_u64().is_some_and(|n| n > 0), "{}", cohort(&world)?);
     let on_v2 = load.ledger().live_long[1];
     assert!(on_v2 > 0, "{:?}", load.ledger().live_long);
     world.zdd().run(&["rollout", "abort", "web", "--reason", "enough"])?;

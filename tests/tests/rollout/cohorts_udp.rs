@@ -2,7 +2,6 @@
 
 use serde_json::json;
 use zdd_tests::rig::{Result, client_address, wait_for};
-use zdd_tests::world::status::service;
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
 
 /// The first fifteen of a hundred clients.
@@ -38,8 +37,6 @@ fn udp_flows_of_staff_begin_on_the_candidate_and_all_others_stay_where_they_are(
         let said = world.zdd().json(&["explain", "echo", "--from", &from])?;
         assert_eq!(said["version"], version, "{said}");
     }
-    let begun = service(&world.status()?, "echo")["cohorts"][0]["new_flows"].clone();
-    assert!(begun.as_u64().is_some_and(|n| n >= 5), "{begun}");
     world.zdd().run(&["rollout", "abort", "echo", "--reason", "enough"])?;
     world.kill_agent();
     as_before(&load)?;

@@ -61,7 +61,11 @@ fn two_services_take_each_step_together_also_over_a_kill() -> Result<()> {
     let load = world.load(10)?;
     world.refused(&["rollout", "start", "web", "v2"])?.says(1, &["part of train spring", "zdd train start"]);
     world.refused(&["train", "start", "spring", "web=v2"])?.says(1, &["has service echo too"]);
+    let twice = ["train", "start", "spring", "web=v2", "echo=v2", "web=v1"];
+    world.refused(&twice)?.says(1, &["web is named twice", "one version for each service"]);
     world.refused(&["train", "start", "autumn", "web=v2"])?.says(1, &["there is no train `autumn`"]);
+    let glass = ["rollout", "start", "web", "v2", "--break-glass", "--reason", "  "];
+    world.refused(&glass)?.says(1, &["breaking the glass needs a reason"]);
     world.zdd().run(&["train", "start", "spring", "web=v2", "echo=v2", "--reason", "spring"])?;
     wait_for("the first step", PATIENCE, LOOK_EVERY, || Ok((shares(&world)? == [0.1, 0.1]).then_some(())))?;
     world.kill_agent();

@@ -43,16 +43,8 @@ impl Service {
     }
 
     /// The version of each group as a face's row shall have it.
-    pub(super) fn groups_of<'a>(
-        saved: &'a SavedService,
-        face: &Face,
-        preview: Option<usize>,
-    ) -> Cow<'a, [u8]> {
-        let whole = match face.at.preview {
-            true => preview.map(|slot| slot as u8),
-            false => leading(saved, face.at.cohort.as_deref()),
-        };
-        match whole {
+    pub(super) fn groups_of<'a>(saved: &'a SavedService, face: &Face) -> Cow<'a, [u8]> {
+        match leading(saved, face.at.cohort.as_deref()) {
             Some(slot) => vec![slot; saved.groups.len()].into(),
             None => saved.groups.as_slice().into(),
         }

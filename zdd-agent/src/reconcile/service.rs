@@ -296,8 +296,8 @@ impl Service {
         self.usable_for(vip, health, None)
     }
 
-    /// The same of a preview VIP, if `only` is the version that it leads to: nobody stands in for that one, because whoever looks at a
-    /// version wants to see how ill it is, not another one.
+    /// The same of a preview VIP, if `only` is the version that it leads to: it stands in for all others, whatever their weights, and
+    /// nobody for it, because whoever looks at a version wants to see how ill it is, not another one.
     fn usable_for(&self, vip: &Vip, health: &HealthMap, only: Option<usize>) -> Usable {
         let outages = self.outages();
         let mut candidates = self.candidates(vip, health, &outages);
@@ -353,7 +353,7 @@ impl Service {
         let per_group = per_group(&self.saved.spec);
         let (saved, key) = (&self.saved, &self.key);
         let row = |((face, usable), preview): ((&mut Face, Usable), Option<usize>)| {
-            let groups = Self::groups_of(saved, face, preview);
+            let groups = Self::groups_of(saved, face);
             face.shows = preview;
             let row = plan::currents(&mut face.cache, &usable, &groups, per_group, key);
             (usable, row)

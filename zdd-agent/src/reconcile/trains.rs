@@ -35,6 +35,11 @@ impl Reconciler {
             if !passengers.contains(&self.index_of(service)?) {
                 return Err(Refused::invalid(format!("{service} is not part of train {train}")));
             }
+            if candidates.iter().filter(|(named, _)| named == service).count() > 1 {
+                return Err(Refused::invalid(format!(
+                    "{service} is named twice\nhelp: say one version for each service"
+                )));
+            }
         }
         let mut plans: Vec<(usize, Plan)> = Vec::new();
         let run = unix_ms();

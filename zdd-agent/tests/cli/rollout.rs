@@ -148,6 +148,14 @@ async fn what_goes_on_is_asked_with_the_revision_that_was_seen_and_what_goes_bac
         let args: Vec<&str> = std::iter::once("rollout").chain(words.split(' ')).collect();
         assert_eq!(agent.run(&args).await.code, Some(0), "{words}");
     }
+    for number in ["v1", "-1", ""] {
+        let said = agent.run(&["rollout", "undo", "web", "--to", number]).await;
+        assert!(
+            said.code == Some(2) && said.stderr.contains("is no rollout; write its number"),
+            "{}",
+            said.all()
+        );
+    }
     assert_eq!(agent.run(&["gate", "close", "web", "--reason", "holiday"]).await.code, Some(0));
     assert_eq!(agent.run(&["gate", "open", "web"]).await.code, Some(0));
     insta::assert_snapshot!(asked.lock().unwrap().join("\n"), @r#"
