@@ -12,12 +12,14 @@ use zdd_tests::world::{Setup, World, curl, unharmed};
 
 const PAGE: &str = "http://127.0.0.1:9178";
 const CANARY: &str = "[service.rollout]\nstrategy = \"canary\"\n\
-    steps = [{ weight = 25 }, { pause = \"until-promoted\" }, { weight = 60 }, { pause = \"until-promoted\" }]\n";
+    steps = [{ cohort = \"staff\" }, { weight = 25 }, { pause = \"until-promoted\" }, { weight = 60 }, { pause = \"until-promoted\" }]\n";
 
 fn setup(more: &str) -> Setup {
     Setup {
         agent_lines: format!("page = \"127.0.0.1:9178\"\n{more}"),
         rollout: Some(CANARY.to_owned()),
+        preview: true,
+        api: "[cohort.staff]\ncidrs = [\"10.80.1.250/32\"]\n".to_owned(),
         idle_ms: 60_000,
         ..Setup::default()
     }
@@ -63,7 +65,12 @@ fn the_page_shows_the_split_health_and_rollout_as_they_happen() -> Result<()> {
         "return document.getElementById('attention-list').textContent === 'Nothing.'",
     )?;
 
+    let value = |key: &str| format!("return document.querySelector('[data-num=\"{key}\"]')?.dataset.value");
+    assert_eq!(browser.wait("the preview", &value("web/preview"))?, "v2");
+    assert_eq!(browser.script(&value("web/cohorts/staff"))?, "");
+
     world.zdd().run(&["rollout", "start", "web", "v2"])?;
+    browser.wait("the cohort to lead", &format!("{} === 'v2'", value("web/cohorts/staff")))?;
     browser.wait(
         "the first step",
         "return document.querySelector('[data-num=\"web/v2/asked\"]').dataset.value === '0.25'",

@@ -18,13 +18,14 @@ pub struct Capacity {
     pub new_flows: Option<u32>,
 }
 
-/// Why a version cannot bear its share; `None`: it can. `load`: new flows per second of the whole service, `None`: not known yet.
+/// Why a version cannot bear its share; `None`: it can. `load`: new flows per second of those that go by the weights, `None`: not known
+/// yet; `besides`: of cohorts that come to it whatever its weight.
 pub fn too_much(
     capacity: &Capacity,
-    usable: usize,
-    all: usize,
+    (usable, all): (usize, usize),
     weight: BasisPoints,
     load: Option<f64>,
+    besides: f64,
 ) -> Option<String> {
     let least = (all as u64 * u64::from(capacity.min_healthy)).div_ceil(u64::from(FULL));
     if (usable as u64) < least {
@@ -34,10 +35,11 @@ pub fn too_much(
         ));
     }
     let (bears, load) = (f64::from(capacity.new_flows?) * usable as f64, load?);
-    let comes = load * f64::from(weight) / f64::from(FULL);
+    let comes = load * f64::from(weight) / f64::from(FULL) + besides;
+    let cohorts = if besides > 0.0 { format!(" ({besides:.0} of cohorts)") } else { String::new() };
     (comes > bears).then(|| {
         format!(
-            "{} would be {comes:.0} new flows per second, and its {usable} usable backends bear {bears:.0} (capacity.new_flows)",
+            "{} would be {comes:.0} new flows per second{cohorts}, and its {usable} usable backends bear {bears:.0} (capacity.new_flows)",
             percent(weight)
         )
     })
@@ -96,19 +98,29 @@ mod tests {
     #[test]
     fn the_share_of_healthy_backends_is_rounded_against_the_change() {
         let half = Capacity { min_healthy: 5_000, new_flows: None };
-        assert_eq!(too_much(&half, 2, 4, FULL, None), None);
-        assert_eq!(too_much(&half, 2, 3, FULL, None), None);
-        let why = too_much(&half, 1, 3, FULL, None).unwrap();
+        assert_eq!(too_much(&half, (2, 4), FULL, None, 0.0), None);
+        assert_eq!(too_much(&half, (2, 3), FULL, None, 0.0), None);
+        let why = too_much(&half, (1, 3), FULL, None, 0.0).unwrap();
         assert!(why.contains("1 of its 3 backends") && why.contains("asks for 2"), "{why}");
     }
 
     #[test]
     fn what_comes_is_compared_with_what_the_usable_backends_bear() {
         let capacity = Capacity { min_healthy: 0, new_flows: Some(100) };
-        assert_eq!(too_much(&capacity, 2, 4, 2_500, Some(800.0)), None);
-        let why = too_much(&capacity, 2, 4, 7_000, Some(800.0)).unwrap();
+        assert_eq!(too_much(&capacity, (2, 4), 2_500, Some(800.0), 0.0), None);
+        let why = too_much(&capacity, (2, 4), 7_000, Some(800.0), 0.0).unwrap();
         assert!(why.contains("70% would be 560") && why.contains("bear 200"), "{why}");
-        assert_eq!(too_much(&capacity, 2, 4, FULL, None), None, "what is not known refuses nothing");
+        assert_eq!(too_much(&capacity, (2, 4), FULL, None, 0.0), None, "what is not known refuses nothing");
+    }
+
+    #[test]
+    fn what_cohorts_bring_comes_besides_the_weight() {
+        let capacity = Capacity { min_healthy: 0, new_flows: Some(100) };
+        let comes = |weight, besides| too_much(&capacity, (2, 2), weight, Some(800.0), besides);
+        assert_eq!((comes(2_000, 0.0), comes(2_000, 40.0)), (None, None));
+        let why = comes(2_000, 50.0).unwrap();
+        assert!(why.contains("20% would be 210 new flows per second (50 of cohorts), and its 2"), "{why}");
+        assert!(comes(1, 201.0).is_some());
     }
 
     #[test]

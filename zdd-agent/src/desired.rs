@@ -204,6 +204,13 @@ pub struct ServiceSpec {
     pub name: String,
     /// What clients dial: one VIP, or one of each address family (IPv4 first), of the same protocol. One rollout for both.
     pub vips: Vec<Vip>,
+    /// What testers and probes dial to meet the version that is to be rolled out, whatever its weight: none, or one for each of some of
+    /// the VIPs' families. Sorted.
+    #[serde(default)]
+    pub preview: Vec<Vip>,
+    /// The version behind it while no rollout says another; `None`: see [`crate::preview::version`].
+    #[serde(default)]
+    pub preview_version: Option<String>,
     /// Which hash chooses version and backend.
     pub affinity: Affinity,
     /// Forwarding mode of versions that say none of their own.
@@ -309,6 +316,11 @@ impl ServiceSpec {
     /// The VIP that a backend serves: that of its family; the only one there is, which `ipip` can carry over another family.
     pub fn vip_of(&self, backend: &SocketAddr) -> Option<&Vip> {
         self.vips.iter().find(|vip| self.vips.len() == 1 || vip.serves(backend))
+    }
+
+    /// Everything that is dialled: its VIPs, then its preview VIPs.
+    pub fn all_vips(&self) -> impl Iterator<Item = &Vip> {
+        self.vips.iter().chain(&self.preview)
     }
 
     /// How many ports follow a backend's own: as many as the VIP that it serves has.

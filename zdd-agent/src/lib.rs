@@ -29,6 +29,7 @@ pub mod otlp;
 pub mod page;
 pub mod plan;
 pub mod prefix;
+pub mod preview;
 pub mod privileges;
 pub mod program;
 pub mod reconcile;

@@ -61,7 +61,7 @@ pub struct ServiceStatus {
     pub forward: Forward,
     /// Number of the committed state; grows by one with each commit.
     pub generation: u64,
-    /// Cells, of all VIPs and their cohorts.
+    /// Cells, of all VIPs, their cohorts and preview VIPs.
     pub cells: u32,
     /// Groups: the unit in which shares are given.
     pub groups: u32,
@@ -76,6 +76,9 @@ pub struct ServiceStatus {
     /// Its cohorts, in the order in which they lead.
     #[serde(default)]
     pub cohorts: Vec<CohortStatus>,
+    /// What testers and probes dial; `None`: nothing.
+    #[serde(default)]
+    pub preview: Option<PreviewStatus>,
     /// Prefixes of sources that may dial, and that may not; `None`: everybody may. What was turned away is counted for all services
     /// together, under the reason `drop_denied`.
     #[serde(default)]
@@ -85,6 +88,17 @@ pub struct ServiceStatus {
     pub new_per_source: Option<NewPerSourceStatus>,
     /// Versions in the order of the configuration.
     pub versions: Vec<VersionStatus>,
+}
+
+/// The preview VIPs of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewStatus {
+    /// One, or one of each address family, as `10.0.0.11:80/tcp`.
+    pub vips: Vec<String>,
+    /// The version that all new flows go to; nothing: none has a backend that takes any.
+    pub version: Option<String>,
+    /// What new flows suffer from there, or nothing.
+    pub alarm: Option<String>,
 }
 
 /// One cohort of a service.
@@ -98,6 +112,9 @@ pub struct CohortStatus {
     pub version: Option<String>,
     /// Why its members are not yet those of the configuration.
     pub waits: Option<String>,
+    /// Flows that its clients began, whoever leads.
+    #[serde(default)]
+    pub new_flows: u64,
 }
 
 /// Counters of one service since its maps were made; they outlive the agent.

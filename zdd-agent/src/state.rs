@@ -88,7 +88,7 @@ pub fn read_key(path: &Path) -> anyhow::Result<(u64, u64)> {
 pub struct SavedService {
     /// What is in force: weights as shifted, backends as added and removed.
     pub spec: ServiceSpec,
-    /// One for each VIP.
+    /// One for each VIP, each preview VIP, and each cohort at each VIP.
     pub faces: Vec<SavedFace>,
     /// Names of versions by their number in `groups`. A removed version keeps its place until another takes it.
     pub slots: Vec<String>,
@@ -148,6 +148,9 @@ pub struct SavedFace {
     /// The cohort whose flows its row steers; `None`: those of all others.
     #[serde(default)]
     pub cohort: Option<String>,
+    /// It is a preview VIP: all its new flows go to one version.
+    #[serde(default)]
+    pub preview: bool,
 }
 
 /// One backend and its number.

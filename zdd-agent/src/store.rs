@@ -15,7 +15,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Layout of the body that this build writes. Raise it with a migration from the one before.
-pub const VERSION: u32 = 2;
+///
+/// 3: VIPs have rows for cohorts and previews, which a build that reads 2 would take for rows of everybody.
+pub const VERSION: u32 = 3;
+
+/// The oldest layout that is read as it stands: all that has come since has a default.
+const OLDEST: u32 = 2;
 
 const FORMAT: &str = "zdd-state";
 const STATE: &str = "state.json";
@@ -180,7 +185,7 @@ impl Store {
         if header.format != FORMAT {
             return Err(corrupt(format!("its format is `{}`, not `{FORMAT}`", header.format)));
         }
-        if header.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&header.version) {
             return Err(StoreError::OtherVersion { path: path.to_owned(), found: header.version });
         }
         if header.len != body.len() as u64 {

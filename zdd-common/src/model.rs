@@ -299,6 +299,10 @@ impl<W> Tables for Model<W> {
         self.locals.contains(addr)
     }
 
+    fn maps_from(&mut self, addr: &Addr, port: u16) -> bool {
+        self.pool.gives(addr, port)
+    }
+
     fn is_direct(&mut self, key: &DirectKey) -> bool {
         self.direct.contains(key)
     }

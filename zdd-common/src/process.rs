@@ -31,7 +31,7 @@ pub enum Verdict {
     Redirect(u32, Reason),
     /// Not a plain frame: [`odd::process`] decides. If it cannot be had, the frame passes.
     Odd,
-    /// To or from a `snat` backend: [`snat::process`] goes on, with the order that it was handed. If it cannot be had, the frame
+    /// To or from a `snat` backend, or a `nat` one by a VIP that maps: [`snat::process`] goes on, with the order that it was handed. If it cannot be had, the frame
     /// is dropped.
     Map,
 }
@@ -289,6 +289,11 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
     work.fate = match known(tables, &from) {
         Some(end) if end.is(EndKind::NatBackend) => {
             let (peer, peer_port) = (packet.dst, packet.dst_port);
+            if end.mapped != 0 && tables.maps_from(&peer, peer_port) {
+                work.end = end;
+                work.next = Next::MapBack;
+                return;
+            }
             // The agent's probes and whatever else this host asks a backend: XDP never saw the question leave.
             if tables.is_local(&peer) {
                 Fate::pass(Reason::PassLocal)
@@ -438,7 +443,7 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         work.next = Next::Encapsulate;
         return;
     }
-    if backend.mode == Mode::Snat as u16 {
+    if backend.mode == Mode::Snat as u16 || backend.mode == Mode::Nat as u16 && work.end.mapped != 0 {
         work.next = Next::MapOut;
         return;
     }

@@ -150,6 +150,8 @@ pub trait Tables: SteerTables + SignalTables {
     fn backend(&mut self, id: BackendId) -> Option<Backend>;
     /// A port by index.
     fn port(&mut self, index: u16) -> Option<Port>;
+    /// Whether an end (port in network byte order) is one that `snat` sends from.
+    fn maps_from(&mut self, addr: &Addr, port: u16) -> bool;
     /// Whether an address is one of this host's.
     fn is_local(&mut self, addr: &Addr) -> bool;
     /// Whether this conversation goes to a backend's own address.

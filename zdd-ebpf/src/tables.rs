@@ -333,6 +333,11 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn maps_from(&mut self, addr: &Addr, port: u16) -> bool {
+        SNAT_POOL.get(0).is_some_and(|pool| pool.gives(addr, port))
+    }
+
+    #[inline(always)]
     fn is_direct(&mut self, key: &DirectKey) -> bool {
         // SAFETY: only presence is looked at.
         unsafe { DIRECT.get(key) }.is_some()

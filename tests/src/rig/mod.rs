@@ -84,6 +84,9 @@ impl Default for RigSpec {
 /// The VIP of the default specification.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 80, 255, 10);
 
+/// Another one, for testers and probes.
+pub const PREVIEW: Ipv4Addr = Ipv4Addr::new(10, 80, 255, 11);
+
 /// The balancer's own address towards the clients.
 pub const LB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 

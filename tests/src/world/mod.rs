@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::rig::{self, Agent, Error, Families, Forward, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4, wait_for};
+use crate::rig::{
+    self, Agent, Error, Families, Forward, PREVIEW, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4, wait_for,
+};
 use crate::traffic::{Counts, Fleet, Ledger, Load, LoadSpec, Member, ServerSpec, Servers, Target};
 
 pub use dial::{Met, ask_from, curl, talk};
@@ -95,7 +97,7 @@ impl World {
             forward: setup.forward,
             backends: setup.backends,
             clients: 100,
-            vips: vec![VIP],
+            vips: if setup.preview { vec![VIP, PREVIEW] } else { vec![VIP] },
             v6: setup.families.v6(),
         })?;
         let (environment, fleet) = (Vec::new(), Fleet::new(vec![]));
@@ -434,6 +436,28 @@ impl World {
             echo_every: Duration::from_millis(20),
         };
         Load::start(&self.rig, spec)
+    }
+
+    /// Traffic of testers, through the preview VIP, with the clients' addresses: `long` long-lived connections, 100 short ones per second,
+    /// and `udp` UDP flows.
+    pub fn preview_load(&self, long: usize, udp: usize) -> Result<Load> {
+        let spec = LoadSpec {
+            tcp: Target::Vip(v4(PREVIEW, WEB_PORT)),
+            udp: Target::Vip(v4(PREVIEW, ECHO_PORT)),
+            fleet: self.fleet.clone(),
+            // Under `nat` too they come from an address of the balancer's.
+            sources_seen: self.setup.forward == Forward::L2,
+            clients: 100,
+            short_per_second: 100,
+            echo_every: Duration::from_millis(20),
+        };
+        let load = Load::start(&self.rig, spec)?;
+        load.open_long(long);
+        load.open_udp(udp);
+        let counts = load.ledger().counts;
+        let met = (counts.long_opened, counts.long_broken, counts.udp_answered);
+        assert_eq!(met, (long as u64, 0, udp as u64), "{:?}", load.ledger().incidents);
+        Ok(load)
     }
 }
 

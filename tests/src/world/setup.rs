@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::rig::{
-    Families, Forward, LB_INTERFACES, SNAT_SOURCE, SNAT_SOURCE6, VIP, VIP6, backend_address, backend_address6,
+    Families, Forward, LB_INTERFACES, PREVIEW, SNAT_SOURCE, SNAT_SOURCE6, VIP, VIP6, backend_address,
+    backend_address6,
 };
 
 /// Port of the VIP for TCP.
@@ -47,6 +48,8 @@ pub struct Setup {
     pub echo_health: Option<String>,
     /// The text of `web`'s `[service.rollout]`, its header included; `None`: it has none.
     pub rollout: Option<String>,
+    /// Both services have [`PREVIEW`] as their preview VIP; under `l2` `web` alone, because UDP servers answer from one address.
+    pub preview: bool,
     /// More lines of `[agent]`, as the file spells them.
     pub agent_lines: String,
     /// The ports of `snat`.
@@ -84,6 +87,7 @@ impl Default for Setup {
             health: Some(health.clone()),
             echo_health: Some(health),
             rollout: None,
+            preview: false,
             agent_lines: String::new(),
             snat_ports: "20000-59999",
             interfaces: LB_INTERFACES.to_owned(),
@@ -138,13 +142,14 @@ impl Setup {
 
     /// What `snat` gives out.
     fn snat(&self) -> String {
-        match self.forward {
-            Forward::Snat => format!(
-                "snat_source = \"{SNAT_SOURCE}\"\nsnat_source6 = \"{SNAT_SOURCE6}\"\nsnat_ports = \"{}\"\n",
-                self.snat_ports
-            ),
-            Forward::Nat | Forward::L2 => String::new(),
+        let maps = self.preview && self.forward == Forward::Nat;
+        if self.forward != Forward::Snat && !maps {
+            return String::new();
         }
+        format!(
+            "snat_source = \"{SNAT_SOURCE}\"\nsnat_source6 = \"{SNAT_SOURCE6}\"\nsnat_ports = \"{}\"\n",
+            self.snat_ports
+        )
     }
 
     /// The whole file.
@@ -189,6 +194,10 @@ impl Setup {
         // Writing to a String cannot fail.
         if name == "echo" {
             let _ = writeln!(text, "udp = \"{}\"", self.udp);
+        }
+        if self.preview && (name == "web" || self.forward != Forward::L2) {
+            let at = if name == "echo" { format!("{ECHO_PORT}/udp") } else { format!("{WEB_PORT}/tcp") };
+            let _ = writeln!(text, "preview = \"{PREVIEW}:{at}\"");
         }
         if let Some(health) = if name == "echo" { &self.echo_health } else { &self.health } {
             let _ = writeln!(text, "health = {health}");

@@ -3,10 +3,12 @@
 mod answers;
 mod clock;
 mod cohorts;
+mod cohorts_udp;
 mod database;
 mod holds;
 mod kills;
 mod page;
+mod preview;
 mod rolling;
 mod train;
 mod undo;

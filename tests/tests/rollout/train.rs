@@ -8,7 +8,8 @@ use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
 use crate::page::Page;
 use crate::{BAD, GOOD, analyses};
 
-const STEPS: &str = "{ weight = 10 }, { pause = \"300ms\" }, { weight = 50 }, { pause = \"300ms\" }";
+/// The first step waits for people: a test that looks at it may be as slow as the machine. With pauses of milliseconds a busy one misses it.
+const STEPS: &str = "{ weight = 10 }, { pause = \"until-promoted\" }, { weight = 50 }, { pause = \"300ms\" }";
 
 /// `web` is judged by the page, `echo` by its own backends' health; both are part of train `spring`.
 fn world() -> Result<(World, Page)> {
@@ -60,11 +61,23 @@ fn two_services_take_each_step_together_also_over_a_kill() -> Result<()> {
     let load = world.load(10)?;
     world.refused(&["rollout", "start", "web", "v2"])?.says(1, &["part of train spring", "zdd train start"]);
     world.refused(&["train", "start", "spring", "web=v2"])?.says(1, &["has service echo too"]);
+    let twice = ["train", "start", "spring", "web=v2", "echo=v2", "web=v1"];
+    world.refused(&twice)?.says(1, &["web is named twice", "one version for each service"]);
     world.refused(&["train", "start", "autumn", "web=v2"])?.says(1, &["there is no train `autumn`"]);
+    let glass = ["rollout", "start", "web", "v2", "--break-glass", "--reason", "  "];
+    world.refused(&glass)?.says(1, &["breaking the glass needs a reason"]);
     world.zdd().run(&["train", "start", "spring", "web=v2", "echo=v2", "--reason", "spring"])?;
     wait_for("the first step", PATIENCE, LOOK_EVERY, || Ok((shares(&world)? == [0.1, 0.1]).then_some(())))?;
     world.kill_agent();
     world.start_agent()?;
+    // One that waits holds the other.
+    world.zdd().run(&["rollout", "promote", "web"])?;
+    wait_for("web to wait for the train", PATIENCE, LOOK_EVERY, || {
+        let web = world.zdd().json(&["rollout", "status", "web"])?;
+        Ok(web["waits_for"].to_string().contains("train").then_some(()))
+    })?;
+    assert_eq!(shares(&world)?, [0.1, 0.1]);
+    world.zdd().run(&["rollout", "promote", "echo"])?;
     let mut apart = Vec::new();
     wait_for("the end", PATIENCE, LOOK_EVERY, || {
         let [web, echo] = shares(&world)?;

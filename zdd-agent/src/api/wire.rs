@@ -225,9 +225,10 @@ message!(
     Status { build, pid, services, reasons, interfaces, probes, probes_late, snat; flow_table, syn_filter }
 );
 message!(report::ServiceStatus, ServiceStatus {
-    name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, cohorts, versions, access, new_per_source; counters
+    name, vip, vips, affinity, forward, generation, cells, groups, dirty_cells, alarm, notes, cohorts, preview, versions, access, new_per_source; counters
 });
-message!(report::CohortStatus, CohortStatus { name, prefixes, version, waits });
+message!(report::CohortStatus, CohortStatus { name, prefixes, version, waits, new_flows });
+message!(report::PreviewStatus, PreviewStatus { vips, version, alarm });
 message!(report::AccessStatus, AccessStatus { allow, deny });
 message!(report::NewPerSourceStatus, NewPerSourceStatus { rate, burst });
 message!(report::ServiceCounters, ServiceCounters { packets, bytes, new_flows, learned, insert_failed });

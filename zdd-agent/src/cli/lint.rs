@@ -84,6 +84,16 @@ fn of_rollout(
     rollout: &RolloutSpec,
     find: &mut impl FnMut(&'static str, String, &str),
 ) {
+    if matches!(rollout.strategy, Strategy::BlueGreen { .. }) && service.preview.is_empty() {
+        let what =
+            "blue-green without a preview VIP: nobody can look at the new version before everybody meets it"
+                .to_owned();
+        find(
+            "no-preview",
+            what,
+            "preview = \"10.0.0.11:80/tcp\" in the service: another address, or port, that testers dial",
+        );
+    }
     if rollout.analyses.iter().all(|analysis| analysis.dry_run) {
         let what = "no analysis decides: a bad candidate is noticed only by people".to_owned();
         let fix = "[[service.rollout.analysis]] with name = \"health\" and builtin = { metric = \"healthy-share\", success = \">= 1\" }";

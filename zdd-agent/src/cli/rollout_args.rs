@@ -13,6 +13,13 @@ fn pair(text: &str) -> Result<(SocketAddr, SocketAddr), Unreadable> {
     Ok((parse_socket(old)?, parse_socket(new)?))
 }
 
+fn rollout_number(text: &str) -> Result<u64, Unreadable> {
+    let wrong = |_| {
+        Unreadable(format!("`{text}` is no rollout; write its number, as `zdd rollout history` shows it"))
+    };
+    text.parse().map_err(wrong)
+}
+
 /// What to do with a rollout.
 #[derive(Debug, Subcommand)]
 pub enum RolloutCommand {
@@ -78,7 +85,7 @@ pub enum RolloutCommand {
         #[command(flatten)]
         to: Move,
         /// To what rollout N of the history left instead.
-        #[arg(long = "to", value_name = "N")]
+        #[arg(long = "to", value_name = "N", value_parser = rollout_number, allow_hyphen_values = true)]
         number: Option<u64>,
     },
     /// Let no rollout of any service take a step up; analysis and rollback go on.

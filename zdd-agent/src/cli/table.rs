@@ -188,6 +188,13 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
         let _ = writeln!(out, "  {}: {alarm}", paint("ALARM", Colour::Red, colours));
     }
     out.push_str(&lines("note", &service.notes));
+    if let Some(preview) = &service.preview {
+        let version = preview.version.as_deref().unwrap_or("nobody");
+        let _ = writeln!(out, "  preview {}: new flows go to {version}", preview.vips.join(", "));
+        if let Some(alarm) = &preview.alarm {
+            let _ = writeln!(out, "  {}: {alarm}", paint("preview", Colour::Yellow, colours));
+        }
+    }
     for cohort in &service.cohorts {
         let goes = match &cohort.version {
             Some(version) => format!("new flows go to {version}"),

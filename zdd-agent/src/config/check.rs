@@ -18,6 +18,7 @@ pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'
         version_names(service, sink);
         weights(service, sink);
         backends(service, sink);
+        super::preview::check(service, &agent.snat, sink);
         doubts(agent, service, sink);
     }
     ranges::shared_backends(services, sink);
@@ -44,7 +45,7 @@ fn service_names(services: &[ServiceRead], sink: &mut Sink<'_>) {
 fn vips(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen = HashMap::new();
     for service in services {
-        for vip in &service.vips {
+        for vip in service.all_vips() {
             if let Some(why) = unusable(&vip.value.socket(), vip.value.all_ports()) {
                 let message = format!("{} cannot be a VIP: {why}", vip.value);
                 sink.error(Some(vip.span.clone()), message, "write the address and port that clients dial");
@@ -192,7 +193,7 @@ fn half_served(service: &ServiceRead, version: &VersionRead, sink: &mut Sink<'_>
 fn outer_sources(encap: &EncapSources, services: &[ServiceRead], sink: &mut Sink<'_>) {
     let inside = |addr| [encap.v4, encap.v6].into_iter().find(|prefix| prefix.contains(addr));
     for service in services {
-        let vip = service.vips.iter().map(|vip| (vip.value.addr, &vip.span));
+        let vip = service.all_vips().map(|vip| (vip.value.addr, &vip.span));
         let backends = service.versions.iter().flat_map(|version| &version.backends);
         for (addr, span) in vip.chain(backends.map(|backend| (backend.value.address.ip(), &backend.span))) {
             if let Some(prefix) = inside(addr).filter(|_| service.tunnels()) {
@@ -223,7 +224,7 @@ fn mapped_sources(snat: &SnatSpec, services: &[ServiceRead], sink: &mut Sink<'_>
                 sink.error(Some(backend.span.clone()), message, help);
             }
         }
-        for vip in &service.vips {
+        for vip in service.all_vips() {
             let (from, to) = vip.value.ports();
             if snat.sources.contains(&vip.value.addr) && from <= snat.last && snat.first <= to {
                 let message =
@@ -250,12 +251,13 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         let message =
             format!("{} VIPs are more than agent.limits.services = {}", vips.len(), limits.services);
         sink.error(Some(first_above.span.clone()), message, "raise agent.limits.services");
-    } else if let Some(service) = services.iter().find(|service| service.cohorts() > 0)
+    } else if let Some(service) =
+        services.iter().find(|service| service.cohorts() > 0 || !service.preview.is_empty())
         && let rows = services.iter().map(ServiceRead::rows).sum::<usize>()
         && rows > limits.services as usize
     {
         let message = format!(
-            "{} VIPs, each once more for each of its cohorts, are {rows}: more than agent.limits.services = {}",
+            "{} VIPs, each once more for each of its cohorts, and preview VIPs are {rows}: more than agent.limits.services = {}",
             vips.len(),
             limits.services
         );
@@ -271,7 +273,7 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
     }
     let mut cells: u64 = 0;
     let mut reserves: HashMap<u64, u64> = HashMap::new();
-    // A row for each VIP and each of its cohorts, and of each size as many spare ones as one service has.
+    // A row for each VIP, each of its cohorts and each preview VIP, and of each size as many spare ones as one service has.
     let mut need = |service: &ServiceRead| {
         let (row, rows) = (u64::from(service.cells.value), service.rows() as u64);
         let reserve = reserves.entry(row).or_default();
@@ -284,7 +286,7 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
         if cells > u64::from(limits.cells) {
             let all = cells + services[at + 1..].iter().map(need).sum::<u64>();
             let message = format!(
-                "the services need {all} cells (a row for each VIP and each of its cohorts, and spare ones of each size), agent.limits.cells = {}",
+                "the services need {all} cells (a row for each VIP, each of its cohorts and each preview VIP, and spare ones of each size), agent.limits.cells = {}",
                 limits.cells
             );
             let help = format!(

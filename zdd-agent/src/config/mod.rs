@@ -10,6 +10,7 @@ mod check;
 mod cohort;
 mod health;
 mod node;
+mod preview;
 mod problems;
 mod ranges;
 mod reader;

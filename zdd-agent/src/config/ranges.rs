@@ -13,7 +13,7 @@ use crate::desired::{BackendSpec, Forward, Protocol, Vip};
 pub(super) fn overlaps(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut seen: HashMap<(IpAddr, Protocol), Vec<(Vip, &str)>> = HashMap::new();
     for service in services {
-        for At { value: vip, span } in &service.vips {
+        for At { value: vip, span } in service.all_vips() {
             if vip.more == 0 || vip.all_ports() {
                 continue;
             }
@@ -94,7 +94,7 @@ fn report(services: &[ServiceRead], taken: &Taken<'_>, other: &Taken<'_>, sink: 
 pub(super) fn vip_as_backend(services: &[ServiceRead], sink: &mut Sink<'_>) {
     let mut owners: HashMap<IpAddr, Vec<(Vip, &str)>> = HashMap::new();
     for service in services {
-        for vip in &service.vips {
+        for vip in service.all_vips() {
             owners.entry(vip.value.addr).or_default().push((vip.value, service.label()));
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct ServiceRead {
     pub name: Option<At<String>>,
     /// Empty: missing or wrong.
     pub vips: Vec<At<Vip>>,
+    pub preview: Vec<At<Vip>>,
+    pub preview_version: Option<At<String>>,
     affinity: Affinity,
     pub forward: Option<Forward>,
     pub idle_timeout: Duration,
@@ -78,9 +80,14 @@ impl ServiceRead {
         self.rollout.as_ref().map_or(0, |rollout| rollout.cohorts().count())
     }
 
-    /// How many rows of cells it has: one for each VIP, and one more for each of its cohorts.
+    /// How many rows of cells it has: one for each VIP, one more for each of its cohorts, and one for each preview VIP.
     pub fn rows(&self) -> usize {
-        self.vips.len().max(1) * (1 + self.cohorts())
+        self.vips.len().max(1) * (1 + self.cohorts()) + self.preview.len()
+    }
+
+    /// All that is dialled: VIPs, then preview VIPs.
+    pub fn all_vips(&self) -> impl Iterator<Item = &At<Vip>> {
+        self.vips.iter().chain(&self.preview)
     }
 
     /// How many ports follow a backend's own: as many as the VIP that it serves has.
@@ -113,10 +120,14 @@ impl ServiceRead {
         });
         let mut vips: Vec<Vip> = self.vips.into_iter().map(|vip| vip.value).collect();
         vips.sort();
+        let mut preview: Vec<Vip> = self.preview.into_iter().map(|vip| vip.value).collect();
+        preview.sort();
         let tcp = vips.first().is_some_and(|vip| vip.protocol == Protocol::Tcp);
         Some(ServiceSpec {
             name: self.name?.value,
             vips: (!vips.is_empty()).then_some(vips)?,
+            preview,
+            preview_version: value(self.preview_version),
             affinity: self.affinity,
             forward: self.forward?,
             idle_timeout: self.idle_timeout,
@@ -150,6 +161,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
     }
     let vips = table.parsed_all("vip", sink, str::parse::<Vip>);
     table.missing("vip", "write what clients dial, as vip = \"10.0.0.10:80/tcp\"", sink);
+    let preview = table.parsed_all("preview", sink, str::parse::<Vip>);
+    let preview_version = table.parsed("preview_version", sink, |text| Ok(text.to_owned()));
     let affinity = table.parsed("affinity", sink, |text| match text {
         "flow" => Ok(Affinity::Flow),
         "client" => Ok(Affinity::Client),
@@ -208,6 +221,8 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         span,
         name,
         vips,
+        preview,
+        preview_version,
         affinity: value(affinity).unwrap_or(Affinity::Client),
         forward: value(forward),
         idle_timeout: value(idle_timeout).unwrap_or(Duration::from_secs(350)),

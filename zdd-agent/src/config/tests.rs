@@ -6,6 +6,7 @@ mod alert;
 mod cohort;
 mod fuzz;
 mod health;
+mod preview;
 mod ranges;
 mod rollout;
 mod shape;

@@ -84,7 +84,7 @@ fn ports(desired: &Desired, locals: &BTreeSet<IpAddr>) -> Finding {
 }
 
 fn vips(desired: &Desired) -> impl Iterator<Item = IpAddr> {
-    desired.services.iter().flat_map(|service| service.vips.iter().map(|vip| vip.addr))
+    desired.services.iter().flat_map(|service| service.all_vips().map(|vip| vip.addr))
 }
 
 fn forwarding(desired: &Desired) -> Vec<Finding> {

@@ -14,7 +14,8 @@ use prometheus_client::registry::{Registry, Unit};
 use super::process::Process;
 use crate::desired::AttachMode;
 use crate::report::{
-    BackendState, BackendStatus, Health, Quota, ServiceStatus, Snapshot, SnatStatus, Status, VersionStatus,
+    BackendState, BackendStatus, CohortStatus, Health, Quota, ServiceStatus, Snapshot, SnatStatus, Status,
+    VersionStatus,
 };
 use crate::rollout::report::RolloutReport;
 
@@ -144,6 +145,10 @@ fn encode_build(to: &mut DescriptorEncoder, build: &str) -> Result<(), fmt::Erro
         .encode_info(&[("build", build)])
 }
 
+fn of_cohort<'a>(service: &'a ServiceStatus, cohort: &'a CohortStatus) -> Labels<'a> {
+    vec![("service", service.name.as_str().into()), ("cohort", cohort.name.as_str().into())]
+}
+
 fn encode_services(to: &mut DescriptorEncoder, services: &[ServiceStatus]) -> Result<(), fmt::Error> {
     fn rows<T>(
         services: &[ServiceStatus],
@@ -187,6 +192,42 @@ fn encode_services(to: &mut DescriptorEncoder, services: &[ServiceStatus]) -> Re
         family("zdd_service_new_per_source_limit", "New connections a second that one source may open."),
         services.iter().filter_map(|row| {
             Some((vec![("service", row.name.as_str().into())], f64::from(row.new_per_source?.rate)))
+        }),
+    )?;
+    counters(
+        to,
+        family("zdd_cohort_new_flows", "Flows that began, of a cohort's clients."),
+        services
+            .iter()
+            .flat_map(|row| row.cohorts.iter().map(move |cohort| (of_cohort(row, cohort), cohort.new_flows))),
+    )?;
+    gauges(
+        to,
+        family("zdd_cohort_prefixes", "Prefixes of a cohort that are in force."),
+        services.iter().flat_map(|row| {
+            row.cohorts.iter().map(move |cohort| (of_cohort(row, cohort), f64::from(cohort.prefixes)))
+        }),
+    )?;
+    gauges(
+        to,
+        family(
+            "zdd_cohort_leads",
+            "1 while all new flows of a cohort go to the candidate, whatever the weights.",
+        ),
+        services.iter().flat_map(|row| {
+            row.cohorts.iter().map(move |cohort| (of_cohort(row, cohort), truth(cohort.version.is_some())))
+        }),
+    )?;
+    gauges(
+        to,
+        family("zdd_preview", "1 for the version that new flows of the preview VIPs go to."),
+        services.iter().flat_map(|row| {
+            row.versions.iter().filter_map(move |version| {
+                let leads = row.preview.as_ref()?.version.as_ref() == Some(&version.name);
+                let labels =
+                    vec![("service", row.name.as_str().into()), ("version", version.name.as_str().into())];
+                Some((labels, truth(leads)))
+            })
         }),
     )?;
     gauges(

@@ -30,6 +30,8 @@ fn sample() -> Snapshot {
     let service = serde_json::json!({
         "name": "web", "vip": "", "vips": [], "affinity": "client", "forward": "nat", "generation": 12, "cells": 1024,
         "groups": 512, "dirty_cells": 42, "alarm": "look", "notes": [],
+        "cohorts": [{ "name": "staff", "prefixes": 3, "version": "v2", "waits": null, "new_flows": 9 }],
+        "preview": { "vips": ["10.0.0.11:80/tcp"], "version": "v2", "alarm": null },
         "counters": { "packets": u64::MAX, "bytes": 10_000, "new_flows": 10, "learned": 3, "insert_failed": 1 },
         "versions": [
             version("v1", 0.9, 0.90002, serde_json::json!([backend("10.1.0.1:8080", "healthy", 7)])),
@@ -119,6 +121,11 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
         (r#"zdd_learned_flows_total{service="web"}"#, 3.0),
         (r#"zdd_insert_failures_total{service="web"}"#, 1.0),
         (r#"zdd_dirty_cells{service="web"}"#, 42.0),
+        (r#"zdd_cohort_new_flows_total{service="web",cohort="staff"}"#, 9.0),
+        (r#"zdd_cohort_prefixes{service="web",cohort="staff"}"#, 3.0),
+        (r#"zdd_cohort_leads{service="web",cohort="staff"}"#, 1.0),
+        (r#"zdd_preview{service="web",version="v1"}"#, 0.0),
+        (r#"zdd_preview{service="web",version="v2"}"#, 1.0),
         (r#"zdd_version_share_ratio{service="web",version="v1"}"#, 0.90002),
         (r#"zdd_version_asked_ratio{service="web",version="v2"}"#, 0.1),
         (r#"zdd_backend_healthy{service="web",version="v1",backend="10.1.0.1:8080"}"#, 1.0),

@@ -34,6 +34,13 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
     };
     let time = |d: std::time::Duration| humantime::format_duration(d).to_string();
     field("vip", old.dialled(), new.dialled());
+    let preview = |spec: &ServiceSpec| match spec.preview.as_slice() {
+        [] => "none".to_owned(),
+        all => all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    field("preview", preview(old), preview(new));
+    let named = |spec: &ServiceSpec| spec.preview_version.clone().unwrap_or_else(|| "not named".to_owned());
+    field("preview_version", named(old), named(new));
     field("affinity", old.affinity.to_string(), new.affinity.to_string());
     field("forward", old.forward.to_string(), new.forward.to_string());
     field("cells", old.cells.to_string(), new.cells.to_string());

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Reconciler;
+use super::face::Of;
 use super::grace::Epochs;
 use super::service::Service;
 use crate::admission::{self, NewPerSource};
@@ -34,7 +35,7 @@ impl Service {
     ) -> Result<(), DataplaneError> {
         let name = self.saved.spec.name.clone();
         let pace = NewPerSource::pace(self.saved.spec.new_per_source);
-        let rate = self.rate();
+        let of = Of { name: &name, rate: self.rate(), maps: self.maps() };
         for main in 0..self.faces.len() {
             dataplane.set_pace(self.faces[main].at.id, pace);
             if self.faces[main].at.cohort.is_some() {
@@ -45,14 +46,14 @@ impl Service {
             let (v4, row) = (face.at.vip.addr.is_ipv4(), face.at.id);
             let wanted = admission::compile(&self.saved.spec.access, v4, row, &members);
             if wanted == face.sources.1 {
-                face.write_vip(dataplane, &name, rate)?;
+                face.write_vip(dataplane, &of)?;
                 face.members = members;
                 continue;
             }
             let number = if wanted.is_empty() { 0 } else { sets.take() };
             dataplane.write_sources(number, &wanted)?;
             let (old, table) = std::mem::replace(&mut face.sources, (number, wanted));
-            face.write_vip(dataplane, &name, rate)?;
+            face.write_vip(dataplane, &of)?;
             face.members = members;
             // Before any row changes again, no packet goes by the rows that the old set names.
             let epoch = epochs.commit();

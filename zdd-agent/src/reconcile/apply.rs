@@ -16,6 +16,14 @@ use crate::plan;
 use crate::report::{ApplyReport, Change};
 use crate::state::{SavedBackend, SavedFace, SavedService};
 
+/// Whose row of cells a VIP gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of<'a> {
+    Everybody,
+    Cohort(&'a str),
+    Preview,
+}
+
 impl Reconciler {
     /// The services in force.
     pub(super) fn specs(&self) -> Vec<ServiceSpec> {
@@ -79,8 +87,9 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Gives a VIP of a service, or a cohort of it, its numbers and its row; nobody is steered there yet.
-    fn create_face(&mut self, index: usize, vip: Vip, cohort: Option<&str>) -> Result<(), Refused> {
+    /// Gives a VIP of a service, a cohort of it, or a preview VIP its numbers and its row; nobody is steered there yet.
+    fn create_face(&mut self, index: usize, vip: Vip, of: Of<'_>) -> Result<(), Refused> {
+        let cohort = if let Of::Cohort(name) = of { Some(name) } else { None };
         let limits = &self.desired.agent.limits;
         let spec = &self.services[index].saved.spec;
         let (ids, vip_ids): (HashSet<u16>, HashSet<u16>) = self
@@ -96,7 +105,7 @@ impl Reconciler {
         };
         let (Some(id), Some(vip_id)) = (id, vip_id) else {
             return Err(Refused::refused(format!(
-                "{}: there are {} VIPs already, those of cohorts included: the limit\nhelp: raise agent.limits.services",
+                "{}: there are {} VIPs already, those of cohorts and previews included: the limit\nhelp: raise agent.limits.services",
                 spec.name, limits.services
             )));
         };
@@ -110,7 +119,7 @@ impl Reconciler {
         let cells = spec.cells;
         // A number that another VIP had: its generation must not pass for ours.
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());
-        let at = SavedFace { vip, id, vip_id, cohort: cohort.map(str::to_owned) };
+        let at = SavedFace { vip, id, vip_id, cohort: cohort.map(str::to_owned), preview: of == Of::Preview };
         let face = Face::open(at.clone(), cells, &self.dataplane, (row, clock::now_ns()));
         let service = &mut self.services[index];
         service.saved.faces.push(at);
@@ -146,11 +155,33 @@ impl Reconciler {
                         service.faces[free].at.cohort = Some(cohort.name.clone());
                         service.saved.faces[free].cohort = Some(cohort.name.clone());
                     }
-                    None => self.create_face(index, *vip, Some(&cohort.name))?,
+                    None => self.create_face(index, *vip, Of::Cohort(&cohort.name))?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes out the preview VIPs that are not persisted any more: nobody is steered there from now on, and what lives there ends, as
+    /// with a service that is removed.
+    fn drop_previews(&mut self, index: usize) {
+        let Self { services, dataplane, epochs, .. } = self;
+        let service = &mut services[index];
+        let kept: HashSet<u16> = service.saved.faces.iter().map(|at| at.id).collect();
+        while let Some(gone) = service.faces.iter().position(|face| !kept.contains(&face.at.id)) {
+            // Places are counted from the first face on, so the last one is free now.
+            let place = service.faces.len() as u32;
+            let face = service.faces.remove(gone);
+            dataplane.remove_ends(face.ends());
+            let epoch = epochs.commit();
+            if face.sources.0 != 0 && epochs.wait_for(epoch).is_ok() {
+                dataplane.remove_sources(face.sources.0, &face.sources.1);
+            }
+            let (start, len) = face.row();
+            epochs.rows.remove(start, len, place, epoch);
+            let name = service.saved.spec.name.as_str();
+            tracing::info!(service = name, vip = %face.at.vip, "the preview VIP is removed");
+        }
     }
 
     fn delete(&mut self, index: usize) {
@@ -245,11 +276,19 @@ impl Reconciler {
             }
         }
         for vip in &spec.vips {
-            if !self.services[index].faces.iter().any(|face| face.at.vip == *vip) {
-                self.create_face(index, *vip, None)?;
+            if !self.services[index].mains().any(|face| face.at.vip == *vip) {
+                self.create_face(index, *vip, Of::Everybody)?;
             }
         }
         self.give_rows(index, spec)?;
+        for vip in &spec.preview {
+            if !self.services[index].faces.iter().any(|face| face.at.preview && face.at.vip == *vip) {
+                self.create_face(index, *vip, Of::Preview)?;
+            }
+        }
+        // Those that are not named any more: out of what is persisted first, see `drop_previews`.
+        let stays = |at: &SavedFace| !at.preview || spec.preview.contains(&at.vip);
+        self.services[index].saved.faces.retain(stays);
         let service = &mut self.services[index];
         // Names first: a new backend's mode is its version's.
         service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
@@ -310,6 +349,9 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
             "{error}\nhelp: nothing was changed; make room or permissions and repeat"
         )));
     }
+    for index in 0..reconciler.services.len() {
+        reconciler.drop_previews(index);
+    }
     for name in leaving {
         if let Some(index) = reconciler.services.iter().position(|s| s.name() == name) {
             reconciler.delete(index);
@@ -327,8 +369,9 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
             for face in &service.faces {
                 dataplane.set_udp_idle(face.at.id, service.view().udp_idle);
             }
-            service.write_vips(dataplane, epochs, sets)?;
-            service.write_rates(dataplane)
+            // Before the VIPs: what a mapped flow's backend answers must find back.
+            service.write_replies(dataplane)?;
+            service.write_vips(dataplane, epochs, sets)
         });
         done.map_err(|error| Refused::internal(format!("{}: {error}", service.name())))?;
     }

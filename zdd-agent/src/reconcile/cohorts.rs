@@ -31,12 +31,12 @@ fn leading(saved: &SavedService, cohort: Option<&str>) -> Option<u8> {
 impl Service {
     /// Its VIPs' own rows, one for each.
     pub(super) fn mains(&self) -> impl Iterator<Item = &Face> {
-        self.faces.iter().filter(|face| face.at.cohort.is_none())
+        self.faces.iter().filter(|face| face.main())
     }
 
     /// The place of the face whose row steers a client's flows.
     pub(super) fn face_of(&self, client: &SocketAddr) -> Option<usize> {
-        let main = self.faces.iter().position(|f| f.at.cohort.is_none() && f.at.vip.serves(client))?;
+        let main = self.faces.iter().position(|f| f.main() && f.at.vip.serves(client))?;
         let row = self.faces[main].members.row(client.ip());
         let of_row = |row| self.faces.iter().position(|face| face.at.id == row);
         Some(row.and_then(of_row).unwrap_or(main))
@@ -59,6 +59,10 @@ impl Service {
     /// Who shall have which row of a VIP; `Err`: why that is not known.
     fn wanted_members(&self, main: usize) -> Result<Members, String> {
         let own = &self.faces[main].at;
+        // Whoever dials a preview VIP has chosen.
+        if own.preview {
+            return Ok(Members::default());
+        }
         let mut rows = Vec::new();
         for cohort in &self.saved.spec.cohorts {
             let prefixes = cohort.prefixes.as_deref().ok_or_else(|| {
@@ -157,18 +161,34 @@ impl Service {
         self.mains().find_map(|face| face.waits.as_deref())
     }
 
-    pub(super) fn cohort_status(&self) -> Vec<CohortStatus> {
+    /// The rows of a cohort.
+    fn rows_named(&self, cohort: &str) -> impl Iterator<Item = &Face> {
+        self.faces.iter().filter(move |face| face.at.cohort.as_deref() == Some(cohort))
+    }
+
+    /// Flows that a cohort's clients have begun.
+    pub(super) fn begun_by(&self, cohort: &str, dataplane: &Dataplane) -> u64 {
+        self.rows_named(cohort).map(|face| dataplane.service_counters(face.at.id).new_flows).sum()
+    }
+
+    /// The cohorts whose new flows go to the candidate now.
+    pub(super) fn led(&self) -> Vec<String> {
+        let names = self.saved.spec.cohorts.iter().map(|cohort| cohort.name.clone());
+        names.filter(|name| self.saved.rollouts.leads(name).is_some()).collect()
+    }
+
+    pub(super) fn cohort_status(&self, dataplane: &Dataplane) -> Vec<CohortStatus> {
         let status = |cohort: &crate::cohort::CohortSpec| {
-            let named = |face: &&Face| face.at.cohort.as_deref() == Some(cohort.name.as_str());
             let count = |face: &Face| {
                 let main = self.mains().find(|main| main.at.vip == face.at.vip);
                 main.map_or(0, |main| main.members.count(face.at.id))
             };
             CohortStatus {
                 name: cohort.name.clone(),
-                prefixes: self.faces.iter().filter(named).map(count).sum::<usize>() as u32,
+                prefixes: self.rows_named(&cohort.name).map(count).sum::<usize>() as u32,
                 version: self.saved.rollouts.leads(&cohort.name).map(str::to_owned),
                 waits: self.members_wait().map(str::to_owned),
+                new_flows: self.begun_by(&cohort.name, dataplane),
             }
         };
         self.saved.spec.cohorts.iter().map(status).collect()
@@ -233,7 +253,9 @@ impl Reconciler {
         let versions = &service.saved.spec.versions;
         let new: Vec<_> =
             versions.iter().map(|v| if v.name == candidate { v.weight.max(1) } else { 0 }).collect();
-        self.guard_health(index, &new, false, &mut Vec::new())
+        let leading: Vec<String> =
+            rollout.plan.spec.cohorts().take(number.into()).map(str::to_owned).collect();
+        self.guard_with(index, &new, &leading, false, &mut Vec::new())
     }
 
     /// How many cohorts of its rollout get the candidate from now on; not persisted yet. How many did before.

@@ -161,9 +161,22 @@ impl Reconciler {
         force: bool,
         notes: &mut Vec<String>,
     ) -> Result<(), Refused> {
+        let leading = self.services[index].led();
+        self.guard_with(index, new, &leading, force, notes)
+    }
+
+    /// The same when these cohorts lead.
+    pub(super) fn guard_with(
+        &self,
+        index: usize,
+        new: &[BasisPoints],
+        leading: &[String],
+        force: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Refused> {
         for face in self.services[index].mains() {
             self.guard_vip(index, &face.at.vip, new, force, notes)?;
-            self.guard_capacity(index, &face.at.vip, new, force, notes)?;
+            self.guard_capacity(index, (&face.at.vip, leading), new, force, notes)?;
         }
         Ok(())
     }
@@ -341,7 +354,7 @@ impl Reconciler {
         // Ports that two would have.
         let meet =
             |first: u16, last: u16| first <= address.port().saturating_add(more) && address.port() <= last;
-        if own.saved.spec.vips.iter().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
+        if own.saved.spec.all_vips().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
             return Err(Refused::invalid(format!("{address} is the service's own VIP")));
         }
         for service in &self.services {

@@ -18,6 +18,16 @@ use crate::desired::{Protocol, Vip};
 use crate::plan::Currents;
 use crate::state::SavedFace;
 
+/// What a VIP's entry says of its service.
+pub(super) struct Of<'a> {
+    /// The service's name.
+    pub(super) name: &'a str,
+    /// How many of its flows are followed.
+    pub(super) rate: Rate,
+    /// Flows of its preview VIPs are mapped as under `snat`: see [`EndEntry::mapped`].
+    pub(super) maps: bool,
+}
+
 /// One VIP with its live row.
 pub(super) struct Face {
     /// The VIP and its numbers, which never change while it lives.
@@ -49,6 +59,8 @@ pub(super) struct Face {
     pub(super) members: Members,
     /// Why these are not the ones of the configuration.
     pub(super) waits: Option<String>,
+    /// Of a preview VIP: the version (its slot) that its row was last made for.
+    pub(super) shows: Option<usize>,
 }
 
 impl Face {
@@ -75,10 +87,16 @@ impl Face {
             sources: Default::default(),
             members: Members::default(),
             waits: None,
+            shows: None,
             at,
         };
         face.count();
         face
+    }
+
+    /// Whether it is a VIP's own: neither a cohort's nor a preview VIP's.
+    pub(super) fn main(&self) -> bool {
+        self.at.cohort.is_none() && !self.at.preview
     }
 
     /// Counts what its row says.
@@ -194,17 +212,20 @@ impl Face {
     pub(super) fn write_vip(
         &self,
         dataplane: &mut Dataplane,
-        service: &str,
-        rate: Rate,
+        service: &Of<'_>,
     ) -> Result<(), DataplaneError> {
+        let mapped = self.at.preview && service.maps;
         let entry = EndEntry {
             kind: EndKind::Vip as u16,
             service: self.at.id,
             id: self.at.vip_id,
             sources: self.sources.0,
+            mapped: mapped.into(),
             ..EndEntry::default()
         };
-        let entry = entry.with_rate(rate);
+        // Of what is mapped only the way out is seen, which would look like a backend that never answers.
+        let entry = entry.with_rate(if mapped { Rate::OFF } else { service.rate });
+        let service = service.name;
         dataplane.set_ends(self.ends(), entry, &format!("the VIP {} of {service}", self.at.vip))
     }
 }

@@ -108,6 +108,8 @@ pub struct Reconciler {
     line_stopped: Option<String>,
     /// New flows of the services whose backends bear only so many.
     loads: HashMap<String, crate::capacity::Load>,
+    /// The same of cohorts, by service and name.
+    cohort_loads: HashMap<(String, String), crate::capacity::Load>,
     totals: FlowTotals,
     /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
     mapped: [MappingTotals; 2],
@@ -205,6 +207,21 @@ impl Reconciler {
         self.follow_wanted(now);
         self.look_at_load();
         self.look_at_ramps(now);
+        self.follow_previews();
+    }
+
+    /// Preview VIPs lead to the candidate as soon as there is one.
+    fn follow_previews(&mut self) {
+        for index in 0..self.services.len() {
+            if self.services[index].preview_moved()
+                && let Err(refused) = self.publish(index)
+            {
+                let service = &mut self.services[index];
+                tracing::error!(service = service.name(), "the preview VIP stays: {refused}");
+                // At the next look again.
+                service.faces.iter_mut().for_each(|face| face.shows = None);
+            }
+        }
     }
 
     /// Does something with every service; an error is told, and the others go on.

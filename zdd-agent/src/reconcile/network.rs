@@ -153,7 +153,7 @@ impl Reconciler {
         let own_vip = self
             .services
             .iter()
-            .flat_map(|s| &s.saved.spec.vips)
+            .flat_map(|s| s.saved.spec.all_vips())
             .any(|vip| vip.addr.is_ipv4() && locals.borrow().contains(&vip.addr));
         if own_vip && (setting("ipv4", "accept_local") == Some(0) || setting("ipv4", "rp_filter") == Some(1))
         {

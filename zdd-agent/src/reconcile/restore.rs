@@ -129,6 +129,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         rollout_traces: super::rollout_traces::RolloutTraces::new(tracer),
         line_stopped: state.line_stopped.clone(),
         loads: HashMap::new(),
+        cohort_loads: HashMap::new(),
         totals: FlowTotals::default(),
         mapped: Default::default(),
         drift: [0; 3],

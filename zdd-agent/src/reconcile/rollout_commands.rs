@@ -17,7 +17,7 @@ impl Reconciler {
     pub(super) fn rollout(&mut self, name: &str, ask: RolloutAsk) -> Result<RolloutReport, Refused> {
         let index = self.index_of(name)?;
         let RolloutAsk { act, revision, reason, break_glass } = ask;
-        if break_glass && reason.is_empty() {
+        if break_glass && reason.trim().is_empty() {
             return Err(Refused::invalid(
                 "breaking the glass needs a reason\nhelp: add --reason TEXT; it is kept in the history",
             ));

@@ -110,6 +110,7 @@ impl Reconciler {
             return Err(refused);
         }
         self.trace_rollout(index, &before);
+        self.follow_previews();
         self.carry_out(index, effects);
         Ok(())
     }

@@ -53,8 +53,8 @@ pub(super) struct Service {
     /// Those of them whose flows are let go.
     pub(super) given_up: Vec<BackendId>,
     pub(super) notes: Vec<String>,
-    /// What its backends' entries say of how many flows are followed, once they were written.
-    rate_written: Option<Rate>,
+    /// What its backends' entries say of how many flows are followed and whether some are mapped, once they were written.
+    replies_written: Option<(Rate, u32)>,
     /// Since when backends take flows: those that have just begun take fewer.
     pub(super) ramp: Ramp,
     /// What backends last told of the things that they need.
@@ -167,7 +167,7 @@ impl Service {
             failing: HashMap::new(),
             given_up: Vec::new(),
             notes: Vec::new(),
-            rate_written: None,
+            replies_written: None,
             ramp: Ramp::default(),
             depends: HashMap::new(),
             outages: Outages::default(),
@@ -293,8 +293,18 @@ impl Service {
 
     /// What of it can take new flows that come to a VIP.
     pub(super) fn usable(&self, vip: &Vip, health: &HealthMap) -> Usable {
+        self.usable_for(vip, health, None)
+    }
+
+    /// The same of a preview VIP, if `only` is the version that it leads to: it stands in for all others, whatever their weights, and
+    /// nobody for it, because whoever looks at a version wants to see how ill it is, not another one.
+    fn usable_for(&self, vip: &Vip, health: &HealthMap, only: Option<usize>) -> Usable {
         let outages = self.outages();
         let mut candidates = self.candidates(vip, health, &outages);
+        if let Some(only) = only {
+            let others = candidates.iter_mut().enumerate().filter(|(slot, _)| *slot != only);
+            others.for_each(|(_, backends)| backends.clear());
+        }
         let threshold = self.saved.spec.health.as_ref().and_then(|health| health.panic_threshold);
         let kept = threshold.map_or_else(Vec::new, |threshold| plan::panic(&mut candidates, threshold));
         let mut usable = plan::usable(&candidates, &self.preference());
@@ -312,17 +322,43 @@ impl Service {
         usable
     }
 
+    /// The version that a preview VIP leads to; `None`: it is none, or no version takes any new flows.
+    pub(super) fn preview_slot(&self, face: &Face) -> Option<usize> {
+        if !face.at.preview {
+            return None;
+        }
+        let saved = &self.saved;
+        let takes = |name: &str| {
+            let mut own = saved.backends.iter().filter(|b| b.version == name && !b.removed);
+            own.any(|b| self.serves(&face.at.vip, &b.address) && !self.backend_drains(b))
+        };
+        let version = crate::preview::version(&saved.spec, &saved.rollouts, takes)?;
+        saved.slots.iter().position(|name| name == version)
+    }
+
+    /// Whether a preview VIP leads to another version than its row was last made for.
+    pub(super) fn preview_moved(&self) -> bool {
+        self.faces.iter().any(|face| face.at.preview && self.preview_slot(face) != face.shows)
+    }
+
     /// For each face, what can take new flows and the backend of each cell's.
     pub(super) fn rows(&mut self, health: &HealthMap) -> Vec<(Usable, Vec<BackendId>)> {
-        let usable: Vec<Usable> = self.faces.iter().map(|face| self.usable(&face.at.vip, health)).collect();
+        let previews: Vec<Option<usize>> = self.faces.iter().map(|face| self.preview_slot(face)).collect();
+        let usable: Vec<Usable> = self
+            .faces
+            .iter()
+            .zip(&previews)
+            .map(|(face, preview)| self.usable_for(&face.at.vip, health, *preview))
+            .collect();
         let per_group = per_group(&self.saved.spec);
         let (saved, key) = (&self.saved, &self.key);
-        let row = |(face, usable): (&mut Face, Usable)| {
+        let row = |((face, usable), preview): ((&mut Face, Usable), Option<usize>)| {
             let groups = Self::groups_of(saved, face);
+            face.shows = preview;
             let row = plan::currents(&mut face.cache, &usable, &groups, per_group, key);
             (usable, row)
         };
-        self.faces.iter_mut().zip(usable).map(row).collect()
+        self.faces.iter_mut().zip(usable).zip(previews).map(row).collect()
     }
 
     /// Gives the versions new weights, in their order, and moves groups accordingly; how many moved. A drain of a version that
@@ -384,6 +420,7 @@ impl Service {
                 id: backend.id,
                 vip_port: face.at.vip.port.to_be(),
                 vip: face.at.vip.addr.into(),
+                mapped: self.maps().into(),
                 ..EndEntry::default()
             };
             let entry = entry.with_rate(self.rate());
@@ -404,26 +441,31 @@ impl Service {
         }
     }
 
-    /// Tells the entries of its backends, under which their replies are known, how many flows are followed.
-    pub(super) fn write_rates(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
-        let rate = self.rate();
-        if self.rate_written == Some(rate) {
+    /// Whether flows of its preview VIPs are mapped as under `snat`.
+    pub(super) fn maps(&self) -> bool {
+        let spec = &self.saved.spec;
+        let nat = |version: &desired::VersionSpec| version.forward.unwrap_or(spec.forward) == Forward::Nat;
+        !spec.preview.is_empty() && spec.versions.iter().any(nat)
+    }
+
+    /// Tells the entries of its backends, under which their replies are known, how many flows are followed, and whether some are mapped.
+    pub(super) fn write_replies(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
+        let (rate, mapped) = (self.rate(), u32::from(self.maps()));
+        if self.replies_written == Some((rate, mapped)) {
             return Ok(());
         }
         let spec = &self.saved.spec;
         for backend in &self.saved.backends {
             let ends = self.backend_ends(&backend.address);
-            if let Some(entry) =
-                dataplane.ends_entry(ends).filter(|entry| entry.id == backend.id && entry.rate() != rate)
-            {
-                dataplane.set_ends(
-                    ends,
-                    entry.with_rate(rate),
-                    &format!("{} {}", spec.name, backend.address),
-                )?;
+            let Some(entry) = dataplane.ends_entry(ends).filter(|entry| entry.id == backend.id) else {
+                continue;
+            };
+            let new = EndEntry { mapped, ..entry.with_rate(rate) };
+            if new != entry {
+                dataplane.set_ends(ends, new, &format!("{} {}", spec.name, backend.address))?;
             }
         }
-        self.rate_written = Some(rate);
+        self.replies_written = Some((rate, mapped));
         Ok(())
     }
 

@@ -12,7 +12,8 @@ use crate::desired::{FULL, VersionSpec};
 use crate::health::Health;
 use crate::report::{
     self, AccessStatus, BackendState, BackendStatus, FlowTableStatus, InterfaceStatus, NewPerSourceStatus,
-    Quota, Quotas, Role, ServiceCounters, ServiceStatus, Status, SynFilterStatus, VersionStatus,
+    PreviewStatus, Quota, Quotas, Role, ServiceCounters, ServiceStatus, Status, SynFilterStatus,
+    VersionStatus,
 };
 use crate::state::SavedBackend;
 
@@ -137,7 +138,8 @@ impl Reconciler {
                 learned: counters.learned,
                 insert_failed: fails,
             },
-            cohorts: service.cohort_status(),
+            cohorts: service.cohort_status(&self.dataplane),
+            preview: preview(service),
             access: (!spec.access.open()).then_some(AccessStatus {
                 allow: spec.access.allow.len() as u64,
                 deny: spec.access.deny.len() as u64,
@@ -252,6 +254,19 @@ impl Reconciler {
             depends: depends.collect(),
         }
     }
+}
+
+/// Its preview VIPs, and where they lead.
+fn preview(service: &Service) -> Option<PreviewStatus> {
+    let mut faces = service.faces.iter().filter(|face| face.at.preview).peekable();
+    let slot = service.preview_slot(faces.peek()?);
+    let (vips, alarms): (Vec<String>, Vec<Option<String>>) =
+        faces.map(|face| (face.at.vip.to_string(), face.alarm.clone())).unzip();
+    Some(PreviewStatus {
+        vips,
+        version: slot.and_then(|slot| service.saved.slots.get(slot)).cloned(),
+        alarm: alarms.into_iter().flatten().next(),
+    })
 }
 
 /// A note for each version whose share others take, because it has no backend that can.

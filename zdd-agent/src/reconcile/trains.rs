@@ -35,6 +35,11 @@ impl Reconciler {
             if !passengers.contains(&self.index_of(service)?) {
                 return Err(Refused::invalid(format!("{service} is not part of train {train}")));
             }
+            if candidates.iter().filter(|(named, _)| named == service).count() > 1 {
+                return Err(Refused::invalid(format!(
+                    "{service} is named twice\nhelp: say one version for each service"
+                )));
+            }
         }
         let mut plans: Vec<(usize, Plan)> = Vec::new();
         let run = unix_ms();
@@ -72,6 +77,7 @@ impl Reconciler {
             self.trace_rollout(index, rollouts);
         }
         tracing::info!(train, reason, "the train leaves");
+        self.follow_previews();
         for (index, effects) in effects {
             self.carry_out(index, effects);
         }

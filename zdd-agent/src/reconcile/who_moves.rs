@@ -56,7 +56,7 @@ impl Reconciler {
         let service = &self.services[index];
         let mut currents = Vec::with_capacity(before.len());
         for (face, (usable, row)) in service.faces.iter().zip(rows) {
-            notes.extend(usable.alarm.filter(|_| face.at.cohort.is_none()));
+            notes.extend(usable.alarm.filter(|_| face.main()));
             currents.extend(row);
         }
         let leading = service.saved.spec.cohorts.iter().filter_map(|cohort| {
@@ -69,7 +69,7 @@ impl Reconciler {
         notes.extend(leading);
         // Shares are those of everybody else.
         let row_len = service.saved.spec.cells as usize;
-        let counts = |cell: usize| service.faces[cell / row_len].at.cohort.is_none();
+        let counts = |cell: usize| service.faces[cell / row_len].main();
         let all = (0..before.len()).filter(|cell| counts(*cell)).count();
 
         let after: Vec<BackendId> = cells_before
@@ -148,7 +148,7 @@ impl Reconciler {
         let (mut live, mut kept) = (0, 0);
         if self.dataplane.any_flows() {
             self.dataplane.sweep(|scan| {
-                let ours = service.faces.iter().any(|face| face.at.vip_id == scan.key.vip());
+                let ours = service.mains().any(|face| face.at.vip_id == scan.key.vip());
                 let client = SocketAddr::new(scan.key.client.into(), 0);
                 if ours
                     && let Some(face) = service.face_of(&client)

@@ -106,11 +106,23 @@ fn a_changed_file_says_the_way_out() {
 fn a_newer_file_says_the_way_out() {
     let (dir, store) = saved("newer");
     let text = fs::read_to_string(store.path()).unwrap();
-    fs::write(store.path(), text.replace("\"version\":2", "\"version\":3")).unwrap();
+    fs::write(store.path(), text.replace("\"version\":3", "\"version\":4")).unwrap();
     insta::assert_snapshot!(refusal(&dir, &store), @"
-    DIR/state.json has layout 3, this build reads 2
+    DIR/state.json has layout 4, this build reads 3
     help: run the build of zdd that wrote it, restore an older state with `cp DIR/state.json.bak DIR/state.json`, or start afresh: `zdd detach`, remove the file, start again
     ");
+}
+
+#[test]
+fn the_layout_before_is_read_and_the_one_before_that_is_not() {
+    let (_dir, store) = saved("older");
+    let text = fs::read_to_string(store.path()).unwrap();
+    let of = |layout: u32| {
+        fs::write(store.path(), text.replace("\"version\":3", &format!("\"version\":{layout}"))).unwrap();
+        store.load::<Vec<String>>()
+    };
+    assert_eq!(of(2).unwrap().unwrap(), ["web", "v1"]);
+    assert!(matches!(of(1), Err(StoreError::OtherVersion { found: 1, .. })));
 }
 
 #[test]
@@ -193,6 +205,6 @@ fn a_staged_file_that_was_cut_is_passed_over_and_one_of_another_build_is_not() {
         fs::write(&staged, &whole[..length]).unwrap();
         assert_eq!(store.load::<Vec<String>>().unwrap().unwrap(), ["web", "v1"], "cut at {length}");
     }
-    fs::write(&staged, whole.replace("\"version\":2", "\"version\":3")).unwrap();
-    assert!(matches!(store.load::<Vec<String>>(), Err(StoreError::OtherVersion { found: 3, .. })));
+    fs::write(&staged, whole.replace("\"version\":3", "\"version\":4")).unwrap();
+    assert!(matches!(store.load::<Vec<String>>(), Err(StoreError::OtherVersion { found: 4, .. })));
 }

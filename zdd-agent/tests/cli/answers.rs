@@ -62,11 +62,13 @@ pub fn status() -> Status {
             dirty_cells: 12,
             alarm: Some("every backend of v2 fails its check".to_owned()),
             notes: vec!["the share of v2 goes to v1".to_owned()],
+            preview: None,
             cohorts: vec![CohortStatus {
                 name: "staff".to_owned(),
                 prefixes: 3,
                 version: Some("v2".to_owned()),
                 waits: Some("12 of 32768 cells have not settled since the last change".to_owned()),
+                new_flows: 3,
             }],
             counters: ServiceCounters {
                 packets: 200,

@@ -113,6 +113,7 @@ async fn the_json_of_status_has_the_promised_shape() {
           "cohorts": [
             {
               "name": "staff",
+              "new_flows": 3,
               "prefixes": 3,
               "version": "v2",
               "waits": "12 of 32768 cells have not settled since the last change"
@@ -137,6 +138,7 @@ async fn the_json_of_status_has_the_promised_shape() {
           "notes": [
             "the share of v2 goes to v1"
           ],
+          "preview": null,
           "versions": [
             {
               "asked": 0.9,

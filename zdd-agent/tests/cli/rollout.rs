@@ -148,6 +148,14 @@ async fn what_goes_on_is_asked_with_the_revision_that_was_seen_and_what_goes_bac
         let args: Vec<&str> = std::iter::once("rollout").chain(words.split(' ')).collect();
         assert_eq!(agent.run(&args).await.code, Some(0), "{words}");
     }
+    for number in ["v1", "-1", ""] {
+        let said = agent.run(&["rollout", "undo", "web", "--to", number]).await;
+        assert!(
+            said.code == Some(2) && said.stderr.contains("is no rollout; write its number"),
+            "{}",
+            said.all()
+        );
+    }
     assert_eq!(agent.run(&["gate", "close", "web", "--reason", "holiday"]).await.code, Some(0));
     assert_eq!(agent.run(&["gate", "open", "web"]).await.code, Some(0));
     insta::assert_snapshot!(asked.lock().unwrap().join("\n"), @r#"
@@ -204,11 +212,20 @@ steps = [{ weight = 1 }, { pause = "5m" }]
 name = "health"
 builtin = { metric = "healthy-share", success = ">= 1" }
 "#;
-    let file = agent.dir.file("good.toml", &(good + rollout)).display().to_string();
+    let file = agent.dir.file("good.toml", &(good.clone() + rollout)).display().to_string();
     insta::assert_snapshot!(agent.run(&["lint", &file]).await.all(), @"
     exit 0
     DIR/good.toml: 0 findings
     ");
+    let blue_green =
+        rollout.replace("\"canary\"", "\"blue-green\"").replace("steps", "drain_deadline = \"1h\" #");
+    let file = agent.dir.file("unseen.toml", &(good.clone() + &blue_green)).display().to_string();
+    insta::assert_snapshot!(agent.run(&["lint", &file]).await.all(), @r#"
+    exit 1
+    web: blue-green without a preview VIP: nobody can look at the new version before everybody meets it [no-preview]
+      fix: preview = "10.0.0.11:80/tcp" in the service: another address, or port, that testers dial
+    DIR/unseen.toml: 1 findings
+    "#);
     let bad = rollout
         .replace("1 }, { pause = \"5m\" }", "50 }")
         .replace("builtin", "dry_run = true\nbuiltin")

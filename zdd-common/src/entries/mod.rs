@@ -201,11 +201,12 @@ pub struct EndEntry {
     pub vip: Addr,
     /// Of a VIP: the set of [`crate::sources`] that its packets are looked up in; 0: none.
     pub sources: u32,
-    /// 0.
-    pub zero: u32,
+    /// 1: of a VIP, that its flows to `nat` backends are mapped as under `snat`, because such a backend's replies tell only one VIP; of a
+    /// `nat` backend, that there is such a VIP, so that what it sends to an end of ours is mapped back. Else 0.
+    pub mapped: u32,
 }
 wire!(EndEntry, 32, {
-    kind: u16, service: u16, id: u16, vip_port: u16, vip: Addr, sources: u32, zero: u32,
+    kind: u16, service: u16, id: u16, vip_port: u16, vip: Addr, sources: u32, mapped: u32,
 });
 
 impl EndEntry {
@@ -237,7 +238,7 @@ impl VipWord {
 
     /// Of an entry, without a tag; `None` if it is none of a VIP or says more than the word holds.
     pub const fn of(entry: &EndEntry) -> Option<Self> {
-        if !entry.is(EndKind::Vip) || entry.sources != 0 || entry.vip_port != 0 {
+        if !entry.is(EndKind::Vip) || entry.sources != 0 || entry.vip_port != 0 || entry.mapped != 0 {
             return None;
         }
         let (service, id, rate) = (entry.service as u64, entry.id as u64, entry.rate().0 as u64);
@@ -272,7 +273,7 @@ impl VipWord {
             vip_port: 0,
             vip: Addr { hi: 0, lo: 0 },
             sources: 0,
-            zero: 0,
+            mapped: 0,
         }
     }
 }

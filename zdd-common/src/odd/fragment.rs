@@ -124,6 +124,8 @@ pub(super) fn follow<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
         odd.work.end.service = trail.service;
         odd.work.steered = Steered { backend: trail.backend, reason: Reason::Fragment, new_flow: false };
         odd.source = (trail.source, 0);
+        // Only what was mapped left an address of ours.
+        odd.work.end.mapped = (trail.source != 0) as u32;
         next = Next::Steer;
     } else if trail.to == Trail::MAPPED {
         odd.work.end.service = trail.service;

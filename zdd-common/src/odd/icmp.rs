@@ -184,7 +184,10 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         odd.work.next = Next::MapBack;
     } else if end.is(EndKind::NatBackend) {
         let key = DirectKey { backend, peer: us, peer_port: quote.src_port, zero: [0; 6] };
-        if tables.is_local(&us) {
+        if end.mapped != 0 && tables.maps_from(&us, quote.src_port) {
+            odd.work.end = end;
+            odd.work.next = Next::MapBack;
+        } else if tables.is_local(&us) {
             odd.work.fate = Fate::pass(Reason::PassLocal);
         } else if tables.is_direct(&key) {
             odd.work.fate = Fate::pass(Reason::PassDirect);
@@ -215,6 +218,7 @@ pub(crate) struct Change {
 pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, odd: &mut Odd) -> Done {
     if let Some(backend) = tables.backend(odd.work.steered.backend)
         && backend.mode == crate::entries::Mode::Nat as u16
+        && odd.work.end.mapped == 0
     {
         let old = odd.work.packet.dst;
         let port = process::behind(backend.port, odd.work.end.vip_port);

@@ -168,11 +168,10 @@ pub(super) fn back<T: Tables + Mappings>(tables: &mut T, order: &mut Order, job:
     // The agent's probes, and whatever else is spoken with the backend's own address.
     job.fate = Fate::pass(if local { Reason::PassLocal } else { Reason::PassDirect });
     let now = Tick::from_ns(tables.now_ns());
-    let v6 = order.v6 != 0;
     let error = order.is(Kind::BackError);
     let our_port = if error { order.quote_src_port } else { order.dst_port };
     let Some(pool) = tables.pool() else { return done() };
-    let number = number_of(pool, v6, order.dst);
+    let number = pool.number_of(&order.dst);
     let plane = pool.plane(job.backend.addr, job.backend.port);
     let Some(place) = pool.place_of(plane, number, our_port) else { return done() };
     job.fate = Fate::pass(Reason::PassNoMapping);
@@ -197,17 +196,6 @@ pub(super) fn back<T: Tables + Mappings>(tables: &mut T, order: &mut Order, job:
         trail(tables, order, Trail::MAPPED, number, our_port);
     }
     done()
-}
-
-/// Number of one of our addresses; beyond the last: it is none.
-#[inline(always)]
-fn number_of(pool: &Pool, v6: bool, addr: Addr) -> u32 {
-    let sources = &pool.sources[v6 as usize];
-    let mut number = 0;
-    while number < SNAT_SOURCES_MAX && sources[number] != addr {
-        number += 1;
-    }
-    number as u32
 }
 
 /// Notes a backend's packet on its mapping. When another CPU changes it as often meanwhile, it is fresh without us, and what a FIN

@@ -58,6 +58,24 @@ impl Pool {
         addresses.wrapping_mul(self.ports as u32) / Self::WAYS
     }
 
+    /// Number of one of our addresses; [`SNAT_SOURCES_MAX`]: it is none.
+    #[inline(always)]
+    pub fn number_of(&self, addr: &Addr) -> u32 {
+        let sources = &self.sources[!addr.is_v4() as usize];
+        let mut number = 0;
+        while number < SNAT_SOURCES_MAX && sources[number] != *addr {
+            number += 1;
+        }
+        number as u32
+    }
+
+    /// Whether an end (port in network byte order) is one of those that are given out.
+    #[inline(always)]
+    pub fn gives(&self, addr: &Addr, port: u16) -> bool {
+        let port = u16::from_be(port).wrapping_sub(self.first);
+        port < self.ports && self.number_of(addr) < SNAT_SOURCES_MAX as u32
+    }
+
     /// Buckets of all planes of a family. IPv4's come first.
     pub const fn table_of(&self, v6: bool) -> u32 {
         self.buckets(v6) * self.planes

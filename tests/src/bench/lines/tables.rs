@@ -273,6 +273,11 @@ impl Tables for Lined {
         self.0.is_local(addr)
     }
 
+    fn maps_from(&mut self, addr: &Addr, port: u16) -> bool {
+        touched::lookup();
+        self.0.maps_from(addr, port)
+    }
+
     fn is_direct(&mut self, key: &DirectKey) -> bool {
         touched::lookup();
         self.0.is_direct(key)

@@ -268,6 +268,8 @@ impl World {
                 id: number,
                 vip_port: port.to_be(),
                 vip: Addr::from(addr),
+                // Flows that a VIP has mapped find back, also when it maps no others any more.
+                mapped: 1,
                 ..EndEntry::default()
             };
             twin.set_end(end(backend(id, number), id), entry.with_rate(rate));
@@ -346,6 +348,14 @@ impl World {
                 let sources = random.of(&[0, 0, SETS[0].0, SETS[1].0]);
                 let id = random.of(&[5, SPANNED6]);
                 let entry = EndEntry { sources, ..vip_entry(id) };
+                if self.known[usize::from(id) - 1].alive {
+                    twin.set_end(end(vip(id), id), entry);
+                }
+            }
+            14 if random.chance(30) => {
+                // Its `nat` backends are reached by mapping, or not.
+                let id = random.of(&[1, 3, SPANNED6, 7]);
+                let entry = EndEntry { mapped: random.below(2) as u32, ..vip_entry(id) };
                 if self.known[usize::from(id) - 1].alive {
                     twin.set_end(end(vip(id), id), entry);
                 }

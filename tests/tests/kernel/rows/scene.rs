@@ -50,6 +50,11 @@ pub const SNAT_V6: u16 = 22;
 /// `snat`, UDP, IPv6.
 pub const SNAT_UDP_V6: u16 = 23;
 
+/// `nat`, TCP, IPv4, by a VIP that maps as under `snat`.
+pub const MAPPED: u16 = 24;
+/// The same, UDP, IPv6.
+pub const MAPPED_UDP_V6: u16 = 28;
+
 /// The VIP of a service.
 pub fn vip(n: u16) -> (IpAddr, u16) {
     let port = if is_udp(n) { 53 } else { 80 };
@@ -82,15 +87,19 @@ fn host(n: u16) -> u8 {
 }
 
 pub fn is_v6(n: u16) -> bool {
-    matches!(n, L2_V6 | NAT_V6 | NAT_UDP_V6 | SNAT_V6 | SNAT_UDP_V6)
+    matches!(n, L2_V6 | NAT_V6 | NAT_UDP_V6 | SNAT_V6 | SNAT_UDP_V6 | MAPPED_UDP_V6)
 }
 
 pub fn is_udp(n: u16) -> bool {
-    matches!(n, NAT_UDP | NAT_UDP_V6 | L2_UDP | SNAT_UDP | SNAT_UDP_V6)
+    matches!(n, NAT_UDP | NAT_UDP_V6 | L2_UDP | SNAT_UDP | SNAT_UDP_V6 | MAPPED_UDP_V6)
 }
 
 pub fn is_nat(n: u16) -> bool {
-    matches!(n, NAT | NAT_UDP | NAT_V6 | NAT_UDP_V6)
+    matches!(n, NAT | NAT_UDP | NAT_V6 | NAT_UDP_V6) || is_mapped(n)
+}
+
+pub fn is_mapped(n: u16) -> bool {
+    matches!(n, MAPPED | MAPPED_UDP_V6)
 }
 
 pub fn is_snat(n: u16) -> bool {
@@ -138,7 +147,7 @@ pub fn build(rig: &mut Rig) {
         rig.plane.set_port(slot, Port { ifindex, flags, mac, tags: 0, mtu: 0 }).expect("a port");
     }
     let all = [L2, NAT, NAT_UDP, L2_V6, NAT_V6, NAT_UDP_V6, L2_UDP, NEVER, OTHER];
-    for n in all.into_iter().chain([SNAT, SNAT_UDP, SNAT_V6, SNAT_UDP_V6]) {
+    for n in all.into_iter().chain([SNAT, SNAT_UDP, SNAT_V6, SNAT_UDP_V6, MAPPED, MAPPED_UDP_V6]) {
         let (addr, port) = backend(n);
         rig.plane.write_backend(
             n,
@@ -172,13 +181,16 @@ pub fn build(rig: &mut Rig) {
             rig.plane.commit(n, Commit::new(n.into(), 1));
         }
         if n != OTHER {
-            let entry = EndEntry { kind: EndKind::Vip as u16, service: n, id: n, ..EndEntry::default() };
+            let mapped = is_mapped(n).into();
+            let entry =
+                EndEntry { kind: EndKind::Vip as u16, service: n, id: n, mapped, ..EndEntry::default() };
             rig.plane.set_end(end(vip(n), n), entry, "a VIP").expect("a VIP");
         }
         if is_nat(n) || is_snat(n) {
             let kind = if is_nat(n) { EndKind::NatBackend } else { EndKind::SnatBackend } as u16;
             let (vip, vip_port) = (vip(n).0.into(), vip(n).1.to_be());
-            let entry = EndEntry { kind, service: n, id: n, vip_port, vip, ..EndEntry::default() };
+            let mapped = is_mapped(n).into();
+            let entry = EndEntry { kind, service: n, id: n, vip_port, vip, mapped, ..EndEntry::default() };
             rig.plane.set_end(end(backend(n), n), entry, "a backend").expect("a backend");
         }
     }

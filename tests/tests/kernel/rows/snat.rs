@@ -81,7 +81,14 @@ pub(super) fn rows() -> Vec<Row> {
         rows.extend(errors(n));
         rows.extend(pieces(n));
     }
-    for n in [SNAT, SNAT_V6] {
+    // Of a `nat` backend by a VIP that maps, all that is not about what comes by other ways holds, too.
+    for n in [scene::MAPPED, scene::MAPPED_UDP_V6] {
+        rows.extend(outward(n));
+        rows.extend(homeward(n));
+        rows.extend(errors(n));
+        rows.extend(pieces(n));
+    }
+    for n in [SNAT, SNAT_V6, scene::MAPPED] {
         rows.extend(connections(n));
         rows.extend(segments(n, false));
     }
@@ -181,7 +188,21 @@ fn homeward(n: u16) -> Vec<Row> {
     let stack = to_us(n).src(vip(n)).dst(client(n)).bytes();
     let beyond = (ours(n).0, SNAT_PORT + 16);
     let source = ours(n).0;
-    vec![
+    // What a `nat` backend sends to others is a reply of its own VIP.
+    let vips =
+        |pkt: &Pkt, host| pkt.clone().src(vip(n)).hops(63).macs(neighbour_mac(Link::A, host), MAC_A).bytes();
+    let others = |row: Row, pkt: &Pkt, host| match scene::is_mapped(n) {
+        true => row.out(REDIRECT, vips(pkt, host), Reason::Reply),
+        false => row.pass(Reason::PassDirect),
+    };
+    let mut rows = vec![];
+    let asked = to_us(n).dst(client(n));
+    rows.push(others(back(name("to somebody who asked the backend itself"), &asked, n), &asked, 10));
+    if !scene::is_mapped(n) {
+        let row = back(name("to a port beyond the range"), &to_us(n).dst(beyond), n);
+        rows.push(row.pass(Reason::PassDirect));
+    }
+    rows.extend([
         back(name("an answer"), &to_us(n), n).out(
             REDIRECT,
             answered(&to_us(n), n, 10).bytes(),
@@ -203,15 +224,13 @@ fn homeward(n: u16) -> Vec<Row> {
         row(name("to a port that is no flow's"), to_us(n).bytes()).from(Link::B).pass(Reason::PassNoMapping),
         back(name("to a port of somebody else's backend"), &to_us(n).dst((ours(n).0, SNAT_PORT)), n)
             .pass(Reason::PassNoMapping),
-        back(name("to a port beyond the range"), &to_us(n).dst(beyond), n).pass(Reason::PassDirect),
         back(name("to a probe of ours"), &to_us(n).dst(beyond), n)
             .with(move |rig| rig.plane.set_locals(&[source]).expect("room"))
             .pass(Reason::PassLocal),
-        back(name("to somebody who asked the backend itself"), &to_us(n).dst(client(n)), n)
-            .pass(Reason::PassDirect),
         back(name("from another port of the backend"), &to_us(n).src((backend(n).0, 9)), n)
             .pass(Reason::PassNotVip),
-    ]
+    ]);
+    rows
 }
 
 /// What ends a connection, and what does not, seen by whether its port is still its own.

@@ -64,6 +64,7 @@ fn status(seconds: u64) -> Status {
             alarm: None,
             notes: vec!["v2 waits".to_owned()],
             cohorts: vec![],
+            preview: None,
             counters: ServiceCounters {
                 packets: seconds * 1_000,
                 new_flows: seconds * 100,

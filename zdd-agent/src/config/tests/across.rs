@@ -97,7 +97,7 @@ fn two_vips_are_the_two_families_of_one_service() {
     // Each VIP has rows of its own.
     let limited = both(BOTH, v1, v2).replace("[\"eth0\"]", "[\"eth0\"]\nlimits = { cells = 40000 }");
     insta::assert_snapshot!(mistakes(&limited), @"
-    zdd.toml:4:1: the services need 65536 cells (a row for each VIP and each of its cohorts, and spare ones of each size), agent.limits.cells = 40000
+    zdd.toml:4:1: the services need 65536 cells (a row for each VIP, each of its cohorts and each preview VIP, and spare ones of each size), agent.limits.cells = 40000
     help: raise agent.limits.cells to at least 65536 (8 bytes each), or lower `cells` of a service
     ");
 }
@@ -215,7 +215,7 @@ fn more_than_a_limit() {
     help: raise agent.limits.backends, and leave room for those that drain
     ");
     insta::assert_snapshot!(limit("cells = 40000"), @"
-    zdd.toml:14:1: the services need 49152 cells (a row for each VIP and each of its cohorts, and spare ones of each size), agent.limits.cells = 40000
+    zdd.toml:14:1: the services need 49152 cells (a row for each VIP, each of its cohorts and each preview VIP, and spare ones of each size), agent.limits.cells = 40000
     help: raise agent.limits.cells to at least 49152 (8 bytes each), or lower `cells` of a service
     ");
     valid(

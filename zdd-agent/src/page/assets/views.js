@@ -46,6 +46,7 @@ export function service(row, c) {
       c.acts && h("span", { class: "acts" },
         h("button", { type: "button", click: () => c.acts.shift(row) }, "Shift…"),
         h("button", { type: "button", class: "danger", click: () => c.acts.rollback(row) }, "Roll back…"))),
+    preview(row), cohorts(row),
     h("div", { class: "chart" }, chart(c.points, names, c.colours, c.width, (c.rollout?.log ?? []).map((line) => line.unix_ms))),
     h("p", { class: "key" }, "Solid: what came in the last half minute; dashed: what was asked; dotted: events of the rollout."),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Versions of ${row.name}` },
@@ -101,6 +102,24 @@ function counters(row, c) {
   return h("p", { class: "quiet" }, all.map(([name, title], at) => [
     at > 0 && " · ", num(`${row.name}/counters/${name}`, row.counters[name], count(row.counters[name])), ` ${title}`,
     at < 3 && ` (${rate(c.rates(`${row.name}/counters/${name}`, row.counters[name]))}/s)`]));
+}
+
+/** What testers and probes dial, and whom they meet. */
+function preview(row) {
+  const { preview: at, name } = row;
+  return at && h("p", { class: at.alarm ? "warn" : "quiet", "data-key": "preview" },
+    `Preview ${at.vips.join(", ")}: new flows go to `, num(`${name}/preview`, at.version ?? "nobody", at.version ?? "nobody"),
+    at.alarm && `; ${at.alarm}`);
+}
+
+/** Clients who get a version before others do. */
+function cohorts(row) {
+  const waits = row.cohorts.find((cohort) => cohort.waits)?.waits;
+  return row.cohorts.length > 0 && h("ul", { "data-key": "cohorts", "aria-label": `Cohorts of ${row.name}` },
+    row.cohorts.map((cohort) => h("li", { "data-key": cohort.name, class: cohort.version ? null : "quiet" },
+      `Cohort ${cohort.name} (${count(cohort.prefixes)} prefixes): new flows go `,
+      num(`${row.name}/cohorts/${cohort.name}`, cohort.version ?? "", cohort.version ? `to ${cohort.version}` : "by the weights"))),
+    waits && h("li", { class: "warn" }, `Members of cohorts wait: ${waits}`));
 }
 
 /** Who may dial, and how often; nothing where everybody may. */
