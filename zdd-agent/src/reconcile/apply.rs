@@ -282,7 +282,7 @@ impl Reconciler {
     }
 }
 
-/// Makes the services those of `target`: numbers first, then the state on disk, then rows and VIPs.
+/// Makes the services those of `target`: numbers first, then the state is written down, then rows and VIPs.
 ///
 /// # Errors
 /// Nothing is published then, except what the caller had published before.
@@ -303,7 +303,7 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
         reconciler.services.iter().filter(|s| gone(s)).map(|s| s.name().to_owned()).collect();
     let mut state = reconciler.state();
     state.services.retain(|saved| !leaving.contains(&saved.spec.name));
-    let saved = reconciler.store.save(&state);
+    let saved = reconciler.store.stage(&state);
     if let Err(error) = saved {
         roll_back(reconciler, before);
         return Err(Refused::internal(format!(
