@@ -28,7 +28,7 @@ fn maps(plane: &Plane) -> Result<Vec<(&'static str, &'static str, u64)>> {
         ("BACKEND_COUNT", "backend", backends + 1),
         ("ENDS", "VIP or nat backend", services + backends),
         ("CELLS", "cell (slot of a row)", limits.cells.into()),
-        ("FLOWS", "flow entry", limits.flows.into()),
+        ("FLOWS", "flow entry", plane.plane.flow_capacity()),
         ("SYNS", "byte of the SYN filter", limits.syn_filter.into()),
         ("SIGNAL_FLOWS", "flow followed for signals", limits.signals.into()),
         ("SIGNALS", "backend", backends + 1),

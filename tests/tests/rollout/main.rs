@@ -4,6 +4,7 @@ mod answers;
 mod clock;
 mod cohorts;
 mod database;
+mod disk;
 mod holds;
 mod kills;
 mod page;

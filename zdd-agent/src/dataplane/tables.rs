@@ -17,6 +17,7 @@ use zdd_common::reason::REASONS;
 use zdd_common::rules::Sweep;
 
 use super::DataplaneError;
+use super::mapped::Mapped;
 use super::object::{Dataplane, Plain};
 use super::per_cpu;
 
@@ -138,11 +139,11 @@ impl Dataplane {
             _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
         });
         // Only what the table of ends says as well, so that both always agree on whose a packet is.
-        if inserted.is_ok() {
-            match quick {
-                Some(word) => self.tell_line(&end, word),
-                None => self.retire_line(&end),
-            }
+        match (&inserted, quick) {
+            (Ok(()), Some(word)) => self.tell_line(&end, word),
+            (Ok(()), None) => self.retire_line(&end),
+            (Err(_), Some(_)) => self.unclaim_line(&end),
+            (Err(_), None) => {}
         }
         inserted
     }
@@ -156,9 +157,7 @@ impl Dataplane {
     }
 
     pub(super) fn note_end(&self, end: &End) {
-        let (word, bit) = Repliers::place(end);
-        // SAFETY: a mapped value; the index is below the words' number.
-        unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };
+        note_in(&self.repliers, end);
     }
 
     /// Tells the sketch of all backends: the maps may be of an agent that had none.
@@ -421,4 +420,11 @@ pub(super) fn errno(error: &aya::maps::MapError) -> Option<i32> {
         aya::maps::MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
     }
+}
+
+/// Tells the sketch of an end.
+pub(super) fn note_in(repliers: &Mapped<Repliers>, end: &End) {
+    let (word, bit) = Repliers::place(end);
+    // SAFETY: a mapped value; the index is below the words' number.
+    unsafe { Host::or(&raw mut (*repliers.at(0)).words[word], bit) };
 }

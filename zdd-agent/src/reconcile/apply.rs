@@ -7,13 +7,13 @@ use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
 
 use super::Reconciler;
 use super::face::Face;
-use super::rows::NoRoom;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
 use crate::desired::{Desired, ServiceSpec, Vip};
 use crate::plan;
 use crate::report::{ApplyReport, Change};
+use crate::rows::NoRoom;
 use crate::state::{SavedBackend, SavedFace, SavedService};
 
 impl Reconciler {

@@ -29,7 +29,6 @@ mod rollout_traces;
 mod rollout_weights;
 mod rollout_work;
 mod rollouts;
-mod rows;
 mod service;
 mod sick;
 mod signals;

@@ -12,7 +12,6 @@ use super::disk::Disk;
 use super::face::{self, Face};
 use super::grace::Epochs;
 use super::ids::Ids;
-use super::rows::NoRoom;
 use super::service::{Orders, Service};
 use crate::chance::random;
 use crate::clock;
@@ -24,6 +23,7 @@ use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
 use crate::otlp::Tracer;
 use crate::plan;
+use crate::rows::NoRoom;
 use crate::state::State;
 use crate::store::Store;
 
