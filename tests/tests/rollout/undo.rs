@@ -96,7 +96,7 @@ enum State {
 
 /// A thread that sees commits as packets do: the first word of each service, in the map that the program reads.
 pub(super) struct Commits {
-    last: Arc<Mutex<Instant>>,
+    seen: Arc<Mutex<Vec<Instant>>>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -106,9 +106,9 @@ impl Commits {
         let services = MapData::from_pin(world.pin_dir().join("SERVICES")).expect("it is pinned");
         // 64 bytes each, and as many as the world's limits say.
         let words: Mapped<[u64; 8]> = Mapped::new(services.fd().as_fd(), 8).expect("mapped");
-        let last = Arc::new(Mutex::new(Instant::now()));
+        let seen: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let (seen, stopped) = (Arc::clone(&last), Arc::clone(&stop));
+        let (told, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             // SAFETY: within the mapping; an aligned word that others store whole.
             let read =
@@ -117,22 +117,23 @@ impl Commits {
             while !stopped.load(Ordering::Relaxed) {
                 let now = read();
                 if now != before {
-                    *seen.lock().expect("no holder panics") = Instant::now();
+                    told.lock().expect("no holder panics").push(Instant::now());
                     before = now;
                 }
                 std::thread::sleep(Duration::from_micros(20));
             }
         });
-        Commits { last, stop, thread: Some(thread) }
+        Commits { seen, stop, thread: Some(thread) }
     }
 
-    /// How long after `since` the last one was seen. It may be seen late, because the thread does not always run.
+    /// How long after `since` the first one was seen: some time after a change comes that of a cell that needs less. It may be seen late,
+    /// because the thread does not always run.
     pub(super) fn after(&self, since: Instant) -> Duration {
-        let last = wait_for("a commit", PATIENCE, Duration::from_millis(1), || {
-            let last = *self.last.lock().expect("no holder panics");
-            Ok::<_, Error>((last > since).then_some(last))
+        let first = wait_for("a commit", PATIENCE, Duration::from_millis(1), || {
+            let seen = self.seen.lock().expect("no holder panics");
+            Ok::<_, Error>(seen.iter().find(|at| **at > since).copied())
         });
-        last.expect("what was answered is committed") - since
+        first.expect("what was answered is committed") - since
     }
 }
 
