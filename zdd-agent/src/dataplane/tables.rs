@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
+use aya::maps::PerCpuValues;
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
     Backend, BackendId, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service, State,
@@ -10,7 +11,7 @@ use zdd_common::entries::{
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
-use zdd_common::maps::{Counters, Quotas, Repliers};
+use zdd_common::maps::{Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::pace::Pace;
 use zdd_common::reason::REASONS;
@@ -389,6 +390,23 @@ impl Dataplane {
     pub fn service_counters(&self, id: u16) -> Counters {
         let all = self.service_count.get(&id.into(), 0);
         all.map_or_else(|_| Counters::default(), |values| Counters::sum(values.iter().map(|plain| plain.0)))
+    }
+
+    /// What was turned away of a service.
+    pub fn refusals(&self, id: u16) -> Refusals {
+        let all = self.refused_count.get(&id.into(), 0);
+        all.map_or_else(|_| Refusals::default(), |values| Refusals::sum(values.iter().map(|plain| plain.0)))
+    }
+
+    /// Sets a service's counters to 0, before its number is used again.
+    pub fn clear_service_counters(&mut self, id: u16) -> Result<(), DataplaneError> {
+        let failed = |error| DataplaneError::kernel("cannot clear counters", error);
+        let none = PerCpuValues::try_from(vec![Plain(Counters::default()); self.cpus])
+            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
+        self.service_count.set(id.into(), none, 0).map_err(failed)?;
+        let none = PerCpuValues::try_from(vec![Plain(Refusals::default()); self.cpus])
+            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
+        self.refused_count.set(id.into(), none, 0).map_err(failed)
     }
 
     /// A backend's counters.

@@ -110,6 +110,8 @@ impl Reconciler {
         let cells = spec.cells;
         // A number that another VIP had: its generation must not pass for ours.
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());
+        // So must its counts not.
+        self.dataplane.clear_service_counters(id).map_err(|error| Refused::internal(error.to_string()))?;
         let at = SavedFace { vip, id, vip_id, cohort: cohort.map(str::to_owned) };
         let face = Face::open(at.clone(), cells, &self.dataplane, (row, clock::now_ns()));
         let service = &mut self.services[index];

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use zdd_common::maps::Counters;
+use zdd_common::maps::{Counters, Refusals};
 use zdd_common::reason::REASONS;
 
 use super::Reconciler;
@@ -80,6 +80,7 @@ impl Reconciler {
         let spec = &service.saved.spec;
         let counters =
             Counters::sum(service.faces.iter().map(|face| self.dataplane.service_counters(face.at.id)));
+        let refused = Refusals::sum(service.faces.iter().map(|face| self.dataplane.refusals(face.at.id)));
         let fails = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).fails).sum();
         let versions: Vec<VersionStatus> = spec
             .versions
@@ -136,6 +137,10 @@ impl Reconciler {
                 new_flows: counters.new_flows,
                 learned: counters.learned,
                 insert_failed: fails,
+                fallback: counters.fallback,
+                denied: refused.denied,
+                limited: refused.limited,
+                no_backend: refused.no_backend,
             },
             cohorts: service.cohort_status(),
             access: (!spec.access.open()).then_some(AccessStatus {
