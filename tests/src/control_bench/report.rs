@@ -161,13 +161,13 @@ impl Report {
             if self.quick { ", --quick" } else { "" }
         );
         if !self.rows.is_empty() {
-            let _ = writeln!(text, "{:42} {:28} {:>10} {:>10} {:>10}", "", "", "median", "best", "target");
+            let _ = writeln!(text, "{:42} {:36} {:>10} {:>10} {:>10}", "", "", "median", "best", "target");
         }
         for row in &self.rows {
             let show = |value| row.unit.show(value);
             let _ = writeln!(
                 text,
-                "{:42} {:28} {:>10} {:>10} {:>10} {}",
+                "{:42} {:36} {:>10} {:>10} {:>10} {}",
                 row.case,
                 row.size,
                 show(row.median),

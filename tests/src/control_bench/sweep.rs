@@ -173,11 +173,15 @@ fn packets(plane: &Plane, filled: &Filled, report: &mut Report, now: u64) -> Res
     })?;
     let sweeps = sweeps.load(Ordering::Relaxed);
     ensure!(sweeps > 0, "no sweep was made beside the packets");
+    // Nobody shall notice: what else is on the machine moves a 99th percentile by so much.
+    let mut target = None;
     for (on, times) in seen.iter_mut().enumerate() {
         times.sort_by(f64::total_cmp);
         let when = if on == 1 { format!("during {sweeps} sweeps") } else { "no sweep".to_owned() };
         report.row("packet with an entry, 1M flows", when.clone(), Unit::Seconds, times, None);
-        report.row("the same, 99 of 100", when, Unit::Seconds, &[quantile(times, 0.99)], None);
+        let late = quantile(times, 0.99);
+        report.row("the same, 99 of 100", when, Unit::Seconds, &[late], target);
+        target = Some(late * 1.25);
     }
     Ok(())
 }
