@@ -120,9 +120,16 @@ fn whoever_is_denied_is_denied_at_once_and_after_a_restart() -> Result<()> {
     ask(&world, other)?;
     world.kill_agent();
     silent(&world);
+    // As if it had been an agent that did not count for each service yet: what it has pinned is taken over, and what is new begins.
+    std::fs::remove_file(world.pin_dir().join("REFUSED_COUNT")).expect("it was pinned");
     world.write("zdd.toml", &with(&world, &denied))?;
     world.start_agent()?;
+    let denied = |world: &World| {
+        Ok::<_, Error>(status::count(status::service(&world.status()?, "web"), "/counters/denied"))
+    };
+    let before = denied(&world)?;
     silent(&world);
+    assert!(denied(&world)? > before, "the program that took over counts");
     ask(&world, other)?;
     apply(&world, "")?;
     ask(&world, one)?;
