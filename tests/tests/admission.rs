@@ -5,9 +5,20 @@ use std::net::SocketAddr;
 use zdd_tests::rig::{self, Error, Forward, Result, VIP, v4, wait_for};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, ask_from, status, unharmed};
 
-/// Packets that ended so.
+/// Packets that ended so: of all services, and of `web`, the only one that has limits.
 fn counted(world: &World, reason: &str) -> Result<u64> {
-    Ok(status::count(&world.status()?, &format!("/reasons/{reason}")))
+    let all = || Ok::<_, Error>(status::count(&world.status()?, &format!("/reasons/{reason}")));
+    // One after the other, while packets come.
+    let (before, now) = (all()?, world.status()?);
+    let own = if reason == "drop_denied" { "denied" } else { "limited" };
+    let web = status::count(status::service(&now, "web"), &format!("/counters/{own}"));
+    let echo = status::count(status::service(&now, "echo"), &format!("/counters/{own}"));
+    let after = all()?;
+    assert!(
+        (before..=after).contains(&web) && echo == 0,
+        "{reason}: {web} of web and {echo} of echo, of {before} to {after}"
+    );
+    Ok(web)
 }
 
 /// The world's file with lines for `web`.
@@ -109,9 +120,16 @@ fn whoever_is_denied_is_denied_at_once_and_after_a_restart() -> Result<()> {
     ask(&world, other)?;
     world.kill_agent();
     silent(&world);
+    // As if it had been an agent that did not count for each service yet: what it has pinned is taken over, and what is new begins.
+    std::fs::remove_file(world.pin_dir().join("REFUSED_COUNT")).expect("it was pinned");
     world.write("zdd.toml", &with(&world, &denied))?;
     world.start_agent()?;
+    let denied = |world: &World| {
+        Ok::<_, Error>(status::count(status::service(&world.status()?, "web"), "/counters/denied"))
+    };
+    let before = denied(&world)?;
     silent(&world);
+    assert!(denied(&world)? > before, "the program that took over counts");
     ask(&world, other)?;
     apply(&world, "")?;
     ask(&world, one)?;

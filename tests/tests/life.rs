@@ -1,23 +1,41 @@
 //! The agent dies and comes back, under traffic that must not notice. Needs root.
 
-use zdd_tests::rig::{Forward, Result};
+use std::time::{Duration, Instant};
+
+use zdd_tests::rig::{Forward, Result, wait_for};
 use zdd_tests::traffic::Load;
 use zdd_tests::world::status::{Kept, number, service, told, version};
-use zdd_tests::world::{Setup, World, as_before, unharmed};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
 
 /// 40 long-lived connections, a shift in progress, a backend that drains.
 fn in_the_middle() -> Result<(World, Load)> {
-    in_the_middle_of(Forward::Nat)
+    in_the_middle_of(Setup::default())
 }
 
-fn in_the_middle_of(forward: Forward) -> Result<(World, Load)> {
-    let world = World::running(Setup { forward, ..Setup::default() })?;
+fn in_the_middle_of(setup: Setup) -> Result<(World, Load)> {
+    let world = World::running(setup)?;
     let load = world.load(40)?;
     let zdd = world.zdd();
     zdd.run(&["shift", "web", "v2=30%"])?;
     zdd.run(&["shift", "echo", "v2=25%"])?;
     zdd.run(&["drain", &format!("web/{}", world.address(4))])?;
     as_before(&load)?;
+    Ok((world, load))
+}
+
+/// The same, and nothing is committed any more that nobody asks for: nothing settles, and what a change does a second later is done.
+fn in_a_quiet_middle(forward: Forward) -> Result<(World, Load)> {
+    let (world, load) = in_the_middle_of(Setup { forward, idle_ms: 600_000, ..Setup::default() })?;
+    let (mut last, mut since) = (Vec::new(), Instant::now());
+    wait_for("generations that stay", PATIENCE, LOOK_EVERY, || {
+        let status = world.status()?;
+        let now: Vec<f64> =
+            ["web", "echo"].iter().map(|name| number(service(&status, name), "generation")).collect();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        Ok((since.elapsed() > Duration::from_secs(3)).then_some(()))
+    })?;
     Ok((world, load))
 }
 
@@ -32,7 +50,7 @@ fn a_killed_agent_is_not_missed_under_l2_either() -> Result<()> {
 }
 
 fn killed_and_restarted(forward: Forward) -> Result<()> {
-    let (mut world, load) = in_the_middle_of(forward)?;
+    let (mut world, load) = in_a_quiet_middle(forward)?;
     let explained = world.explained("web", 50)?;
     let before = Kept::of(&world.status()?);
     world.kill_agent();
@@ -56,7 +74,7 @@ fn killed_and_restarted(forward: Forward) -> Result<()> {
 
 #[test]
 fn an_agent_that_ends_in_order_is_not_missed_either() -> Result<()> {
-    let (mut world, load) = in_the_middle()?;
+    let (mut world, load) = in_a_quiet_middle(Forward::Nat)?;
     let before = Kept::of(&world.status()?);
     world.stop_agent()?;
     assert!(!world.zdd().socket().exists(), "the socket goes with the agent");

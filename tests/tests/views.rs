@@ -42,8 +42,13 @@ fn as_metrics(status: &Value) -> BTreeMap<String, f64> {
             ("zdd_new_flows_total", "new_flows"),
             ("zdd_learned_flows_total", "learned"),
             ("zdd_insert_failures_total", "insert_failed"),
+            ("zdd_service_fallback_packets_total", "fallback"),
         ] {
             all.insert(format!("{name}{{{of}}}"), number(&service["counters"][key]));
+        }
+        for why in ["denied", "limited", "no_backend"] {
+            let name = format!("zdd_service_refused_packets_total{{{of},why=\"{why}\"}}");
+            all.insert(name, number(&service["counters"][why]));
         }
         all.insert(format!("zdd_dirty_cells{{{of}}}"), number(&service["dirty_cells"]));
         if !service["access"].is_null() {
@@ -115,6 +120,11 @@ fn as_page(status: &Value) -> BTreeMap<String, Value> {
         }
         for part in ["counters", "access", "new_per_source"] {
             for (key, value) in service[part].as_object().into_iter().flatten() {
+                // What nothing was turned away for is not shown.
+                let rare = ["fallback", "denied", "limited", "no_backend"].contains(&key.as_str());
+                if part == "counters" && rare && *value == 0 {
+                    continue;
+                }
                 all.insert(format!("{name}/{part}/{key}"), value.clone());
             }
         }
@@ -226,6 +236,8 @@ fn status_metrics_page_and_api_show_the_same_numbers() -> Result<()> {
     assert_eq!(drawn, as_page(&status), "what the page draws");
     assert_eq!(expected["zdd_service_access_prefixes{service=\"web\",list=\"deny\"}"], 2.0);
     assert_eq!(expected["zdd_service_new_per_source_limit{service=\"web\"}"], 1000.0);
+    let denied = expected["zdd_service_refused_packets_total{service=\"web\",why=\"denied\"}"];
+    assert_eq!(denied, expected["zdd_packets_total{reason=\"drop_denied\"}"]);
     assert!(
         expected["zdd_packets_total{reason=\"drop_denied\"}"] >= 1.0
             && expected.contains_key("zdd_snat_capacity{family=\"ipv4\"}")

@@ -118,9 +118,13 @@ impl Audit {
     pub async fn end(&self, record: Record) {
         let audit = self.clone();
         let written = tokio::task::spawn_blocking(move || {
-            let mut open = audit.open_file();
-            open.journal.append(&Record { unix_ms: unix_ms(), ..record })?;
-            open.journal.sync()
+            let file = {
+                let mut open = audit.open_file();
+                open.journal.append(&Record { unix_ms: unix_ms(), ..record })?;
+                open.journal.file()?
+            };
+            // Without the lock: the next change is put on record meanwhile.
+            file.sync_data()
         });
         match written.await {
             Ok(Ok(())) => {}

@@ -77,6 +77,14 @@ impl Journal {
         self.file.sync_data()
     }
 
+    /// The file as it is now, to wait for the disk without keeping others from appending.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     fn before(&self) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push(".1");

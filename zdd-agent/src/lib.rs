@@ -36,6 +36,7 @@ pub mod reconcile;
 pub mod redact;
 pub mod report;
 pub mod rollout;
+mod rows;
 pub mod seccomp;
 pub mod shutdown;
 pub mod signals;

@@ -79,11 +79,10 @@ pub struct ServiceStatus {
     /// What testers and probes dial; `None`: nothing.
     #[serde(default)]
     pub preview: Option<PreviewStatus>,
-    /// Prefixes of sources that may dial, and that may not; `None`: everybody may. What was turned away is counted for all services
-    /// together, under the reason `drop_denied`.
+    /// Prefixes of sources that may dial, and that may not; `None`: everybody may.
     #[serde(default)]
     pub access: Option<AccessStatus>,
-    /// How many new connections one source may open; `None`: any number. What was above it is counted under `drop_rate`.
+    /// How many new connections one source may open; `None`: any number.
     #[serde(default)]
     pub new_per_source: Option<NewPerSourceStatus>,
     /// Versions in the order of the configuration.
@@ -130,6 +129,18 @@ pub struct ServiceCounters {
     pub learned: u64,
     /// Flows that could not be remembered: table or quota full.
     pub insert_failed: u64,
+    /// Packets of such flows that went where their cell's flows went before its change.
+    #[serde(default)]
+    pub fallback: u64,
+    /// Packets dropped because the access list denies their source.
+    #[serde(default)]
+    pub denied: u64,
+    /// New connections dropped because their source has opened more than `new_per_source` allows.
+    #[serde(default)]
+    pub limited: u64,
+    /// Packets dropped because there was no backend at all.
+    #[serde(default)]
+    pub no_backend: u64,
 }
 
 /// The access list of one service.

@@ -2,13 +2,15 @@
 //!
 //! A change is written down before it is in force, for a process that is killed; the disk is waited for after it is in force and before
 //! anybody is told, for a machine that loses its power: what was in force is gone with it then. So no change waits for a disk.
+//! Each writing is a file of its own, `state.json.new.N` with N one more than the last: replacing a file that is not on the disk yet
+//! makes ext4 bring the new one there at once (`auto_da_alloc`), and whoever stages would wait for what somebody else settles.
 //!
 //! A file that cannot be read is an error, never an empty state: starting afresh beside pinned maps would move live flows.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
@@ -34,6 +36,9 @@ struct Header {
     len: u64,
     /// CRC-32 (IEEE) of the body.
     crc32: u32,
+    /// Of two whole files the one with the higher number is the newer one. 0 in files from before there was any.
+    #[serde(default)]
+    number: u64,
 }
 
 /// Why the state could not be read or written. Every message names the file and the way out.
@@ -99,8 +104,12 @@ pub struct Store {
     path: PathBuf,
     /// Why the last save failed, if it did.
     failing: Mutex<Option<String>>,
-    /// There is something that [`Store::settle`] has not brought to the disk yet.
-    staged: AtomicBool,
+    /// Number of the newest writing.
+    newest: AtomicU64,
+    /// Number of the newest that [`Store::settle`] has brought to the disk: all before are there too, or outdated.
+    settled: AtomicU64,
+    /// One at a time.
+    settling: Mutex<()>,
 }
 
 impl Store {
@@ -131,7 +140,9 @@ impl Store {
             file,
             path: dir.join(file),
             failing: Mutex::new(None),
-            staged: AtomicBool::new(false),
+            newest: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            settling: Mutex::new(()),
         })
     }
 
@@ -145,21 +156,29 @@ impl Store {
     /// # Errors
     /// A file that is truncated, altered, of another layout or unreadable, or only its backup.
     pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, StoreError> {
-        let staged = self.beside(".new");
-        match Self::read(&staged) {
-            Ok(state) => {
-                self.staged.store(true, Ordering::Relaxed);
-                return Ok(Some(state));
+        let own = Self::read::<T>(&self.path);
+        let number = own.as_ref().map_or(0, |(number, _)| *number);
+        self.settled.store(number, Ordering::Relaxed);
+        self.newest.store(number, Ordering::Relaxed);
+        let staged = self.staged_files().map_err(|error| Self::io("look into", self.dir.clone(), error))?;
+        for (name, path) in staged {
+            match Self::read(&path) {
+                // Put in place before; a loss of power has brought its first name back.
+                Ok((staged, _)) if name > 0 && staged <= number => {}
+                Ok((staged, state)) => {
+                    self.newest.store(staged.max(number + 1), Ordering::Relaxed);
+                    return Ok(Some(state));
+                }
+                Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                // Cut by a kill before it was in force, or by a machine that lost its power, and then nobody was told that it is.
+                Err(StoreError::Corrupt { wrong, .. }) => {
+                    tracing::warn!("{} is passed over: {wrong}", path.display());
+                }
+                Err(error) => return Err(error),
             }
-            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
-            // Only a machine that lost its power cuts it, and then nobody was told that it is in force.
-            Err(StoreError::Corrupt { wrong, .. }) => {
-                tracing::warn!("{} is passed over: {wrong}", staged.display());
-            }
-            Err(error) => return Err(error),
         }
-        match Self::read(&self.path) {
-            Ok(state) => Ok(Some(state)),
+        match own {
+            Ok((_, state)) => Ok(Some(state)),
             Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 let backup = self.beside(".bak");
                 match backup.try_exists() {
@@ -172,8 +191,26 @@ impl Store {
         }
     }
 
-    /// One whole file.
-    fn read<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
+    /// Staged files by the number in their name, the newest first. Before there were numbers it was `.new` alone.
+    fn staged_files(&self) -> io::Result<Vec<(u64, PathBuf)>> {
+        let prefix = format!("{}.new", self.file);
+        let number = |name: &str| match name.strip_prefix(&prefix)? {
+            "" => Some(0),
+            rest => rest.strip_prefix('.')?.parse().ok(),
+        };
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if let Some(number) = entry.file_name().to_str().and_then(number) {
+                all.push((number, entry.path()));
+            }
+        }
+        all.sort_by(|a, b| b.cmp(a));
+        Ok(all)
+    }
+
+    /// One whole file: its number and its content.
+    fn read<T: DeserializeOwned>(path: &Path) -> Result<(u64, T), StoreError> {
         let bytes = fs::read(path).map_err(|error| Self::io("read", path.to_owned(), error))?;
         let corrupt = |wrong: String| StoreError::Corrupt { path: path.to_owned(), wrong };
         let line = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| {
@@ -198,7 +235,9 @@ impl Store {
                 header.crc32
             )));
         }
-        serde_json::from_slice(body).map_err(|error| corrupt(format!("its content is not a state ({error})")))
+        let state = serde_json::from_slice(body);
+        let state = state.map_err(|error| corrupt(format!("its content is not a state ({error})")))?;
+        Ok((header.number, state))
     }
 
     /// Replaces the state and keeps the one before as `state.json.bak`. When this returns, the new state is on the disk; after
@@ -212,16 +251,17 @@ impl Store {
     }
 
     /// Writes the state beside the present one: from now on it is the one that [`Store::load`] gives, also after SIGKILL. It is on the
-    /// disk when [`Store::settle`] has returned.
+    /// disk when [`Store::settle`] has returned, which another thread may be in meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Io`]; the state before is still there then.
     pub fn stage<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
-        let staged = self.write_beside(state);
-        if let Err(error) = &staged {
-            self.note(Some(error.to_string()));
-        } else {
-            self.staged.store(true, Ordering::Relaxed);
+        let number = self.newest.load(Ordering::Relaxed) + 1;
+        let staged = self.write_beside(number, state);
+        match &staged {
+            Err(error) => self.note(Some(error.to_string())),
+            // Whoever settles it has to find it whole.
+            Ok(()) => self.newest.store(number, Ordering::Release),
         }
         staged
     }
@@ -232,22 +272,35 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`]; what was staged still is, and still is what a start takes.
     pub fn settle(&self) -> Result<(), StoreError> {
-        if !self.staged() {
+        let _alone = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.newest();
+        if newest == self.settled.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let settled = self.replace();
-        self.staged.store(settled.is_err(), Ordering::Relaxed);
+        let settled = self.replace(newest);
+        if settled.is_ok() {
+            self.settled.store(newest, Ordering::Release);
+        }
         self.note(settled.as_ref().err().map(ToString::to_string));
         settled
     }
 
     /// Whether [`Store::settle`] has anything to do.
     pub fn staged(&self) -> bool {
-        self.staged.load(Ordering::Relaxed)
+        self.newest() != self.settled.load(Ordering::Acquire)
+    }
+
+    /// Number of the newest writing.
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Ordering::Acquire)
     }
 
     fn note(&self, failing: Option<String>) {
-        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
+        let mut before = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if before.is_some() && failing.is_none() {
+            tracing::info!("{} can be written again", self.path.display());
+        }
+        *before = failing;
     }
 
     /// Why the last [`Store::save`] failed; `None`: it did not, or there was none.
@@ -255,31 +308,36 @@ impl Store {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write_beside<T: Serialize>(&self, state: &T) -> Result<(), StoreError> {
+    fn write_beside<T: Serialize>(&self, number: u64, state: &T) -> Result<(), StoreError> {
         let body = serde_json::to_vec(state).map_err(StoreError::Encode)?;
         let header = Header {
             format: FORMAT.to_owned(),
             version: VERSION,
             len: body.len() as u64,
             crc32: crc32fast::hash(&body),
+            number,
         };
         let mut bytes = serde_json::to_vec(&header).map_err(StoreError::Encode)?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&body);
-
-        // What was staged before may be in force: it stays whole until this is.
-        let (part, new) = (self.beside(".part"), self.beside(".new"));
-        let written = Self::write_new(&part, &bytes).map_err(|error| Self::io("write", part.clone(), error));
-        let done = written
-            .and_then(|()| fs::rename(&part, &new).map_err(|error| Self::io("replace", new.clone(), error)));
+        // What was staged before may be in force: it stays whole until this is. One that a kill cuts is known by its length.
+        let new = self.staged_as(number);
+        let done = Self::write_new(&new, &bytes).map_err(|error| Self::io("write", new.clone(), error));
         if done.is_err() {
-            drop(fs::remove_file(&part));
+            drop(fs::remove_file(&new));
         }
         done
     }
 
-    fn replace(&self) -> Result<(), StoreError> {
-        let new = self.beside(".new");
+    fn replace(&self, number: u64) -> Result<(), StoreError> {
+        let staged = self.staged_files().map_err(|error| Self::io("look into", self.dir.clone(), error))?;
+        // One of before there were numbers stands for itself.
+        let new = staged.iter().find(|(at, _)| *at == number).or(staged.iter().find(|(at, _)| *at == 0));
+        let new = new.map_or_else(|| self.staged_as(number), |(_, path)| path.clone());
+        // Nobody was told of them, and a kill leaves what is newer.
+        for (_, path) in staged.iter().filter(|(at, path)| *at < number && *path != new) {
+            drop(fs::remove_file(path));
+        }
         // The size is data enough: times need not reach the disk.
         File::open(&new)
             .and_then(|file| file.sync_data())
@@ -289,6 +347,10 @@ impl Store {
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| Self::io("bring to the disk", self.dir.clone(), error))
+    }
+
+    fn staged_as(&self, number: u64) -> PathBuf {
+        self.beside(&format!(".new.{number}"))
     }
 
     fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -109,6 +109,44 @@ impl Counters {
     }
 }
 
+/// What was turned away of a service on one CPU. Only packets that are dropped write it: those that are forwarded do not come near.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Refusals {
+    /// [`Reason::DropDenied`].
+    pub denied: u64,
+    /// [`Reason::DropRate`].
+    pub limited: u64,
+    /// [`Reason::DropNoBackend`].
+    pub no_backend: u64,
+    /// 0.
+    pub reserved: u64,
+}
+wire!(Refusals, 32, { denied: u64, limited: u64, no_backend: u64, reserved: u64 });
+
+impl Refusals {
+    /// Counts one packet; of any other reason nothing.
+    #[inline(always)]
+    pub fn add(&mut self, reason: Reason) {
+        match reason {
+            Reason::DropDenied => self.denied += 1,
+            Reason::DropRate => self.limited += 1,
+            Reason::DropNoBackend => self.no_backend += 1,
+            _ => {}
+        }
+    }
+
+    /// Sum over CPUs, or services.
+    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::default(), |a, b| Self {
+            denied: a.denied + b.denied,
+            limited: a.limited + b.limited,
+            no_backend: a.no_backend + b.no_backend,
+            reserved: 0,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use crate::entries::{
 };
 use crate::flows::{self, Bucket, Slot};
 use crate::limits::WAYS;
-use crate::maps::Counters;
+use crate::maps::{Counters, Refusals};
 use crate::net::{Addr, DirectKey, End};
 use crate::odd::{DatagramKey, Trail};
 use crate::pace::{Pace, PaceKey};
@@ -78,6 +78,8 @@ pub struct Model<W = Host> {
     pub facts: HashMap<u16, Facts>,
     /// Counters by service.
     pub by_service: HashMap<u16, Counters>,
+    /// What was turned away, by service.
+    pub refused: HashMap<u16, Refusals>,
     /// Counters by backend.
     pub by_backend: HashMap<BackendId, Counters>,
     /// Packets by reason.
@@ -338,6 +340,10 @@ impl<W> Tables for Model<W> {
     fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool) {
         self.by_service.entry(service).or_default().add(bytes, reason, new_flow);
         self.by_backend.entry(backend).or_default().add(bytes, reason, new_flow);
+    }
+
+    fn count_refused(&mut self, service: u16, reason: Reason) {
+        self.refused.entry(service).or_default().add(reason);
     }
 }
 

@@ -270,6 +270,7 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
             if end.sources != 0 && !admit(tables, &mut work.end, &packet.src) {
                 work.next = Next::Done;
                 work.fate = Fate::drop(Reason::DropDenied);
+                tables.count_refused(work.end.service, Reason::DropDenied);
             }
         } else if end.is(EndKind::SnatBackend) {
             // What it answers is not for one of our ports: nothing to remember.
@@ -433,12 +434,18 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
     if steered.backend == 0 {
         if steered.reason as u32 == Reason::PassNoService as u32 {
             work.fate = Fate::pass(Reason::PassNoService);
-        } else if steered.reason as u32 == Reason::DropRate as u32 {
+            return;
+        }
+        if steered.reason as u32 == Reason::DropRate as u32 {
             work.fate = Fate::drop(Reason::DropRate);
         }
+        tables.count_refused(work.end.service, work.fate.reason);
         return;
     }
-    let Some(backend) = tables.backend(steered.backend) else { return };
+    let Some(backend) = tables.backend(steered.backend) else {
+        tables.count_refused(work.end.service, Reason::DropNoBackend);
+        return;
+    };
     if backend.mode == Mode::Ipip as u16 {
         work.next = Next::Encapsulate;
         return;

@@ -172,4 +172,6 @@ pub trait Tables: SteerTables + SignalTables {
     fn ingress(&mut self) -> u32;
     /// Adds a packet to a service's and a backend's counters.
     fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool);
+    /// Counts a packet that was turned away, by the service it was for. See [`crate::maps::Refusals`].
+    fn count_refused(&mut self, _service: u16, _reason: Reason) {}
 }

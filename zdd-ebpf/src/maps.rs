@@ -9,7 +9,7 @@ use aya_ebpf::maps::{
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
 use zdd_common::limits::{FRAGMENTED_MAX, PACED_MAX, PREFIXES_MAX};
-use zdd_common::maps::{Config, Counters, Quotas, Repliers};
+use zdd_common::maps::{Config, Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::pace::PaceKey;
@@ -160,6 +160,9 @@ pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.l
 /// Counters by service.
 #[map]
 pub(crate) static SERVICE_COUNT: PerCpuArray<Counters> = PerCpuArray::pinned(1, 0);
+/// What was turned away, by service.
+#[map]
+pub(crate) static REFUSED_COUNT: PerCpuArray<Refusals> = PerCpuArray::pinned(1, 0);
 /// Counters by backend.
 #[map]
 pub(crate) static BACKEND_COUNT: PerCpuArray<Counters> = PerCpuArray::pinned(1, 0);

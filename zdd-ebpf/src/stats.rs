@@ -3,7 +3,7 @@
 use zdd_common::entries::BackendId;
 use zdd_common::reason::Reason;
 
-use crate::maps::{BACKEND_COUNT, REASON_COUNT, SERVICE_COUNT};
+use crate::maps::{BACKEND_COUNT, REASON_COUNT, REFUSED_COUNT, SERVICE_COUNT};
 
 /// Every packet passes here exactly once.
 #[inline(always)]
@@ -25,4 +25,14 @@ pub(crate) fn count_flow(service: u16, backend: BackendId, bytes: u32, reason: R
         // SAFETY: as above.
         unsafe { (*counters).add(bytes, reason, new_flow) };
     }
+}
+
+/// A packet that was turned away. A function of its own: most packets never come here.
+#[inline(never)]
+pub(crate) fn count_refused(service: u16, reason: Reason) -> u64 {
+    if let Some(refusals) = REFUSED_COUNT.get_ptr_mut(service.into()) {
+        // SAFETY: as above.
+        unsafe { (*refusals).add(reason) };
+    }
+    0
 }

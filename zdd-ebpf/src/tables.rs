@@ -389,6 +389,11 @@ impl Tables for Maps<'_> {
     fn count_flow(&mut self, service: u16, backend: BackendId, bytes: u32, reason: Reason, new_flow: bool) {
         stats::count_flow(service, backend, bytes, reason, new_flow);
     }
+
+    #[inline(always)]
+    fn count_refused(&mut self, service: u16, reason: Reason) {
+        core::hint::black_box(stats::count_refused(service, reason));
+    }
 }
 
 impl Mappings for Maps<'_> {

@@ -308,6 +308,16 @@ pub fn worlds() -> Vec<(Size, Config)> {
         (
             Size::Usual,
             Config {
+                mids: 1,
+                clock: INSIDE,
+                backends: 3,
+                budget: changes(3),
+                ..Config::base("inside-3", "the same through three changes, none of which waits for it")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
                 mids: 2,
                 clock: INSIDE,
                 fin: true,

@@ -24,11 +24,12 @@ fn maps(plane: &Plane) -> Result<Vec<(&'static str, &'static str, u64)>> {
         ("SERVICES", "service", services),
         ("FACTS", "service", services),
         ("SERVICE_COUNT", "service", services),
+        ("REFUSED_COUNT", "service", services),
         ("BACKENDS", "backend", backends + 1),
         ("BACKEND_COUNT", "backend", backends + 1),
         ("ENDS", "VIP or nat backend", services + backends),
         ("CELLS", "cell (slot of a row)", limits.cells.into()),
-        ("FLOWS", "flow entry", limits.flows.into()),
+        ("FLOWS", "flow entry", plane.plane.flow_capacity()),
         ("SYNS", "byte of the SYN filter", limits.syn_filter.into()),
         ("SIGNAL_FLOWS", "flow followed for signals", limits.signals.into()),
         ("SIGNALS", "backend", backends + 1),
@@ -63,8 +64,10 @@ pub(super) fn measure(plane: &mut Plane, report: &mut Report) -> Result<()> {
     let sum = |names: &[&str]| -> f64 {
         known.iter().filter(|m| names.contains(&m.what.as_str())).map(|m| m.each).sum()
     };
-    let (service, backend) =
-        (sum(&["SERVICES", "FACTS", "SERVICE_COUNT", "ENDS"]), sum(&["BACKENDS", "BACKEND_COUNT", "ENDS"]));
+    let (service, backend) = (
+        sum(&["SERVICES", "FACTS", "SERVICE_COUNT", "REFUSED_COUNT", "ENDS"]),
+        sum(&["BACKENDS", "BACKEND_COUNT", "ENDS"]),
+    );
     report.memory.push(Memory {
         what: "all".to_owned(),
         per: "agent",

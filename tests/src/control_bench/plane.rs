@@ -15,8 +15,8 @@ use super::kernel;
 
 /// Cells of the service under measurement.
 pub(super) const CELLS: u32 = 1 << 20;
-/// Ways of the flow table.
-pub(super) const FLOWS: u32 = 1 << 21;
+/// Flows that there shall be room for, twice as many as the sweep is measured over: an operator's sizing, and not that of buckets.
+const FLOWS: u32 = 1 << 21;
 /// Number of the service and of its VIP.
 pub(super) const SERVICE: u16 = 0;
 pub(super) const VIP_ID: u16 = 1;

@@ -19,7 +19,9 @@ pub(super) fn measure(plane: &mut Plane, report: &mut Report) -> Result<()> {
 fn rows(plane: &Plane, report: &mut Report) {
     let count = if report.quick { 51 } else { 501 };
     let mut points = Vec::new();
-    for (cells, target) in [(16_384u32, None), (65_536, Some(1e-3)), (131_072, Some(1e-3)), (CELLS, None)] {
+    for (cells, target) in
+        [(8_192u32, None), (16_384, None), (65_536, Some(1e-3)), (131_072, Some(1e-3)), (CELLS, None)]
+    {
         let row: Vec<Cell> = (0..cells).map(|n| Cell::settled(1 + (n % 2) as u16)).collect();
         let mut generation = 1;
         let times = rounds(count, || {

@@ -101,6 +101,8 @@ pub struct Report {
     pub growth: Vec<Growth>,
     /// Memory of maps.
     pub memory: Vec<Memory>,
+    /// What else there is to know.
+    pub notes: Vec<String>,
 }
 
 fn load() -> f64 {
@@ -111,7 +113,7 @@ fn load() -> f64 {
 impl Report {
     pub(super) fn begin(quick: bool) -> Self {
         let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZeroUsize::get);
-        Self { quick, cpus, load: [load(); 2], rows: vec![], growth: vec![], memory: vec![] }
+        Self { quick, cpus, load: [load(); 2], rows: vec![], growth: vec![], memory: vec![], notes: vec![] }
     }
 
     /// A figure from sorted rounds. Returns the least of them.
@@ -159,13 +161,13 @@ impl Report {
             if self.quick { ", --quick" } else { "" }
         );
         if !self.rows.is_empty() {
-            let _ = writeln!(text, "{:42} {:28} {:>10} {:>10} {:>10}", "", "", "median", "best", "target");
+            let _ = writeln!(text, "{:42} {:36} {:>10} {:>10} {:>10}", "", "", "median", "best", "target");
         }
         for row in &self.rows {
             let show = |value| row.unit.show(value);
             let _ = writeln!(
                 text,
-                "{:42} {:28} {:>10} {:>10} {:>10} {}",
+                "{:42} {:36} {:>10} {:>10} {:>10} {}",
                 row.case,
                 row.size,
                 show(row.median),
@@ -177,6 +179,9 @@ impl Report {
                     None => "",
                 }
             );
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
         }
         if !self.growth.is_empty() {
             let _ = writeln!(text, "\n{:42} {:40} slope", "how it grows", "");

@@ -5,6 +5,7 @@ mod clock;
 mod cohorts;
 mod cohorts_udp;
 mod database;
+mod disk;
 mod holds;
 mod kills;
 mod page;

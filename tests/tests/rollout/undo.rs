@@ -95,20 +95,20 @@ enum State {
 }
 
 /// A thread that sees commits as packets do: the first word of each service, in the map that the program reads.
-struct Commits {
-    last: Arc<Mutex<Instant>>,
+pub(super) struct Commits {
+    seen: Arc<Mutex<Vec<Instant>>>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Commits {
-    fn of(world: &World) -> Commits {
+    pub(super) fn of(world: &World) -> Commits {
         let services = MapData::from_pin(world.pin_dir().join("SERVICES")).expect("it is pinned");
         // 64 bytes each, and as many as the world's limits say.
         let words: Mapped<[u64; 8]> = Mapped::new(services.fd().as_fd(), 8).expect("mapped");
-        let last = Arc::new(Mutex::new(Instant::now()));
+        let seen: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let (seen, stopped) = (Arc::clone(&last), Arc::clone(&stop));
+        let (told, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             // SAFETY: within the mapping; an aligned word that others store whole.
             let read =
@@ -117,22 +117,23 @@ impl Commits {
             while !stopped.load(Ordering::Relaxed) {
                 let now = read();
                 if now != before {
-                    *seen.lock().expect("no holder panics") = Instant::now();
+                    told.lock().expect("no holder panics").push(Instant::now());
                     before = now;
                 }
                 std::thread::sleep(Duration::from_micros(20));
             }
         });
-        Commits { last, stop, thread: Some(thread) }
+        Commits { seen, stop, thread: Some(thread) }
     }
 
-    /// How long after `since` the last one was seen. It may be seen late, because the thread does not always run.
-    fn after(&self, since: Instant) -> Duration {
-        let last = wait_for("a commit", PATIENCE, Duration::from_millis(1), || {
-            let last = *self.last.lock().expect("no holder panics");
-            Ok::<_, Error>((last > since).then_some(last))
+    /// How long after `since` the first one was seen: some time after a change comes that of a cell that needs less. It may be seen late,
+    /// because the thread does not always run.
+    pub(super) fn after(&self, since: Instant) -> Duration {
+        let first = wait_for("a commit", PATIENCE, Duration::from_millis(1), || {
+            let seen = self.seen.lock().expect("no holder panics");
+            Ok::<_, Error>(seen.iter().find(|at| **at > since).copied())
         });
-        last.expect("what was answered is committed") - since
+        first.expect("what was answered is committed") - since
     }
 }
 
@@ -146,20 +147,20 @@ impl Drop for Commits {
 }
 
 /// An agent, and what it is asked on one connection, as programs do.
-struct Asked<'w> {
+pub(super) struct Asked<'w> {
     world: &'w World,
     runtime: tokio::runtime::Runtime,
     client: Client,
 }
 
 impl Asked<'_> {
-    fn of(world: &World) -> Asked<'_> {
+    pub(super) fn of(world: &World) -> Asked<'_> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let client = runtime.block_on(Client::connect(world.zdd().socket())).expect("the agent answers");
         Asked { world, runtime, client }
     }
 
-    fn act(&mut self, act: RolloutAct) -> RolloutReport {
+    pub(super) fn act(&mut self, act: RolloutAct) -> RolloutReport {
         let ask = RolloutAsk { act, revision: None, reason: String::new(), break_glass: false };
         self.runtime.block_on(self.client.rollout("web", ask)).expect("done")
     }
@@ -243,9 +244,15 @@ fn undo_from_any_state_is_one_commit_and_in_force_as_soon_as_a_shift_is() -> Res
         "\"blue-green\"\nauto_promote = true",
         "\"1d\"\ndry_run = true\nexec = { argv = [\"/bin/true\"] }",
     );
-    // As many cells as by default. Nothing settles and no backend fails meanwhile: those would be commits of their own.
-    let setup =
-        Setup { rollout: Some(unproven), idle_ms: 600_000, cells: 16_384, health: None, ..Setup::default() };
+    // As many cells as by default, also in all. Nothing settles and no backend fails meanwhile: those would be commits of their own.
+    let setup = Setup {
+        rollout: Some(unproven),
+        idle_ms: 600_000,
+        cells: 16_384,
+        all_cells: 2_097_152,
+        health: None,
+        ..Setup::default()
+    };
     let mut world = World::running_unchecked(setup)?;
     let load = world.load(10)?;
     let cheap =

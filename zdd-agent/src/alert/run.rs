@@ -29,7 +29,7 @@ pub async fn run(receivers: Vec<AlertSpec>, handle: Handle, dir: PathBuf, shutdo
         return;
     }
     let store = match Store::open_as(&dir, "alerts.json") {
-        Ok(store) => store,
+        Ok(store) => Arc::new(store),
         Err(error) => return tracing::error!("nobody is alerted: {error}"),
     };
     let mut book: Book = store
@@ -64,7 +64,7 @@ pub async fn run(receivers: Vec<AlertSpec>, handle: Handle, dir: PathBuf, shutdo
                 }
                 if news {
                     // On the disk first: after a kill, what may have been told is known.
-                    keep(&store, &book);
+                    keep(&store, &book).await;
                 }
                 for (receiver, ids) in messages {
                     let entries: Vec<_> = ids.iter().map(|id| &book.entries[id]).collect();
@@ -83,7 +83,7 @@ pub async fn run(receivers: Vec<AlertSpec>, handle: Handle, dir: PathBuf, shutdo
                     Ok(()) => {
                         book.taken(&name, &told, now_ms());
                         book.tidy(&specs);
-                        keep(&store, &book);
+                        keep(&store, &book).await;
                     }
                     Err(why) => tracing::warn!(receiver = name, alerts = told.len(), "not taken, tried again: {why}"),
                 }
@@ -92,8 +92,14 @@ pub async fn run(receivers: Vec<AlertSpec>, handle: Handle, dir: PathBuf, shutdo
     }
 }
 
-fn keep(store: &Store, book: &Book) {
-    if let Err(error) = store.save(book) {
+/// Returns when the book is on the disk, for which nobody else waits.
+async fn keep(store: &Arc<Store>, book: &Book) {
+    let of = Arc::clone(store);
+    let kept = match store.stage(book) {
+        Ok(()) => tokio::task::spawn_blocking(move || of.settle()).await.unwrap_or(Ok(())),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
         tracing::error!("what was told is not kept, and may be told again: {error}");
     }
 }

@@ -231,7 +231,20 @@ message!(report::CohortStatus, CohortStatus { name, prefixes, version, waits, ne
 message!(report::PreviewStatus, PreviewStatus { vips, version, alarm });
 message!(report::AccessStatus, AccessStatus { allow, deny });
 message!(report::NewPerSourceStatus, NewPerSourceStatus { rate, burst });
-message!(report::ServiceCounters, ServiceCounters { packets, bytes, new_flows, learned, insert_failed });
+message!(
+    report::ServiceCounters,
+    ServiceCounters {
+        packets,
+        bytes,
+        new_flows,
+        learned,
+        insert_failed,
+        fallback,
+        denied,
+        limited,
+        no_backend
+    }
+);
 message!(
     report::VersionStatus,
     VersionStatus { name, role, asked, share, draining, flows, new_flows, packets, bytes, backends, signals }

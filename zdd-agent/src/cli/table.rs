@@ -216,6 +216,17 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
         counters.learned,
         counters.insert_failed
     );
+    let turned_away = [
+        (counters.denied, "denied"),
+        (counters.limited, "over the limit of new connections"),
+        (counters.no_backend, "without any backend"),
+        (counters.fallback, "sent as before for want of room"),
+    ];
+    let turned_away = turned_away.iter().filter(|(packets, _)| *packets > 0);
+    let turned_away: Vec<_> = turned_away.map(|(packets, why)| format!("{packets} {why}")).collect();
+    if !turned_away.is_empty() {
+        let _ = writeln!(out, "  packets {}", turned_away.join(", "));
+    }
     let mut limits = Vec::new();
     limits.extend(
         service

@@ -9,6 +9,7 @@ use super::ranges;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
 use crate::desired::{EncapSources, FULL, Forward, Limits, Probe, Protocol, SnatSpec};
+use crate::rows::Rows;
 use crate::text::percent;
 
 pub(super) fn all(agent: &AgentRead, services: &[ServiceRead], sink: &mut Sink<'_>) {
@@ -293,8 +294,41 @@ fn limits(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
                 "raise agent.limits.cells to at least {all} (8 bytes each), or lower `cells` of a service"
             );
             sink.error(Some(service.cells.span.clone()), message, help);
-            break;
+            return;
         }
+    }
+    pieces(limits, services, sink);
+}
+
+/// Rows lie in one piece, at multiples of their size: a nearly full map may have cells enough and no place for a row. The same books as the
+/// agent's, in the order in which it makes the services of a file when it starts for the first time.
+fn pieces(limits: &Limits, services: &[ServiceRead], sink: &mut Sink<'_>) {
+    // What is no size of a row is told elsewhere.
+    if services.iter().any(|service| !service.cells.value.is_power_of_two()) {
+        return;
+    }
+    let place = |capacity: u32| {
+        let mut rows = Rows::new(capacity);
+        let fits = |rows: &mut Rows, service: &ServiceRead| {
+            (1..=service.rows() as u32).all(|place| rows.add(service.cells.value, place, |_| true).is_ok())
+        };
+        let first = services.iter().find(|service| !fits(&mut rows, service));
+        (first, rows.extent())
+    };
+    if let (Some(service), _) = place(limits.cells) {
+        // The lowest place is taken, so in a larger map they lie the same.
+        let (_, enough) = place(u32::MAX);
+        let cells = service.cells.value;
+        let message = format!(
+            "service `{}` finds no {cells} cells in one piece: rows begin at multiples of their size, and with rows of other sizes before it agent.limits.cells = {} is {} too few",
+            service.label(),
+            limits.cells,
+            enough.saturating_sub(limits.cells)
+        );
+        let help = format!(
+            "raise agent.limits.cells to at least {enough} (8 bytes each), or name services with more cells first"
+        );
+        sink.error(Some(service.cells.span.clone()), message, help);
     }
 }
 

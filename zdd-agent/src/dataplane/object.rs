@@ -12,7 +12,7 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::{self, Bucket};
-use zdd_common::maps::{Config, Counters, Quotas, Repliers};
+use zdd_common::maps::{Config, Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
@@ -74,6 +74,7 @@ pub struct Dataplane {
     pub(super) locals: HashMap<MapData, Plain<Addr>, u32>,
     pub(super) reasons: PerCpuArray<MapData, u64>,
     pub(super) service_count: PerCpuArray<MapData, Plain<Counters>>,
+    pub(super) refused_count: PerCpuArray<MapData, Plain<Refusals>>,
     pub(super) backend_count: PerCpuArray<MapData, Plain<Counters>>,
     /// The same map, for reading many at once.
     pub(super) backend_count_fd: OwnedFd,
@@ -178,6 +179,7 @@ impl Dataplane {
             .map_max_entries("SIGNAL_FLOWS", signal_buckets)
             .map_max_entries("SIGNALS", limits.backends + 1)
             .map_max_entries("SERVICE_COUNT", limits.services)
+            .map_max_entries("REFUSED_COUNT", limits.services)
             .map_max_entries("BACKEND_COUNT", limits.backends + 1);
         let plain = Plain(config);
         loader.override_global("CONFIG", &plain, true);
@@ -217,6 +219,7 @@ impl Dataplane {
             locals: take(&mut ebpf, "LOCALS")?,
             reasons: take(&mut ebpf, "REASON_COUNT")?,
             service_count: take(&mut ebpf, "SERVICE_COUNT")?,
+            refused_count: take(&mut ebpf, "REFUSED_COUNT")?,
             backend_count_fd: descriptor(&ebpf, "BACKEND_COUNT")?,
             backend_count: take(&mut ebpf, "BACKEND_COUNT")?,
             cpus: cpus()?,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
+use aya::maps::PerCpuValues;
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
     Backend, BackendId, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service, State,
@@ -10,13 +11,14 @@ use zdd_common::entries::{
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
-use zdd_common::maps::{Counters, Quotas, Repliers};
+use zdd_common::maps::{Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::pace::Pace;
 use zdd_common::reason::REASONS;
 use zdd_common::rules::Sweep;
 
 use super::DataplaneError;
+use super::mapped::Mapped;
 use super::object::{Dataplane, Plain};
 use super::per_cpu;
 
@@ -138,11 +140,11 @@ impl Dataplane {
             _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
         });
         // Only what the table of ends says as well, so that both always agree on whose a packet is.
-        if inserted.is_ok() {
-            match quick {
-                Some(word) => self.tell_line(&end, word),
-                None => self.retire_line(&end),
-            }
+        match (&inserted, quick) {
+            (Ok(()), Some(word)) => self.tell_line(&end, word),
+            (Ok(()), None) => self.retire_line(&end),
+            (Err(_), Some(_)) => self.unclaim_line(&end),
+            (Err(_), None) => {}
         }
         inserted
     }
@@ -156,9 +158,7 @@ impl Dataplane {
     }
 
     pub(super) fn note_end(&self, end: &End) {
-        let (word, bit) = Repliers::place(end);
-        // SAFETY: a mapped value; the index is below the words' number.
-        unsafe { Host::or(&raw mut (*self.repliers.at(0)).words[word], bit) };
+        note_in(&self.repliers, end);
     }
 
     /// Tells the sketch of all backends: the maps may be of an agent that had none.
@@ -392,6 +392,23 @@ impl Dataplane {
         all.map_or_else(|_| Counters::default(), |values| Counters::sum(values.iter().map(|plain| plain.0)))
     }
 
+    /// What was turned away of a service.
+    pub fn refusals(&self, id: u16) -> Refusals {
+        let all = self.refused_count.get(&id.into(), 0);
+        all.map_or_else(|_| Refusals::default(), |values| Refusals::sum(values.iter().map(|plain| plain.0)))
+    }
+
+    /// Sets a service's counters to 0, before its number is used again.
+    pub fn clear_service_counters(&mut self, id: u16) -> Result<(), DataplaneError> {
+        let failed = |error| DataplaneError::kernel("cannot clear counters", error);
+        let none = PerCpuValues::try_from(vec![Plain(Counters::default()); self.cpus])
+            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
+        self.service_count.set(id.into(), none, 0).map_err(failed)?;
+        let none = PerCpuValues::try_from(vec![Plain(Refusals::default()); self.cpus])
+            .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
+        self.refused_count.set(id.into(), none, 0).map_err(failed)
+    }
+
     /// A backend's counters.
     pub fn backend_counters(&self, id: BackendId) -> Counters {
         let all = self.backend_count.get(&id.into(), 0);
@@ -421,4 +438,11 @@ pub(super) fn errno(error: &aya::maps::MapError) -> Option<i32> {
         aya::maps::MapError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
     }
+}
+
+/// Tells the sketch of an end.
+pub(super) fn note_in(repliers: &Mapped<Repliers>, end: &End) {
+    let (word, bit) = Repliers::place(end);
+    // SAFETY: a mapped value; the index is below the words' number.
+    unsafe { Host::or(&raw mut (*repliers.at(0)).words[word], bit) };
 }

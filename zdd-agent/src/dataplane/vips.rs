@@ -10,6 +10,7 @@ use zdd_common::vips::{self, VIP_WAYS, VipLine};
 
 use super::mapped::Mapped;
 use super::object::Dataplane;
+use super::tables::note_in;
 
 /// No packet looks at a line for as long: what XDP does with one takes microseconds.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ impl Vips {
     }
 
     /// Makes a way an end's, if one is free.
-    fn claim(&mut self, end: &End) -> bool {
+    fn claim(&mut self, end: &End, now: Instant) -> bool {
         if self.way(end).is_some() {
             return true;
         }
@@ -62,7 +63,8 @@ impl Vips {
         let free = |way: &usize| {
             let since = self.retired.get(&(line, *way));
             self.key(line, *way) == End::default()
-                || self.word(line, *way) == 0 && since.is_some_and(|since| since.elapsed() > FORGOTTEN)
+                || self.word(line, *way) == 0
+                    && since.is_some_and(|since| now.duration_since(*since) > FORGOTTEN)
         };
         let Some(way) = (0..VIP_WAYS).find(free) else { return false };
         self.retired.remove(&(line, way));
@@ -70,29 +72,76 @@ impl Vips {
         unsafe { vips::claim::<Host>(self.lines.at(line), way, end) };
         true
     }
+
+    /// Gives a way its word, if it is the end's.
+    fn tell(&mut self, end: &End, word: VipWord) {
+        if let Some((line, way, tag)) = self.way(end) {
+            self.set(line, way, word.0 | tag);
+            self.retired.remove(&(line, way));
+        }
+    }
+
+    /// Takes an end's word away: its way is free for others when nobody looks at it any more. Also one that was claimed and never got a
+    /// word. Unknown is fine.
+    fn retire(&mut self, end: &End, now: Instant) {
+        if let Some((line, way, _)) = self.way(end) {
+            let had = self.word(line, way) != 0;
+            self.set(line, way, 0);
+            if had {
+                self.retired.insert((line, way), now);
+            } else {
+                self.retired.entry((line, way)).or_insert(now);
+            }
+        }
+    }
+
+    /// Makes the lines agree with the VIPs that there are (`None`: one that no line can say). `note`: ends that packets have to look for in
+    /// the table of ends from now on, told before that is so.
+    fn compare(&mut self, vips: &HashMap<End, Option<VipWord>>, now: Instant, mut note: impl FnMut(&End)) {
+        for line in 0..self.lines.len() {
+            for way in 0..VIP_WAYS {
+                let (word, key) = (self.word(line, way), self.key(line, way));
+                let (_, tag) = self.place(&key);
+                let said = vips.get(&key).copied().flatten().map(|word| word.0 | tag);
+                if word != 0 && said != Some(word) {
+                    note(&key);
+                    self.set(line, way, 0);
+                }
+                if key != End::default() && self.word(line, way) == 0 {
+                    self.retired.insert((line, way), now);
+                }
+            }
+        }
+        for (end, word) in vips {
+            match word.filter(|_| self.claim(end, now)) {
+                Some(word) => self.tell(end, word),
+                None => note(end),
+            }
+        }
+    }
 }
 
 impl Dataplane {
-    /// Whether a VIP can be found quickly: it gets a way of its line if there is one.
+    /// Whether a VIP can be found quickly: it gets a way of its line if there is one. Follow it by [`Dataplane::tell_line`] or
+    /// [`Dataplane::retire_line`].
     pub(super) fn has_line(&mut self, end: &End) -> bool {
-        self.vips.claim(end)
+        self.vips.claim(end, Instant::now())
     }
 
     /// Lets packets find a VIP that has a line.
     pub(super) fn tell_line(&mut self, end: &End, word: VipWord) {
-        if let Some((line, way, tag)) = self.vips.way(end) {
-            self.vips.set(line, way, word.0 | tag);
-            self.vips.retired.remove(&(line, way));
-        }
+        self.vips.tell(end, word);
     }
 
     /// From now on packets ask the table of ends. Unknown is fine.
     pub(super) fn retire_line(&mut self, end: &End) {
-        if let Some((line, way, _)) = self.vips.way(end)
-            && self.vips.word(line, way) != 0
-        {
-            self.vips.set(line, way, 0);
-            self.vips.retired.insert((line, way), Instant::now());
+        self.vips.retire(end, Instant::now());
+    }
+
+    /// Gives the way of an end back that did not come to be one; what is found there already stays as it is.
+    pub(super) fn unclaim_line(&mut self, end: &End) {
+        if self.vips.way(end).is_some_and(|(line, way, _)| self.vips.word(line, way) == 0) {
+            self.retire_line(end);
         }
     }
 
@@ -105,25 +154,10 @@ impl Dataplane {
             .filter(|(_, entry)| entry.is(zdd_common::entries::EndKind::Vip))
             .map(|(end, entry)| (end, VipWord::of(&entry)))
             .collect();
-        for line in 0..self.vips.lines.len() {
-            for way in 0..VIP_WAYS {
-                let (word, key) = (self.vips.word(line, way), self.vips.key(line, way));
-                let (_, tag) = self.vips.place(&key);
-                let said = vips.get(&key).copied().flatten().map(|word| word.0 | tag);
-                if word != 0 && said != Some(word) {
-                    self.note_end(&key);
-                    self.vips.set(line, way, 0);
-                }
-                if key != End::default() && self.vips.word(line, way) == 0 {
-                    self.vips.retired.insert((line, way), Instant::now());
-                }
-            }
-        }
-        for (end, word) in vips {
-            match word.filter(|_| self.has_line(&end)) {
-                Some(word) => self.tell_line(&end, word),
-                None => self.note_end(&end),
-            }
-        }
+        let Self { vips: lines, repliers, .. } = self;
+        lines.compare(&vips, Instant::now(), |end| note_in(repliers, end));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,8 @@ use prometheus_client::registry::{Registry, Unit};
 use super::process::Process;
 use crate::desired::AttachMode;
 use crate::report::{
-    BackendState, BackendStatus, CohortStatus, Health, Quota, ServiceStatus, Snapshot, SnatStatus, Status,
-    VersionStatus,
+    BackendState, BackendStatus, CohortStatus, Health, Quota, ServiceCounters, ServiceStatus, Snapshot,
+    SnatStatus, Status, VersionStatus,
 };
 use crate::rollout::report::RolloutReport;
 
@@ -176,6 +176,21 @@ fn encode_services(to: &mut DescriptorEncoder, services: &[ServiceStatus]) -> Re
         to,
         family("zdd_insert_failures", "Flows that could not be remembered."),
         rows(services, |row| row.counters.insert_failed),
+    )?;
+    counters(
+        to,
+        family("zdd_service_fallback_packets", "Packets of flows that could not be remembered."),
+        rows(services, |row| row.counters.fallback),
+    )?;
+    counters(
+        to,
+        family("zdd_service_refused_packets", "Packets dropped: denied, over a limit, or no backend at all."),
+        services.iter().flat_map(|row| {
+            let ServiceCounters { denied, limited, no_backend, .. } = row.counters;
+            [("denied", denied), ("limited", limited), ("no_backend", no_backend)].map(|(why, packets)| {
+                (vec![("service", row.name.as_str().into()), ("why", why.into())], packets)
+            })
+        }),
     )?;
     gauges(
         to,

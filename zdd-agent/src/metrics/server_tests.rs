@@ -32,7 +32,7 @@ fn sample() -> Snapshot {
         "groups": 512, "dirty_cells": 42, "alarm": "look", "notes": [],
         "cohorts": [{ "name": "staff", "prefixes": 3, "version": "v2", "waits": null, "new_flows": 9 }],
         "preview": { "vips": ["10.0.0.11:80/tcp"], "version": "v2", "alarm": null },
-        "counters": { "packets": u64::MAX, "bytes": 10_000, "new_flows": 10, "learned": 3, "insert_failed": 1 },
+        "counters": { "packets": u64::MAX, "bytes": 10_000, "new_flows": 10, "learned": 3, "insert_failed": 1, "denied": 4 },
         "versions": [
             version("v1", 0.9, 0.90002, serde_json::json!([backend("10.1.0.1:8080", "healthy", 7)])),
             version("v2", 0.1, 0.09998, serde_json::json!([backend("[fd00::1]:8080", "unhealthy", 0)])),
@@ -120,6 +120,9 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
         (r#"zdd_new_flows_total{service="web"}"#, 10.0),
         (r#"zdd_learned_flows_total{service="web"}"#, 3.0),
         (r#"zdd_insert_failures_total{service="web"}"#, 1.0),
+        (r#"zdd_service_fallback_packets_total{service="web"}"#, 0.0),
+        (r#"zdd_service_refused_packets_total{service="web",why="denied"}"#, 4.0),
+        (r#"zdd_service_refused_packets_total{service="web",why="limited"}"#, 0.0),
         (r#"zdd_dirty_cells{service="web"}"#, 42.0),
         (r#"zdd_cohort_new_flows_total{service="web",cohort="staff"}"#, 9.0),
         (r#"zdd_cohort_prefixes{service="web",cohort="staff"}"#, 3.0),

@@ -7,13 +7,13 @@ use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
 
 use super::Reconciler;
 use super::face::Face;
-use super::rows::NoRoom;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
 use crate::desired::{Desired, ServiceSpec, Vip};
 use crate::plan;
 use crate::report::{ApplyReport, Change};
+use crate::rows::NoRoom;
 use crate::state::{SavedBackend, SavedFace, SavedService};
 
 /// Whose row of cells a VIP gets.
@@ -119,6 +119,8 @@ impl Reconciler {
         let cells = spec.cells;
         // A number that another VIP had: its generation must not pass for ours.
         self.dataplane.write_service(id, &zdd_common::entries::Service::default());
+        // So must its counts not.
+        self.dataplane.clear_service_counters(id).map_err(|error| Refused::internal(error.to_string()))?;
         let at = SavedFace { vip, id, vip_id, cohort: cohort.map(str::to_owned), preview: of == Of::Preview };
         let face = Face::open(at.clone(), cells, &self.dataplane, (row, clock::now_ns()));
         let service = &mut self.services[index];
@@ -321,7 +323,7 @@ impl Reconciler {
     }
 }
 
-/// Makes the services those of `target`: numbers first, then the state on disk, then rows and VIPs.
+/// Makes the services those of `target`: numbers first, then the state is written down, then rows and VIPs.
 ///
 /// # Errors
 /// Nothing is published then, except what the caller had published before.
@@ -342,7 +344,7 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
         reconciler.services.iter().filter(|s| gone(s)).map(|s| s.name().to_owned()).collect();
     let mut state = reconciler.state();
     state.services.retain(|saved| !leaving.contains(&saved.spec.name));
-    let saved = reconciler.store.save(&state);
+    let saved = reconciler.store.stage(&state);
     if let Err(error) = saved {
         roll_back(reconciler, before);
         return Err(Refused::internal(format!(

@@ -121,8 +121,7 @@ impl Reconciler {
             }
         }
         // Whoever asked hears of it when it is on the disk, too.
-        self.settle_state();
-        drop(made.send(generations));
+        self.disk.then(move || drop(made.send(generations)));
     }
 
     /// The one service that a request is about.

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
-use super::rows::{NoRoom, Rows};
 use crate::dataplane::{DataplaneError, GraceWaiter};
+use crate::rows::{NoRoom, Rows};
 
 /// Counts commits, and knows up to which of them no packet can still be reading what was there before.
 pub(super) struct Epochs {

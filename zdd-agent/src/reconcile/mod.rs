@@ -1,11 +1,13 @@
 //! The one loop that acts: it alone writes maps. Requests, health, next hops, interfaces and time come in; rows, backends
-//! and answers go out. Intent is persisted before it is committed, so that a kill at any point is finished by the restart.
+//! and answers go out. Intent is persisted before it is committed, so that a kill at any point is finished by the restart. Nothing here
+//! waits for a disk: whoever asked does, see `disk`.
 
 mod admission;
 mod apply;
 mod change;
 mod cohorts;
 mod commands;
+mod disk;
 mod drains;
 mod explain;
 mod face;
@@ -27,7 +29,6 @@ mod rollout_traces;
 mod rollout_weights;
 mod rollout_work;
 mod rollouts;
-mod rows;
 mod service;
 mod sick;
 mod signals;
@@ -84,7 +85,8 @@ pub struct Reconciler {
     /// Forgotten whenever a backend goes.
     ids: Ids,
     sets: admission::Sets,
-    store: Store,
+    store: Arc<Store>,
+    disk: disk::Disk,
     health: HealthMap,
     checker: Checker<NetworkProber>,
     transitions: mpsc::Receiver<Transition>,
@@ -172,10 +174,7 @@ impl Reconciler {
                 _ = tick.tick() => self.on_tick(),
                 Some(packet) = self.traces.packets.recv() => self.on_traced(packet),
             }
-            // A disk that refuses is asked again at the next tick, not at each turn.
-            if self.store.staged() && self.store.failing().is_none() {
-                self.settle_state();
-            }
+            self.disk.follow(false);
         }
     }
 
@@ -194,8 +193,8 @@ impl Reconciler {
         if self.traces.any() {
             self.prolong_traces();
         }
-        if self.store.failing().is_some() && self.store.save(&self.state()).is_ok() {
-            tracing::info!("the state can be written again");
+        if self.store.failing().is_some() && self.store.stage(&self.state()).is_ok() {
+            self.disk.follow(true);
         }
         self.each_service("settling", |service, dataplane, epochs, _| service.settle(dataplane, epochs, now));
         self.give_up_udp(now);
@@ -342,7 +341,7 @@ impl Reconciler {
     }
 
     /// Writes the intent down. Called before it is committed: what a kill interrupts is finished by the restart. The disk is
-    /// waited for afterwards, see [`Reconciler::settle_state`].
+    /// waited for afterwards and elsewhere, see [`disk::Disk`].
     fn save(&self) -> Result<(), Refused> {
         self.store.stage(&self.state()).map_err(|error| {
             Refused::internal(format!(
@@ -351,13 +350,6 @@ impl Reconciler {
         })?;
         self.spent.saved();
         Ok(())
-    }
-
-    /// Waits for the disk, before anybody is told of a change.
-    pub(super) fn settle_state(&self) {
-        if let Err(error) = self.store.settle() {
-            tracing::error!("what is in force would not outlive a loss of power: {error}");
-        }
     }
 
     fn detach(mut self, reply: crate::control::Reply<DetachReport>) -> anyhow::Result<Ended> {

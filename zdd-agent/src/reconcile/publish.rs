@@ -63,7 +63,8 @@ impl Service {
     }
 
     /// Publishes rows, one for each face (`None`: as it is): into spare ones, which no packet can be reading, then
-    /// the commits. All that can fail comes before the first commit, and the commits follow each other without anything in
+    /// the commits. A change waits for no packet, as in the checker's worlds: what moves a base or takes LOOKUP away does, see
+    /// [`Service::settle`] and `sweep`. All that can fail comes before the first commit, and the commits follow each other without anything in
     /// between, so that both families get a change together; a kill between them is finished by the restart.
     pub(super) fn publish(
         &mut self,
@@ -77,12 +78,6 @@ impl Service {
             .filter_map(|(face, row)| Some((face, row?)))
             .filter(|(face, row)| self.faces[*face].differs(row))
             .collect();
-        for (face, _) in &changed {
-            if !self.faces[*face].fresh() {
-                // So that no packet works with anything older than the row before this one: see rules::settle.
-                epochs.wait_for(self.faces[*face].committed)?;
-            }
-        }
         let mut spare = Vec::with_capacity(changed.len());
         for (face, _) in &changed {
             match self.faces[*face].spare_row(epochs) {

@@ -1,16 +1,17 @@
 //! Start: what is in the kernel, what was persisted and what the file says are brought together before anything changes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::Reconciler;
 use super::apply::adjust;
+use super::disk::Disk;
 use super::face::{self, Face};
 use super::grace::Epochs;
 use super::ids::Ids;
-use super::rows::NoRoom;
 use super::service::{Orders, Service};
 use crate::chance::random;
 use crate::clock;
@@ -22,6 +23,7 @@ use crate::links::LinkWatcher;
 use crate::neighbour::{Resolver, ResolverOptions};
 use crate::otlp::Tracer;
 use crate::plan;
+use crate::rows::NoRoom;
 use crate::state::State;
 use crate::store::Store;
 
@@ -30,7 +32,7 @@ use crate::store::Store;
 /// # Errors
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
 pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconciler> {
-    let store = Store::open(&desired.agent.state_dir)?;
+    let store = Arc::new(Store::open(&desired.agent.state_dir)?);
     let events = EventLog::open(&desired.agent.state_dir).with_context(|| {
         format!(
             "events.jsonl in {} cannot be opened\nhelp: see agent.state_dir",
@@ -110,6 +112,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         orders,
         ids: Ids::default(),
         sets: Default::default(),
+        disk: Disk::start(Arc::clone(&store))?,
         store,
         health: HashMap::new(),
         checker,
@@ -146,6 +149,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     }
     reconciler.file = reconciler.desired.services.clone();
     adjust(&mut reconciler, &merged.services).map_err(|refused| anyhow::anyhow!("{refused}"))?;
+    reconciler.disk.follow(false);
     for (name, note) in merged.notes {
         tracing::warn!(service = name, "{note}");
         if let Some(service) = reconciler.services.iter_mut().find(|s| s.name() == name) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use zdd_common::maps::Counters;
+use zdd_common::maps::{Counters, Refusals};
 use zdd_common::reason::REASONS;
 
 use super::Reconciler;
@@ -81,6 +81,7 @@ impl Reconciler {
         let spec = &service.saved.spec;
         let counters =
             Counters::sum(service.faces.iter().map(|face| self.dataplane.service_counters(face.at.id)));
+        let refused = Refusals::sum(service.faces.iter().map(|face| self.dataplane.refusals(face.at.id)));
         let fails = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).fails).sum();
         let versions: Vec<VersionStatus> = spec
             .versions
@@ -137,6 +138,10 @@ impl Reconciler {
                 new_flows: counters.new_flows,
                 learned: counters.learned,
                 insert_failed: fails,
+                fallback: counters.fallback,
+                denied: refused.denied,
+                limited: refused.limited,
+                no_backend: refused.no_backend,
             },
             cohorts: service.cohort_status(&self.dataplane),
             preview: preview(service),

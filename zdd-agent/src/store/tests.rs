@@ -150,12 +150,13 @@ fn a_lost_file_is_not_a_fresh_start() {
 fn a_failed_save_leaves_the_state_before() {
     let (dir, store) = saved("failed");
     // A directory in the way of the new file: refused also for root.
-    fs::create_dir(dir.0.join("state.json.part")).unwrap();
+    fs::create_dir(dir.0.join("state.json.new.2")).unwrap();
     let error = store.save(&["never"]).unwrap_err();
     insta::assert_snapshot!(dir.say(&error), @"
-    cannot write DIR/state.json.part: Is a directory (os error 21)
+    cannot write DIR/state.json.new.2: Is a directory (os error 21)
     help: the state before is untouched; make room or fix the permissions of agent.state_dir, then repeat
     ");
+    fs::remove_dir(dir.0.join("state.json.new.2")).unwrap();
     assert_eq!(store.load::<Vec<String>>().unwrap().unwrap(), ["web", "v1"]);
 }
 
@@ -190,7 +191,13 @@ fn what_is_staged_is_what_a_start_takes_and_settling_puts_it_in_place() {
     assert_eq!(again.load::<u32>().unwrap(), Some(3));
     assert!(again.staged());
     again.settle().unwrap();
-    assert!(!again.staged() && !dir.0.join("state.json.new").exists());
+    let names =
+        || fs::read_dir(&dir.0).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        !again.staged() && !names().any(|name| name.contains(".new")),
+        "{:?}",
+        names().collect::<Vec<_>>()
+    );
     assert_eq!(Store::open(&dir.0).unwrap().load::<u32>().unwrap(), Some(3));
     fs::copy(dir.0.join("state.json.bak"), again.path()).unwrap();
     assert_eq!(again.load::<u32>().unwrap(), Some(1), "2 was never in its place");
@@ -200,11 +207,75 @@ fn what_is_staged_is_what_a_start_takes_and_settling_puts_it_in_place() {
 fn a_staged_file_that_was_cut_is_passed_over_and_one_of_another_build_is_not() {
     let (dir, store) = saved("staged-cut");
     let whole = fs::read_to_string(store.path()).unwrap();
-    let staged = dir.0.join("state.json.new");
+    let staged = dir.0.join("state.json.new.2");
     for length in 0..whole.len() {
         fs::write(&staged, &whole[..length]).unwrap();
         assert_eq!(store.load::<Vec<String>>().unwrap().unwrap(), ["web", "v1"], "cut at {length}");
     }
+    // What is written next takes its place.
+    store.save(&["web", "v2"]).unwrap();
+    assert_eq!(Store::open(&dir.0).unwrap().load::<Vec<String>>().unwrap().unwrap(), ["web", "v2"]);
     fs::write(&staged, whole.replace("\"version\":3", "\"version\":4")).unwrap();
     assert!(matches!(store.load::<Vec<String>>(), Err(StoreError::OtherVersion { found: 4, .. })));
+}
+
+#[test]
+fn what_is_staged_while_another_thread_settles_is_never_lost_and_nothing_is_left_behind() {
+    let dir = Dir::new("staged-while");
+    let store = Store::open(&dir.0).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.settle().unwrap();
+            }
+        });
+        for state in 1..=300u32 {
+            store.stage(&state).unwrap();
+            // What a start after a kill at this moment takes; a file may change places while it is looked for.
+            let seen = || Store::open(&dir.0).unwrap().load::<u32>().ok().flatten();
+            assert!((0..50).any(|_| seen() == Some(state)), "{state} is lost");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    store.settle().unwrap();
+    assert_eq!(Store::open(&dir.0).unwrap().load::<u32>().unwrap(), Some(300));
+    let left = fs::read_dir(&dir.0).unwrap().count();
+    assert_eq!(left, 2, "state.json and its backup");
+}
+
+#[test]
+fn a_name_that_a_loss_of_power_brings_back_does_not_bring_the_state_back() {
+    let dir = Dir::new("staged-again");
+    let store = Store::open(&dir.0).unwrap();
+    store.stage(&1u32).unwrap();
+    let staged = fs::read(dir.0.join("state.json.new.1")).unwrap();
+    store.settle().unwrap();
+    store.save(&2u32).unwrap();
+    fs::write(dir.0.join("state.json.new.1"), staged).unwrap();
+    let again = Store::open(&dir.0).unwrap();
+    assert_eq!(again.load::<u32>().unwrap(), Some(2));
+    again.save(&3u32).unwrap();
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2);
+}
+
+#[test]
+fn a_staged_file_of_an_agent_without_numbers_is_taken_and_settled() {
+    let (dir, store) = saved("staged-before");
+    let whole = fs::read_to_string(store.path()).unwrap();
+    let bare = whole.replace(",\"number\":1", "");
+    assert_ne!(bare, whole);
+    fs::write(store.path(), &bare).unwrap();
+    let body = "[\"web\",\"v9\"]";
+    let crc = crc32fast::hash(body.as_bytes());
+    let header =
+        format!("{{\"format\":\"zdd-state\",\"version\":2,\"len\":{},\"crc32\":{crc}}}\n", body.len());
+    fs::write(dir.0.join("state.json.new"), header + body).unwrap();
+    let again = Store::open(&dir.0).unwrap();
+    assert_eq!(again.load::<Vec<String>>().unwrap().unwrap(), ["web", "v9"]);
+    again.settle().unwrap();
+    assert!(!again.staged() && !dir.0.join("state.json.new").exists());
+    assert_eq!(Store::open(&dir.0).unwrap().load::<Vec<String>>().unwrap().unwrap(), ["web", "v9"]);
+    again.save(&["web", "v10"]).unwrap();
+    assert_eq!(Store::open(&dir.0).unwrap().load::<Vec<String>>().unwrap().unwrap(), ["web", "v10"]);
 }

@@ -27,6 +27,7 @@ async fn status_is_a_table_or_everything_as_json() {
       cohort staff (3 prefixes): new flows go to v2
       members of cohorts wait: 12 of 32768 cells have not settled since the last change
       200 packets, 12.5 KiB; 14 new flows, 2 learned, 1 not remembered
+      packets 4 denied, 5 over the limit of new connections, 3 sent as before for want of room
       access: 2 prefixes allowed, 1 denied; new connections per source: 100/s, 200 at once
       VERSION  ROLE       ASKED   SHARE  FLOWS  NEW  PACKETS    BYTES
       v1       stable    90.00%  90.00%      3    7      100  6.2 KiB
@@ -121,9 +122,13 @@ async fn the_json_of_status_has_the_promised_shape() {
           ],
           "counters": {
             "bytes": 12800,
+            "denied": 4,
+            "fallback": 3,
             "insert_failed": 1,
             "learned": 2,
+            "limited": 5,
             "new_flows": 14,
+            "no_backend": 0,
             "packets": 200
           },
           "dirty_cells": 12,

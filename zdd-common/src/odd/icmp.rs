@@ -169,6 +169,7 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
         // Whoever sends the error, it is about this client's flow.
         if end.sources != 0 && !process::admit(tables, &mut end, &quote.dst) {
             odd.work.fate = Fate::drop(Reason::DropDenied);
+            tables.count_refused(end.service, Reason::DropDenied);
             return done();
         }
         let key = FlowKey::new(quote.dst, quote.dst_port, quote.src_port, end.id);

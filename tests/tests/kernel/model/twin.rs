@@ -10,7 +10,7 @@ use zdd_common::entries::{
 };
 use zdd_common::flows::{self, Bucket, Slot};
 use zdd_common::limits::WAYS;
-use zdd_common::maps::Counters;
+use zdd_common::maps::{Counters, Refusals};
 use zdd_common::model::Model;
 use zdd_common::net::{Addr, End};
 use zdd_common::pace::{Pace, PaceKey};
@@ -49,7 +49,7 @@ pub struct Twin<'a> {
     pub model: Model,
     pub told: Told,
     /// Counters of the kernel at the start; they cannot be set to 0.
-    first: (Vec<u64>, Vec<Counters>, Vec<Counters>),
+    first: (Vec<u64>, Vec<Counters>, Vec<Counters>, Vec<Refusals>),
 }
 
 /// The clock of `bpf_ktime_get_coarse_ns`.
@@ -83,12 +83,13 @@ impl<'a> Twin<'a> {
         twin
     }
 
-    fn counters(&self) -> (Vec<u64>, Vec<Counters>, Vec<Counters>) {
+    fn counters(&self) -> (Vec<u64>, Vec<Counters>, Vec<Counters>, Vec<Refusals>) {
         let plane = &self.rig.plane;
         (
             self.rig.reasons(),
             (0..SERVICES as u16).map(|id| plane.service_counters(id)).collect(),
             (0..BACKENDS as u16).map(|id| plane.backend_counters(id)).collect(),
+            (0..SERVICES as u16).map(|id| plane.refusals(id)).collect(),
         )
     }
 
@@ -410,7 +411,7 @@ impl<'a> Twin<'a> {
 
     /// Compares counters, cells, services, and the remembered conversations: what takes longer.
     pub fn compare_all(&self) {
-        let (reasons, services, backends) = self.counters();
+        let (reasons, services, backends, _) = self.counters();
         for (index, reason) in REASONS.iter().enumerate() {
             let model = self.model.reasons.get(reason).copied().unwrap_or_default();
             assert_eq!(reasons[index] - self.first.0[index], model, "{reason:?} counted");
@@ -418,6 +419,14 @@ impl<'a> Twin<'a> {
         for (id, (now, first)) in services.iter().zip(&self.first.1).enumerate() {
             let model = self.model.by_service.get(&(id as u16)).copied().unwrap_or_default();
             assert_eq!(plus(*first, model), *now, "counters of service {id}");
+        }
+        for (id, first) in (0u16..).zip(&self.first.3) {
+            let model = self.model.refused.get(&id).copied().unwrap_or_default();
+            assert_eq!(
+                Refusals::sum([*first, model]),
+                self.rig.plane.refusals(id),
+                "turned away of service {id}"
+            );
         }
         for (id, (now, first)) in backends.iter().zip(&self.first.2).enumerate() {
             let model = self.model.by_backend.get(&(id as u16)).copied().unwrap_or_default();

@@ -21,7 +21,7 @@ use std::collections::HashSet;
 pub use ipip::with_class;
 
 use actions::*;
-use zdd_common::maps::Counters;
+use zdd_common::maps::{Counters, Refusals};
 use zdd_common::reason::{REASONS, Reason};
 
 use crate::frames::{L3, assert_sums_kept};
@@ -143,7 +143,7 @@ impl Row {
         for set in &self.then {
             set(rig);
         }
-        let before = counters(rig);
+        let (before, refused) = (counters(rig), refusals(rig));
         let flows = rig.flows.all();
         let ran = if self.crowded {
             rig.run_crowded(self.link, &self.frame)
@@ -176,6 +176,9 @@ impl Row {
         let moved: Vec<_> =
             counters(rig).into_iter().zip(before).filter_map(|(a, b)| difference(a, b)).collect();
         assert_eq!(moved, want, "{name}: counters of services (0) and backends (1)");
+        let mut turned_away = refused;
+        turned_away.add(self.reason);
+        assert_eq!(refusals(rig), turned_away, "{name}: what services turned away");
     }
 
     /// A packet for the stack keeps its own reason; in counters it is what steering said, here always a settled flow.
@@ -189,6 +192,11 @@ type Count = (u8, u16, Counters);
 fn counters(rig: &Rig) -> Vec<Count> {
     let services = (0..SERVICES as u16).map(|id| (0, id, rig.plane.service_counters(id)));
     services.chain((0..BACKENDS as u16).map(|id| (1, id, rig.plane.backend_counters(id)))).collect()
+}
+
+/// What all services have turned away.
+fn refusals(rig: &Rig) -> Refusals {
+    Refusals::sum((0..SERVICES as u16).map(|id| rig.plane.refusals(id)))
 }
 
 fn difference((kind, id, a): Count, (.., b): Count) -> Option<Count> {

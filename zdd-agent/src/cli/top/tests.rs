@@ -68,6 +68,7 @@ fn status(seconds: u64) -> Status {
             counters: ServiceCounters {
                 packets: seconds * 1_000,
                 new_flows: seconds * 100,
+                denied: seconds * 20,
                 ..ServiceCounters::default()
             },
             access: None,
@@ -126,7 +127,7 @@ fn everything_is_on_one_screen() {
     zdd 0.1.0  pid 42  connected
     flows 60 of 262144 (2 half-open)  syn filter 1.2% full
       SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
-    > web                  gen 7                                 100     1000    60      ▁████ 1638 cells not settled
+    > web                  gen 7                                 100     1000    60      ▁████ 20.0/s turned away, 1638 ce
         v1                 stable    90.00%   90.00%   90.00%    90.0    900     30      2/2
         v2                 candidate 10.00%   10.00%   10.00%    10.0    100     30      0/1 10.1.0.3:8080: HTTP 503
 

@@ -149,6 +149,9 @@ fn service_row<'a>(model: &Model, of: &ServiceStatus) -> TableRow<'a> {
         0 => "settled".to_owned(),
         dirty => format!("{dirty} cells not settled"),
     };
+    let refused = |s: &ServiceStatus| s.counters.denied + s.counters.limited + s.counters.no_backend;
+    let away = model.rate(|status| service(status, &name).map_or(0, refused));
+    let settled = if away > 0.0 { format!("{}/s turned away, {settled}", short(away)) } else { settled };
     let (health, style) = match &of.alarm {
         Some(alarm) => (format!("ALARM: {alarm}"), coloured(Color::Red)),
         None => (format!("{} {settled}", bars(&model.history(&of.name))), Style::new()),

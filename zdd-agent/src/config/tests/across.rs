@@ -225,6 +225,25 @@ fn more_than_a_limit() {
 }
 
 #[test]
+fn cells_enough_and_no_place_for_a_row() {
+    let with = |cells: u32, first: u32, second: u32| {
+        let row = |cells: u32| format!("forward = \"nat\"\ncells = {cells}");
+        BASE.replace("[\"eth0\"]", &format!("[\"eth0\"]\nlimits = {{ cells = {cells} }}"))
+            .replace("forward = \"nat\"", &row(first))
+            + &SECOND.replace("forward = \"nat\"", &row(second))
+    };
+    // Each has one row in reserve. The small two leave a gap before the large two.
+    valid(&with(10_240, 4_096, 1_024));
+    insta::assert_snapshot!(mistakes(&with(10_240, 1_024, 4_096)), @"
+    zdd.toml:19:9: service `dns` finds no 4096 cells in one piece: rows begin at multiples of their size, and with rows of other sizes before it agent.limits.cells = 10240 is 2048 too few
+    help: raise agent.limits.cells to at least 12288 (8 bytes each), or name services with more cells first
+    ");
+    // What is said to be enough is, and one less is not.
+    valid(&with(12_288, 1_024, 4_096));
+    assert!(mistakes(&with(12_287, 1_024, 4_096)).contains("is 1 too few"));
+}
+
+#[test]
 fn many_mistakes_are_told_at_once_in_the_order_of_the_file() {
     let text = BASE
         .replace("eth0", "")

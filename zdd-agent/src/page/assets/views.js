@@ -98,7 +98,9 @@ function backends(row, c) {
 }
 
 function counters(row, c) {
-  const all = [["packets", "packets"], ["bytes", "bytes"], ["new_flows", "flows begun"], ["learned", "learned in their middle"], ["insert_failed", "could not be remembered"]];
+  const all = [["packets", "packets"], ["bytes", "bytes"], ["new_flows", "flows begun"], ["learned", "learned in their middle"], ["insert_failed", "could not be remembered"],
+    ...[["fallback", "sent as before for want of room"], ["denied", "denied"], ["limited", "over the limit of new connections"], ["no_backend", "without any backend"]]
+      .filter(([name]) => row.counters[name] > 0)];
   return h("p", { class: "quiet" }, all.map(([name, title], at) => [
     at > 0 && " · ", num(`${row.name}/counters/${name}`, row.counters[name], count(row.counters[name])), ` ${title}`,
     at < 3 && ` (${rate(c.rates(`${row.name}/counters/${name}`, row.counters[name]))}/s)`]));

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Rows by where they begin. Sizes are powers of two.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     capacity: u32,
     /// First cell and size of whatever is not free.
     used: BTreeMap<u32, u32>,
@@ -36,26 +36,26 @@ impl Size {
 
 /// There is no room. How much there would have to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NoRoom {
+pub(crate) struct NoRoom {
     /// Cells that are in use, reserves included.
-    pub(super) used: u32,
+    pub(crate) used: u32,
 }
 
 impl Rows {
     /// All free.
-    pub(super) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(capacity: u32) -> Self {
         Self { capacity, used: BTreeMap::new(), sizes: HashMap::new(), leaving: Vec::new() }
     }
 
     /// Notes a row that is live already: of a map that was adopted. `place`: of its VIP among those of its service, from 1.
     /// Its size may have no reserve before [`Rows::reserve`].
-    pub(super) fn adopt(&mut self, start: u32, len: u32, place: u32) {
+    pub(crate) fn adopt(&mut self, start: u32, len: u32, place: u32) {
         self.used.insert(start, len);
         *self.sizes.entry(len).or_default().faces.entry(place).or_default() += 1;
     }
 
     /// Makes sure that every size in use has its reserve. Large ones first: what is left by a large row still takes small ones.
-    pub(super) fn reserve(&mut self) -> Result<(), NoRoom> {
+    pub(crate) fn reserve(&mut self) -> Result<(), NoRoom> {
         let mut lens: Vec<u32> = self.sizes.keys().copied().collect();
         lens.sort_unstable_by(|a, b| b.cmp(a));
         lens.into_iter().try_for_each(|len| {
@@ -84,7 +84,7 @@ impl Rows {
 
     /// A row for a new VIP, and what it adds to the reserve of its size. `place`: its place among the VIPs of its service,
     /// from 1. Nobody has read the row since `over` epochs.
-    pub(super) fn add(&mut self, len: u32, place: u32, over: impl Fn(u64) -> bool) -> Result<u32, NoRoom> {
+    pub(crate) fn add(&mut self, len: u32, place: u32, over: impl Fn(u64) -> bool) -> Result<u32, NoRoom> {
         self.collect(over);
         let start = self.free(len).ok_or(self.no_room())?;
         let before = self.sizes.get(&len).map_or(0, Size::together);
@@ -99,7 +99,7 @@ impl Rows {
     }
 
     /// A spare row to publish a service of this size in. `Err`: the epoch to wait for, after which there is one.
-    pub(super) fn spare(&mut self, len: u32, over: impl Fn(u64) -> bool) -> Result<u32, u64> {
+    pub(crate) fn spare(&mut self, len: u32, over: impl Fn(u64) -> bool) -> Result<u32, u64> {
         self.collect(over);
         if let Some(start) = self.free(len) {
             self.used.insert(start, len);
@@ -113,12 +113,12 @@ impl Rows {
     }
 
     /// A row that was replaced: spare once `epoch` is over.
-    pub(super) fn retire(&mut self, start: u32, len: u32, epoch: u64) {
+    pub(crate) fn retire(&mut self, start: u32, len: u32, epoch: u64) {
         self.leaving.push((epoch, start, len));
     }
 
     /// A spare row that was not written after all, or nobody got to see.
-    pub(super) fn give_back(&mut self, start: u32, len: u32) {
+    pub(crate) fn give_back(&mut self, start: u32, len: u32) {
         let Self { used, sizes, .. } = self;
         match sizes.get_mut(&len) {
             Some(size) if size.reserve.len() < size.together() => size.reserve.push(start),
@@ -127,7 +127,7 @@ impl Rows {
     }
 
     /// A VIP with a row of this size is gone; `place` as it was given when it came.
-    pub(super) fn remove(&mut self, start: u32, len: u32, place: u32, epoch: u64) {
+    pub(crate) fn remove(&mut self, start: u32, len: u32, place: u32, epoch: u64) {
         self.retire(start, len, epoch);
         self.less(len, place);
     }
@@ -175,6 +175,11 @@ impl Rows {
             start = start.max((from + size).next_multiple_of(len));
         }
         (start.checked_add(len)? <= self.capacity).then_some(start)
+    }
+
+    /// Cells from the first to the end of the last that is not free: so large a map would have been enough.
+    pub(crate) fn extent(&self) -> u32 {
+        self.used.last_key_value().map_or(0, |(start, len)| start + len)
     }
 
     fn no_room(&self) -> NoRoom {
