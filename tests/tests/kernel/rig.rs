@@ -340,6 +340,11 @@ impl Rig {
         self.paces.iter().flatten().collect()
     }
 
+    /// One of them, found without a walk through the whole table.
+    pub fn pace(&self, key: &[u8; 24]) -> Option<u64> {
+        self.paces.get(key, 0).ok()
+    }
+
     /// Makes all trails older.
     pub fn age_trails(&mut self, ticks: u32) {
         for (key, mut trail) in self.trails() {
@@ -381,15 +386,26 @@ impl Rig {
     }
 
     fn run_behind(&self, link: Link, frame: &[u8], metadata: usize) -> io::Result<Ran> {
-        let before = self.reasons();
+        Ok(self.run_after(link, frame, metadata, &self.reasons())?.0)
+    }
+
+    /// [`Rig::run`] for who has the counters of before, and wants those of afterwards: a system call less for each frame.
+    pub fn run_after(
+        &self,
+        link: Link,
+        frame: &[u8],
+        metadata: usize,
+        before: &[u64],
+    ) -> io::Result<(Ran, Vec<u64>)> {
         let ifindex = self.ifindex(link);
         let (action, frame) = bpf::run_behind(self.runner.program.as_fd(), ifindex, frame, 1, metadata)?;
-        let moved: Vec<_> = (self.reasons().iter().zip(&before).map(|(after, before)| after - before))
+        let after = self.reasons();
+        let moved: Vec<_> = (after.iter().zip(before).map(|(after, before)| after - before))
             .zip(REASONS)
             .filter(|(count, _)| *count != 0)
             .collect();
         let &[(1, reason)] = &moved[..] else { panic!("one packet, one reason: {moved:?}") };
-        Ok(Ran { action, frame, reason: *reason })
+        Ok((Ran { action, frame, reason: *reason }, after))
     }
 
     /// Verified instructions and bytes of machine code of the program for plain frames, for others, or for `snat`.

@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.fetch {
         return Ok(ExitCode::SUCCESS);
     }
-    let (test, zdd) = (build()?, build_zdd(&dir)?);
+    let (test, zdd) = (build(false)?, build_zdd(&dir)?);
     let patience = Duration::from_secs(60 * arguments.minutes);
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
     for (series, kernel) in kernels {
@@ -117,10 +117,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Builds the kernel tests and says where the binary is.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build(release: bool) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let out = Command::new(cargo)
         .args(["test", "--locked", "--no-run", "--package", "zdd-tests", "--test", "kernel"])
+        .args(release.then_some("--release"))
         .current_dir(root())
         .output()
         .context("cannot start cargo")?;
