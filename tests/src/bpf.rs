@@ -61,6 +61,11 @@ fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Runs an XDP program once on a frame that came in by nothing that the program could look at. Linux before 5.14 takes no more.
+pub fn run_anywhere(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    run_with(program, frame, 1, None)
+}
+
 /// Runs an XDP program `repeat` times on a frame that came in by `ifindex` (queue 0) of the calling thread's network
 /// namespace. Returns the last action and the frame as it is afterwards.
 pub fn test_run(
@@ -81,9 +86,20 @@ pub fn run_behind(
     metadata: usize,
 ) -> io::Result<(u32, Vec<u8>)> {
     let input = [&vec![0; metadata][..], frame].concat();
-    let mut out = vec![0; input.len() + 64];
     let (data, data_end) = (metadata as u32, input.len() as u32);
     let ctx = XdpMd { data, data_end, ingress_ifindex: ifindex, ..XdpMd::default() };
+    let (action, mut out) = run_with(program, &input, repeat, Some(&ctx))?;
+    out.drain(..metadata);
+    Ok((action, out))
+}
+
+fn run_with(
+    program: BorrowedFd<'_>,
+    input: &[u8],
+    repeat: u32,
+    ctx: Option<&XdpMd>,
+) -> io::Result<(u32, Vec<u8>)> {
+    let mut out = vec![0; input.len() + 64];
     let mut attr = TestRun {
         prog_fd: program.as_raw_fd() as u32,
         data_size_in: input.len() as u32,
@@ -91,13 +107,12 @@ pub fn run_behind(
         data_in: input.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
         repeat,
-        ctx_size_in: size_of::<XdpMd>() as u32,
-        ctx_in: std::ptr::from_ref(&ctx) as u64,
+        ctx_size_in: ctx.map_or(0, |_| size_of::<XdpMd>() as u32),
+        ctx_in: ctx.map_or(0, |ctx| std::ptr::from_ref(ctx) as u64),
         ..TestRun::default()
     };
     bpf(BPF_PROG_TEST_RUN, &mut attr)?;
     out.truncate(attr.data_size_out as usize);
-    out.drain(..metadata);
     Ok((attr.retval, out))
 }
 

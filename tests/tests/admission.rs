@@ -33,8 +33,8 @@ fn apply(world: &World, lines: &str) -> Result<String> {
 }
 
 /// A running world whose `web` has another VIP and other ports at its backends.
-fn many_ports(forward: Forward, vip: &str, port: &str) -> Result<World> {
-    let mut world = World::new(Setup { forward, ..Setup::default() })?;
+fn many_ports(setup: Setup, vip: &str, port: &str) -> Result<World> {
+    let mut world = World::new(setup)?;
     let own = format!(":{}\"", world.setup.backend_port());
     let text = world.setup.toml(world.rig.scratch().dir());
     let (web, echo) = text.split_once("name = \"echo\"").expect("two services");
@@ -67,14 +67,45 @@ fn meets(world: &World, vip: &str, open: u16, closed: u16) -> Result<()> {
 #[test]
 fn a_range_of_ports_goes_to_the_backends_range_under_nat() -> Result<()> {
     // The servers listen on 8080, the 31st port from 8050.
-    let world = many_ports(Forward::Nat, ":8000-8099/tcp", "8050")?;
+    let world = many_ports(Setup::default(), ":8000-8099/tcp", "8050")?;
     meets(&world, ":8000-8099/tcp", 8030, 8040)
 }
 
 #[test]
 fn all_ports_stay_as_they_are_under_l2() -> Result<()> {
-    let world = many_ports(Forward::L2, ":*/tcp", "*")?;
+    let world = many_ports(Setup { forward: Forward::L2, ..Setup::default() }, ":*/tcp", "*")?;
     meets(&world, ":*/tcp", 80, 81)
+}
+
+/// By flow, the port that is dialled has a say: what is told of the first port would be wrong for half of these.
+#[test]
+fn explain_and_who_moves_tell_of_the_port_that_is_dialled() -> Result<()> {
+    let world = many_ports(Setup { affinity: "flow", ..Setup::default() }, ":8000-8099/tcp", "8050")?;
+    world.zdd().run(&["shift", "web", "v2=50%"])?;
+    let client = rig::client_address(95);
+    let mut otherwise = 0;
+    for source in 4100..4130 {
+        let from = format!("{client}:{source}");
+        let first = world.zdd().json(&["explain", "web", "--from", &from])?;
+        assert_eq!(first["port"], 8000, "{first}");
+        let said = world.zdd().json(&["explain", "web", "--from", &from, "--port", "8030"])?;
+        assert!(said["backend"].as_str().is_some_and(|backend| backend.ends_with(":8080")), "{said}");
+        let moves = ["who-moves", "web", "v2=100%", "--from", &from, "--port", "8030"];
+        assert_eq!(world.zdd().json(&moves)?["clients"][0]["before"], said["version"]);
+        let met = ask_from(world.rig.ns("c"), client, source, v4(VIP, 8030))?;
+        assert_eq!(said["version"], met.version.as_str(), "{said}");
+        otherwise += usize::from(first["version"] != said["version"]);
+    }
+    assert!(otherwise > 0, "the port has no say, so this shows nothing");
+    for port in ["7999", "8100"] {
+        for command in [vec!["explain", "web"], vec!["who-moves", "web", "v2=100%"]] {
+            let out =
+                world.zdd().output(&[command, vec!["--from", "192.0.2.1:4000", "--port", port]].concat())?;
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(!out.status.success() && said.contains("8000-8099"), "{said}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

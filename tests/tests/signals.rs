@@ -71,6 +71,28 @@ fn what_was_counted_outlives_the_agent() -> Result<()> {
     Ok(())
 }
 
+/// Replies pass us under `snat` too: the backend's part of the handshake, the first byte, and who it was that reset.
+#[test]
+fn what_backends_do_is_seen_under_snat() -> Result<()> {
+    let (world, load) = world(Forward::Snat, rollout("{ weight = 50 }", INTERVAL))?;
+    for backend in ["b3", "b4"] {
+        world.servers().set_fault(backend, Fault::Resets(1));
+    }
+    world.zdd().run(&["shift", "web", "v2=50%"])?;
+    let mut last = Value::Null;
+    let seen = wait_for("resets of v2, and times of v1", PATIENCE, LOOK_EVERY, || {
+        last = world.status()?;
+        let of = |name: &str, what: &str| count(version(&last, "web", name), &format!("/signals/{what}"));
+        let resets = of("v2", "counts/backend_reset_early") + of("v2", "counts/backend_reset_late");
+        let times = [of("v1", "handshake/count"), of("v1", "first_byte/count")];
+        Ok((resets >= 3 && times.iter().all(|count| *count >= 3)).then_some(()))
+    });
+    seen.inspect_err(|_| eprintln!("last: {last:#}"))?;
+    world.zdd().run(&["rollback", "web"])?;
+    load.finish();
+    Ok(())
+}
+
 /// `ZDD_ROLLOUTS`: how many in a row.
 fn promoted(forward: Forward) -> Result<()> {
     let in_a_row: usize = std::env::var("ZDD_ROLLOUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);

@@ -1,6 +1,7 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
 mod demo;
+mod frames;
 mod fuzz;
 mod package;
 mod program;
@@ -32,6 +33,8 @@ enum Command {
     Sim(program::Arguments),
     /// Search for packets that break something, guided by coverage
     Fuzz(fuzz::Arguments),
+    /// Send random frames through the program in the kernel and through the host's model, and compare everything (needs root)
+    Frames(frames::Arguments),
     /// Build the binary, manual pages, completions and a Debian package
     Package(package::Arguments),
     /// Run the kernel tests on other kernels, in virtual machines
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::ModelCheck(arguments) => program::become_it("zdd-model-check", &[], &arguments),
         Command::Sim(arguments) => program::become_it("zdd-sim", &[], &arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Frames(arguments) => frames::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };

@@ -221,6 +221,7 @@ pub enum Request {
     Explain {
         service: String,
         from: SocketAddr,
+        port: Option<u16>,
         reply: Reply<Explain>,
     },
     Rollout {
@@ -263,6 +264,7 @@ pub enum Request {
         service: String,
         weights: Vec<(String, BasisPoints)>,
         clients: Vec<SocketAddr>,
+        port: Option<u16>,
         reply: Reply<WhoMoves>,
     },
     DrainNode {
@@ -502,9 +504,14 @@ impl Handle {
         self.ask(|reply| Request::Apply { desired: Box::new(desired), dry_run, reply }).await
     }
 
-    /// Which version and backend a packet from this client gets now, and why.
-    pub async fn explain(&self, service: String, from: SocketAddr) -> Result<Explain, Refused> {
-        self.ask(|reply| Request::Explain { service, from, reply }).await
+    /// Which version and backend a packet from this client gets now, and why. `port`: of the VIP, if it has many; else its first.
+    pub async fn explain(
+        &self,
+        service: String,
+        from: SocketAddr,
+        port: Option<u16>,
+    ) -> Result<Explain, Refused> {
+        self.ask(|reply| Request::Explain { service, from, port, reply }).await
     }
 
     /// Begins or moves a rollout.
@@ -547,15 +554,17 @@ impl Handle {
         self.ask(|reply| Request::Detach { reply }).await
     }
 
-    /// What [`Handle::shift`] to these weights would move, worked out by the same code and not made. `clients` are told one by one.
+    /// What [`Handle::shift`] to these weights would move, worked out by the same code and not made. `clients` are told one by one,
+    /// as those who dial `port` (see [`Handle::explain`]).
     /// A shift that would be refused is not: the notes say why it would be.
     pub async fn who_moves(
         &self,
         service: String,
         weights: Vec<(String, BasisPoints)>,
         clients: Vec<SocketAddr>,
+        port: Option<u16>,
     ) -> Result<WhoMoves, Refused> {
-        self.ask(|reply| Request::WhoMoves { service, weights, clients, reply }).await
+        self.ask(|reply| Request::WhoMoves { service, weights, clients, port, reply }).await
     }
 }
 

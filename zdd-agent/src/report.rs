@@ -410,6 +410,9 @@ pub struct Explain {
     /// The cohort that the client belongs to.
     #[serde(default)]
     pub cohort: Option<String>,
+    /// The port of the VIP that is dialled, host byte order, if the VIP has many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// One entry of the flow table.

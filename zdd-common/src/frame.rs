@@ -28,6 +28,11 @@ pub trait Frame {
     fn truncate(&mut self, _length: usize) -> bool {
         false
     }
+    /// Reads before the EtherType: the MAC addresses, which lie before any tags.
+    #[inline(always)]
+    fn read_link<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.read(offset)
+    }
     /// Overwrites before the EtherType: the MAC addresses, which lie before any tags.
     #[inline(always)]
     fn write_link<T: Wire>(&mut self, offset: usize, value: T) -> bool {
@@ -51,6 +56,11 @@ impl<F: Frame + ?Sized> Frame for &mut F {
     #[inline(always)]
     fn size(&self) -> usize {
         (**self).size()
+    }
+
+    #[inline(always)]
+    fn read_link<T: Wire>(&self, offset: usize) -> Option<T> {
+        (**self).read_link(offset)
     }
 
     #[inline(always)]

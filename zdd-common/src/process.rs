@@ -347,6 +347,7 @@ pub(crate) fn order<T: Tables>(tables: &mut T, work: &Work) -> u64 {
             order.new_flow = work.steered.new_flow as u8;
         } else {
             order.backend = work.end.id;
+            order.rate = work.end.rate().0;
         }
     }
     core::hint::black_box(0)

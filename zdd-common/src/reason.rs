@@ -126,22 +126,42 @@ impl Reason {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_readme_tells_what_to_do_about_every_reason() {
+    /// Rows of the table below `after`: the names in their first cells, and what to do.
+    fn told(after: &str) -> Vec<(Vec<&'static str>, &'static str)> {
         let readme = include_str!("../../README.md");
-        let from = readme.find("### Packet reasons").expect("the table of reasons");
-        let table = readme[from..].split("\n## ").next().expect("its end");
-        let told: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
-        for reason in REASONS {
-            let name = format!("`{}`", reason.name());
-            let line =
-                told.iter().find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&name)));
-            let line = line.unwrap_or_else(|| panic!("{name} is not told"));
-            assert!(
-                line.split('|').nth(3).is_some_and(|cell| !cell.trim().is_empty()),
-                "{line}: what to do?"
-            );
+        let from = readme.find(after).unwrap_or_else(|| panic!("{after:?} is not in the README"));
+        let table = readme[from..].lines().skip_while(|line| !line.starts_with('|'));
+        table
+            .take_while(|line| line.starts_with('|'))
+            .skip(2)
+            .map(|line| {
+                let cells: Vec<_> = line.split('|').map(str::trim).collect();
+                let &[_, names, _, todo, ..] = &cells[..] else { panic!("{line}: three cells") };
+                (names.split(", ").map(|name| name.trim_matches('`')).collect(), todo)
+            })
+            .collect()
+    }
+
+    fn assert_all_told(after: &str, names: &[&str]) {
+        let told = told(after);
+        for (_, todo) in &told {
+            assert!(!todo.is_empty(), "{told:?}: what to do?");
         }
+        let in_table: Vec<_> = told.iter().flat_map(|(names, _)| names).copied().collect();
+        for name in names {
+            let times = in_table.iter().filter(|told| *told == name).count();
+            assert_eq!(times, 1, "{name} is told {times} times");
+        }
+        let unknown: Vec<_> = in_table.iter().filter(|told| !names.contains(told)).collect();
+        assert!(unknown.is_empty(), "{unknown:?} are told, and there are no such");
+    }
+
+    #[test]
+    fn the_readme_tells_what_to_do_about_every_reason_and_of_no_other() {
+        let names: Vec<_> = REASONS.iter().map(|reason| reason.name()).collect();
+        assert_all_told("### Packet reasons", &names);
+        let names: Vec<_> = crate::decap::OUTCOMES.iter().map(|outcome| outcome.name()).collect();
+        assert_all_told("On a backend every frame ends in", &names);
     }
 
     #[test]

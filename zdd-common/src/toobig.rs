@@ -1,7 +1,8 @@
 //! The ICMP error for a packet that does not fit: "fragmentation needed" (RFC 792, RFC 1191) or "packet too big" (RFC 4443).
 //!
 //! It is the frame itself, turned round: its end is cut off, new headers go in front. It comes from the VIP, like every answer
-//! that the client expects. One error for one packet, and smaller than it: no amplifier.
+//! that the client expects, and keeps the tags of the link that the packet came by. One error for one packet, and smaller than it: no
+//! amplifier.
 
 use crate::checksum::Delta;
 use crate::encap::HOPS;
@@ -34,8 +35,8 @@ pub fn answer<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bo
     if !from_one_host(frame, packet) {
         return false;
     }
-    let Some(dst) = frame.read::<[u8; 6]>(0) else { return false };
-    let Some(src) = frame.read::<[u8; 6]>(6) else { return false };
+    let Some(dst) = frame.read_link::<[u8; 6]>(0) else { return false };
+    let Some(src) = frame.read_link::<[u8; 6]>(6) else { return false };
     let Some(ether_type) = frame.read::<u16>(ETHERTYPE) else { return false };
     let done = if packet.v6 {
         mtu >= MTU_MIN_V6
@@ -48,7 +49,7 @@ pub fn answer<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bo
             && frame.prepend(ipv4::LEN + ICMP)
             && error_v4(frame, packet, mtu)
     };
-    done && frame.write(0, src) && frame.write(6, dst) && frame.write(ETHERTYPE, ether_type)
+    done && frame.write_link(0, src) && frame.write_link(6, dst) && frame.write(ETHERTYPE, ether_type)
 }
 
 /// Whether the source is a single host: others get no errors (RFC 1122, 3.2.2; RFC 4443, 2.4 e). Asked of the frame: were

@@ -1,6 +1,6 @@
 //! What the program costs the verifier.
 
-use crate::rig;
+use crate::{decap, rig};
 
 /// The verifier gives up at a million; other kernels count a little differently.
 const BUDGET: u32 = 300_000;
@@ -12,8 +12,6 @@ fn the_verifier_has_room_left() {
         println!("{name}: verified instructions: {verified} of {BUDGET}; machine code: {jitted} bytes");
         assert!(verified <= BUDGET, "{name}: {verified} verified instructions, {BUDGET} are allowed");
     }
-    let backends = rig::with(|rig| {
-        rig.decap.0.program().expect("the program").info().expect("its info").verified_instruction_count()
-    });
+    let backends = decap::with(decap::Rig::verified);
     println!("verified instructions of the backend's program: {backends:?}");
 }

@@ -3,6 +3,7 @@
 
 mod budget;
 mod decap;
+mod floor;
 mod frames;
 mod hammer;
 mod model;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::ProgramFd;
-use zdd_agent::dataplane::{Dataplane, Decap, DecapSpec};
+use zdd_agent::dataplane::Dataplane;
 use zdd_agent::desired::{AgentSpec, AttachMode, Limits, SnatSpec};
 use zdd_common::entries::{Backend, Facts, Port, Service};
 use zdd_common::flows::Bucket;
@@ -59,11 +59,6 @@ pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 pub const NARROW: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
 /// Routed to a blackhole.
 pub const BLACKHOLE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
-
-/// Whom the backend's program believes.
-pub const BALANCERS: [&str; 4] = ["10.255.0.0/16", "192.0.2.7/32", "fd7a:6464::/64", "2001:db8:7::9/128"];
-/// For whom it unwraps.
-pub const DECAP_VIPS: [&str; 3] = ["10.9.0.1", "10.9.0.2", "fd09::1"];
 
 /// What `snat` sends from: addresses of the link towards backends.
 pub const SNAT_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
@@ -139,8 +134,6 @@ pub struct Rig {
     pub a: u32,
     /// Index of the interface towards backends.
     pub b: u32,
-    /// The backend's program, its descriptor beside it.
-    pub decap: (Decap, Runner),
     direct: HashMap<MapData, [u8; 48], u32>,
     trails: HashMap<MapData, [u8; 40], [u8; 16]>,
     paces: HashMap<MapData, [u8; 24], u64>,
@@ -168,7 +161,8 @@ fn check(result: libc::c_int, what: &str) {
     assert!(result == 0, "{what}: {}", io::Error::last_os_error());
 }
 
-fn make() -> Rig {
+/// Gives the calling thread a network namespace, and a BPF file system of its own at /tmp.
+pub fn alone() {
     // SAFETY: plain system calls with constant arguments; only this thread moves.
     unsafe {
         check(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS), "unshare: run as root");
@@ -177,6 +171,10 @@ fn make() -> Rig {
         let (name, at) = (c"bpf".as_ptr(), c"/tmp".as_ptr());
         check(libc::mount(name, at, name, 0, none.cast()), "mount a BPF file system");
     }
+}
+
+fn make() -> Rig {
+    alone();
     network();
     let dir = Path::new("/tmp/zdd");
     let limits = Limits {
@@ -215,14 +213,6 @@ fn make() -> Rig {
     };
     let (mut plane, _) = Dataplane::open(&spec, SIGNAL_SECRET).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
-    let known = |text: &str| text.parse().expect("a prefix");
-    let spec = DecapSpec {
-        from: BALANCERS.map(known).to_vec(),
-        vips: DECAP_VIPS.map(|text| text.parse().expect("an address")).to_vec(),
-    };
-    let mut decap = Decap::open(Path::new("/tmp/zdd-decap"), &spec).unwrap_or_else(|error| panic!("{error}"));
-    let decap_info = decap.program().expect("the program").info().expect("its info");
-    let decap_runner = Runner { program: decap_info.fd().expect("the program's descriptor") };
     let map = |name: &str| MapData::from_pin(dir.join(name)).expect("a pinned map");
     fn mapped<T: Copy + Default>(map: MapData, values: usize) -> Mapped<T> {
         Mapped::new(map.fd().as_fd(), values).expect("a mapped array")
@@ -242,7 +232,6 @@ fn make() -> Rig {
         mappings: mapped(map("MAPPINGS"), SNAT_BUCKETS),
         a: index_of(c"a0"),
         b: index_of(c"b0"),
-        decap: (decap, decap_runner),
         direct,
         trails: Map::from_map_data(map("FRAGMENTS")).expect("FRAGMENTS").try_into().expect("FRAGMENTS"),
         paces: Map::from_map_data(map("PACES")).expect("PACES").try_into().expect("PACES"),
@@ -351,6 +340,11 @@ impl Rig {
         self.paces.iter().flatten().collect()
     }
 
+    /// One of them, found without a walk through the whole table.
+    pub fn pace(&self, key: &[u8; 24]) -> Option<u64> {
+        self.paces.get(key, 0).ok()
+    }
+
     /// Makes all trails older.
     pub fn age_trails(&mut self, ticks: u32) {
         for (key, mut trail) in self.trails() {
@@ -392,15 +386,26 @@ impl Rig {
     }
 
     fn run_behind(&self, link: Link, frame: &[u8], metadata: usize) -> io::Result<Ran> {
-        let before = self.reasons();
+        Ok(self.run_after(link, frame, metadata, &self.reasons())?.0)
+    }
+
+    /// [`Rig::run`] for who has the counters of before, and wants those of afterwards: a system call less for each frame.
+    pub fn run_after(
+        &self,
+        link: Link,
+        frame: &[u8],
+        metadata: usize,
+        before: &[u64],
+    ) -> io::Result<(Ran, Vec<u64>)> {
         let ifindex = self.ifindex(link);
         let (action, frame) = bpf::run_behind(self.runner.program.as_fd(), ifindex, frame, 1, metadata)?;
-        let moved: Vec<_> = (self.reasons().iter().zip(&before).map(|(after, before)| after - before))
+        let after = self.reasons();
+        let moved: Vec<_> = (after.iter().zip(before).map(|(after, before)| after - before))
             .zip(REASONS)
             .filter(|(count, _)| *count != 0)
             .collect();
         let &[(1, reason)] = &moved[..] else { panic!("one packet, one reason: {moved:?}") };
-        Ok(Ran { action, frame, reason: *reason })
+        Ok((Ran { action, frame, reason: *reason }, after))
     }
 
     /// Verified instructions and bytes of machine code of the program for plain frames, for others, or for `snat`.

@@ -25,11 +25,11 @@ echo "zdd-vm-end $?"
 poweroff -f
 "#;
 
-/// Writes an archive with busybox, `ip`, the test binary, the libraries that they need, and a script that runs the tests.
+/// Writes an archive with busybox, `ip`, the test binary, `zdd`, the libraries that they need, and a script that runs the tests.
 pub fn write(
     at: &Path,
     busybox: &Path,
-    test: &Path,
+    [test, zdd]: [&Path; 2],
     veth: &Path,
     (tests, frames): (&[String], u64),
 ) -> Result<()> {
@@ -44,9 +44,10 @@ pub fn write(
     archive.copy(Path::new("bin/busybox"), busybox, 0o755)?;
     archive.copy(Path::new("bin/ip"), &ip, 0o755)?;
     archive.copy(Path::new("kernel"), test, 0o755)?;
+    archive.copy(Path::new("zdd"), zdd, 0o755)?;
     archive.copy(Path::new("veth.ko"), veth, 0o644)?;
     let mut libraries = BTreeSet::new();
-    for program in [&ip, test] {
+    for program in [ip.as_path(), test, zdd] {
         libraries.extend(libraries_of(program)?);
     }
     for library in libraries {

@@ -14,8 +14,8 @@ use super::packages::Emulator;
 pub struct Outcome {
     pub tests_passed: u32,
     pub tests_failed: u32,
-    /// The lines with verified instructions, one for each program.
-    pub verified: Vec<String>,
+    /// What was said for whoever reads it: verified instructions for each program, and what the kernel takes or refuses.
+    pub told: Vec<String>,
     /// The test binary ended by itself.
     pub ended: bool,
 }
@@ -77,10 +77,13 @@ fn read(console: &str) -> Outcome {
             outcome.tests_passed += count("passed").unwrap_or(0);
             outcome.tests_failed += count("failed").unwrap_or(0);
         }
-        if line.contains("verified instructions") {
-            // The first one comes behind the name of its test.
-            let said = line.rsplit_once(" ... ").map_or(line, |(_, said)| said);
-            outcome.verified.push(said.to_owned());
+        // The first one of a test comes behind its name.
+        let said = line.split_once(" ... ").map_or(line, |(_, said)| said);
+        let is_told = ["verified instructions", ": takes ", ": refuses ", "rows of the backend's program"]
+            .iter()
+            .any(|what| said.contains(what));
+        if is_told || ["doctor: ", "agent: "].iter().any(|what| said.starts_with(what)) {
+            outcome.told.push(said.to_owned());
         }
         outcome.ended |= line.starts_with("zdd-vm-end ");
     }
@@ -104,7 +107,7 @@ mod tests {
         let console = "x\r\ntest a::b ... one: verified instructions: 7 of 9; y\r\ntwo: verified instructions: 8\r\ntest result: FAILED. 31 passed; 2 failed; 0 ignored\r\n";
         let cut = read(console);
         assert_eq!((cut.tests_passed, cut.tests_failed, cut.ended), (31, 2, false));
-        assert_eq!(cut.verified, ["one: verified instructions: 7 of 9; y", "two: verified instructions: 8"]);
+        assert_eq!(cut.told, ["one: verified instructions: 7 of 9; y", "two: verified instructions: 8"]);
         assert!(read(&format!("{console}zdd-vm-end 101\r\n")).ended);
     }
 }

@@ -362,8 +362,14 @@ impl Client {
     }
 
     /// See [`Handle::explain`](crate::control::Handle::explain).
-    pub async fn explain(&mut self, service: &str, from: SocketAddr) -> Result<Explain, ClientError> {
-        let request = pb::ExplainRequest { service: service.to_owned(), from: from.to_string() };
+    pub async fn explain(
+        &mut self,
+        service: &str,
+        from: SocketAddr,
+        port: Option<u16>,
+    ) -> Result<Explain, ClientError> {
+        let port = port.map(u32::from);
+        let request = pb::ExplainRequest { service: service.to_owned(), from: from.to_string(), port };
         report(self.inner.explain(request).await)
     }
 
@@ -485,14 +491,15 @@ impl Client {
         service: &str,
         weights: &[(String, BasisPoints)],
         clients: &[SocketAddr],
+        port: Option<u16>,
     ) -> Result<WhoMoves, ClientError> {
         let weights = weights
             .iter()
             .map(|(version, points)| pb::Weight { version: version.clone(), points: *points })
             .collect();
         let clients = clients.iter().map(ToString::to_string).collect();
-        report(
-            self.inner.who_moves(pb::WhoMovesRequest { service: service.to_owned(), weights, clients }).await,
-        )
+        let port = port.map(u32::from);
+        let request = pb::WhoMovesRequest { service: service.to_owned(), weights, clients, port };
+        report(self.inner.who_moves(request).await)
     }
 }

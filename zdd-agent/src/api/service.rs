@@ -74,6 +74,13 @@ pub(super) fn address(text: &str) -> Result<std::net::SocketAddr, Status> {
     crate::text::parse_socket(text).map_err(|error| Status::invalid_argument(error.0))
 }
 
+/// A port of a VIP, host byte order.
+fn dialled(port: Option<u32>) -> Result<Option<u16>, Status> {
+    port.map(u16::try_from)
+        .transpose()
+        .map_err(|_| Status::invalid_argument("a port is a number from 0 to 65535"))
+}
+
 fn trace_filter(asked: pb::TraceRequest) -> Result<TraceFilter, Unreadable> {
     let pb::TraceRequest { service, reasons, from, rate, snap_bytes } = asked;
     let mut bits = 0;
@@ -238,8 +245,8 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::Explanation>, Status> {
-        let pb::ExplainRequest { service, from } = request.into_inner();
-        answer(self.handle.explain(service, address(&from)?).await)
+        let pb::ExplainRequest { service, from, port } = request.into_inner();
+        answer(self.handle.explain(service, address(&from)?, dialled(port)?).await)
     }
 
     async fn plan_rollout(
@@ -350,10 +357,10 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::WhoMovesRequest>,
     ) -> Result<Response<pb::WhoMovesReport>, Status> {
-        let pb::WhoMovesRequest { service, weights, clients } = request.into_inner();
+        let pb::WhoMovesRequest { service, weights, clients, port } = request.into_inner();
         let weights = weights.into_iter().map(|weight| (weight.version, weight.points)).collect();
         let clients = clients.iter().map(|client| address(client)).collect::<Result<_, _>>()?;
-        answer(self.handle.who_moves(service, weights, clients).await)
+        answer(self.handle.who_moves(service, weights, clients, dialled(port)?).await)
     }
 
     async fn set_log_level(

@@ -70,6 +70,18 @@ impl Wire for BTreeMap<String, u64> {
     }
 }
 
+/// A port, host byte order.
+impl Wire for u16 {
+    type Pb = u32;
+    fn into_pb(self) -> u32 {
+        self.into()
+    }
+    fn from_pb(pb: u32, field: &str) -> Result<Self, Malformed> {
+        let wrong = || Malformed { field: field.to_owned(), wrong: format!("{pb} is no port") };
+        Self::try_from(pb).map_err(|_| wrong())
+    }
+}
+
 impl Wire for crate::trace::Frame {
     type Pb = Vec<u8>;
     fn into_pb(self) -> Vec<u8> {
@@ -279,7 +291,21 @@ message!(report::SynFilterStatus, SynFilterStatus { bytes, fill });
 message!(report::InterfaceStatus, InterfaceStatus { name, index, mode, attached, note });
 message!(
     report::Explain,
-    Explanation { service, from, version, backend, cell, group, base, current, dirty, entry, why, cohort }
+    Explanation {
+        service,
+        from,
+        version,
+        backend,
+        cell,
+        group,
+        base,
+        current,
+        dirty,
+        entry,
+        why,
+        cohort,
+        port
+    }
 );
 message!(report::FlowEntry, FlowEntry { state, backend, alt, last_seen_ms });
 message!(report::ShiftReport, ShiftReport { service, generation, versions, moved_groups, notes });

@@ -249,6 +249,9 @@ pub enum Command {
         /// The client's address and port.
         #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
         from: SocketAddr,
+        /// The port that it dials, of a VIP of many ports. Without it: the first one.
+        #[arg(long, value_name = "PORT")]
+        port: Option<u16>,
     },
     /// Detach the XDP program and remove everything that is pinned. Flows break.
     Detach {
@@ -288,6 +291,9 @@ pub enum Command {
         /// Also say what happens to this client; may be given again.
         #[arg(long, value_name = "ADDR:PORT", value_parser = parse_socket)]
         from: Vec<SocketAddr>,
+        /// The port that these clients dial, of a VIP of many ports. Without it: the first one.
+        #[arg(long, value_name = "PORT", requires = "from")]
+        port: Option<u16>,
     },
     /// Change what the agent logs, until it ends.
     #[command(

@@ -187,8 +187,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                 }
             }
         }
-        Command::Explain { service, from } => {
-            out.print(&client.explain(&service, from).await?, table::explain)?;
+        Command::Explain { service, from, port } => {
+            out.print(&client.explain(&service, from, port).await?, table::explain)?;
         }
         Command::Log { level, reason } => {
             let before = client.set_log_level(&level, reason).await?;
@@ -197,8 +197,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             })?;
         }
         Command::Trace(args) => return super::trace::run(args, client, out).await,
-        Command::WhoMoves { service, weights, from } => {
-            out.print(&client.who_moves(&service, &weights, &from).await?, who_moves::text)?;
+        Command::WhoMoves { service, weights, from, port } => {
+            out.print(&client.who_moves(&service, &weights, &from, port).await?, who_moves::text)?;
         }
         Command::Detach { .. } => out.print(&client.detach().await?, table::detached)?,
     }

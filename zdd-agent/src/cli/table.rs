@@ -395,6 +395,9 @@ pub fn explain(report: &Explain) -> String {
     let version = report.version.as_deref().unwrap_or("none");
     let dirty = if report.dirty { ", not settled" } else { "" };
     let mut out = format!("{} -> {} {version} {}\n", report.from, report.service, or_none(report.backend));
+    if let Some(port) = report.port {
+        let _ = writeln!(out, "  port:  {port} is dialled");
+    }
     let _ = writeln!(out, "  why:   {}", report.why);
     if let Some(cohort) = &report.cohort {
         let _ = writeln!(out, "  cohort: {cohort}");

@@ -22,6 +22,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 const PROGRAM: &str = "zdd_decap";
 
+/// The oldest Linux that it has been run on (`cargo xtask vm --kernel 5.10`). It has no atomics, so it is below the balancer's.
+const FLOOR: (u32, u32) = (5, 10);
+
 /// What is unwrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecapSpec {
@@ -46,7 +49,7 @@ impl Decap {
     /// Loads the program and makes or finds its maps below `dir`, which is this interface's own. What an earlier run left
     /// there goes on meanwhile. Nothing is attached yet.
     pub fn open(dir: &Path, spec: &DecapSpec) -> Result<Self, DataplaneError> {
-        kernel_is_new_enough()?;
+        kernel_is_new_enough(FLOOR, "pinned XDP links (5.9)")?;
         let (pins, adopted) = Pins::open(dir)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins.dir)

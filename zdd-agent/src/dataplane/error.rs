@@ -23,11 +23,15 @@ pub enum DataplaneError {
     },
     /// Linux is too old.
     #[error(
-        "Linux {release} is too old: zdd needs 5.15 or later (atomic compare-and-swap in BPF, pinned XDP links)\nhelp: boot a newer kernel"
+        "Linux {release} is too old: this needs {}.{} or later, for {needs}\nhelp: boot a newer kernel; `zdd doctor` tells what this one lacks", floor.0, floor.1
     )]
     Kernel {
         /// The running kernel.
         release: String,
+        /// The oldest that will do: major and minor number.
+        floor: (u32, u32),
+        /// Some of what it lacks.
+        needs: &'static str,
     },
     /// Another agent runs.
     #[error(

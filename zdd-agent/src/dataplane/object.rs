@@ -150,7 +150,7 @@ impl Dataplane {
     /// `signal_secret` chooses the flows that are followed. It must be the same for as long as the maps live: else those under way
     /// are not found again.
     pub fn open(agent: &AgentSpec, signal_secret: u64) -> Result<(Self, Opened), DataplaneError> {
-        kernel_is_new_enough()?;
+        kernel_is_new_enough(FLOOR, "atomic compare-and-swap in BPF (5.12)")?;
         let (pins, adopted) = Pins::open(&agent.pin_dir)?;
         let config = config_of(agent);
         let signal_buckets = signal_buckets(agent);
@@ -396,20 +396,29 @@ pub(super) fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
     }
 }
 
-pub(super) fn kernel_is_new_enough() -> Result<(), DataplaneError> {
+/// The first Linux that the balancer's programs run on: their features (5.12), and the oldest series with all of them that is kept up.
+pub(super) const FLOOR: (u32, u32) = (5, 15);
+
+/// Refuses a kernel below `floor`; `needs` says what it lacks.
+pub(super) fn kernel_is_new_enough(floor: (u32, u32), needs: &'static str) -> Result<(), DataplaneError> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    if too_old(release) {
-        return Err(DataplaneError::Kernel { release: release.to_owned() });
+    if older(release, floor) {
+        return Err(DataplaneError::Kernel { release: release.to_owned(), floor, needs });
     }
     Ok(())
 }
 
-/// Whether a kernel release is below 5.15. One that cannot be read is not: the kernel itself will say what it lacks.
+/// Whether a kernel release is below what the balancer needs.
 pub(super) fn too_old(release: &str) -> bool {
+    older(release, FLOOR)
+}
+
+/// Whether a kernel release is below a floor. One that cannot be read is not: the kernel itself will say what it lacks.
+fn older(release: &str, floor: (u32, u32)) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 15),
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < floor,
         _ => false,
     }
 }
@@ -431,5 +440,6 @@ mod tests {
         ] {
             assert_eq!(too_old(release), old, "{release}");
         }
+        assert!(!older("5.10.0-46-cloud-amd64", (5, 10)) && older("5.9.16", (5, 10)));
     }
 }

@@ -105,7 +105,7 @@ pub(super) async fn act(
 async fn make(handle: Handle, action: Action) -> Result<Value, Refused> {
     let (service, act, revision) = match action {
         Action::WhoMoves { service, weights } => {
-            return json(handle.who_moves(service, weights, Vec::new()).await?);
+            return json(handle.who_moves(service, weights, Vec::new(), None).await?);
         }
         Action::Shift { service, weights } => return json(handle.shift(service, weights, false).await?),
         Action::Rollback { service } => return json(handle.rollback(service, false).await?),

@@ -38,7 +38,9 @@ impl Reconciler {
             Request::Undrain { target, reply } => drop(reply.send(self.undrain(&target))),
             Request::DrainedWatch { target, reply } => drop(reply.send(self.drained_watch(&target))),
             Request::Apply { desired, dry_run, reply } => drop(reply.send(self.apply(*desired, dry_run))),
-            Request::Explain { service, from, reply } => drop(reply.send(self.explain(&service, from))),
+            Request::Explain { service, from, port, reply } => {
+                drop(reply.send(self.explain(&service, from, port)));
+            }
             Request::Rollout { service, ask, reply } => drop(reply.send(self.rollout(&service, ask))),
             Request::RolloutStatus { service, reply } => drop(reply.send(self.rollout_status(&service))),
             Request::RolloutPlan { service, candidate, reply } => {
@@ -57,8 +59,8 @@ impl Reconciler {
             Request::Detach { reply } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
             }
-            Request::WhoMoves { service, weights, clients, reply } => {
-                drop(reply.send(self.who_moves(&service, &weights, &clients)));
+            Request::WhoMoves { service, weights, clients, port, reply } => {
+                drop(reply.send(self.who_moves(&service, &weights, &clients, port)));
             }
             Request::DrainNode { node, deadline, force, reply } => {
                 drop(reply.send(self.drain_node(&node, deadline, force)));

@@ -13,10 +13,16 @@ use super::Reconciler;
 use crate::admission;
 use crate::clock;
 use crate::control::Refused;
+use crate::desired::ServiceSpec;
 use crate::report::{Explain, FlowEntry};
 
 impl Reconciler {
-    pub(super) fn explain(&self, name: &str, from: SocketAddr) -> Result<Explain, Refused> {
+    pub(super) fn explain(
+        &self,
+        name: &str,
+        from: SocketAddr,
+        port: Option<u16>,
+    ) -> Result<Explain, Refused> {
         let index = self.index_of(name)?;
         let service = &self.services[index];
         let spec = &service.saved.spec;
@@ -27,13 +33,18 @@ impl Reconciler {
                 spec.dialled()
             )));
         };
-        let vip_port = face.at.vip.port.to_be();
-        let key = FlowKey::new(from.ip().into(), from.port().to_be(), vip_port, face.at.vip_id);
+        let (port, behind) = dialled(spec, &from, port)?;
+        let key = FlowKey::new(from.ip().into(), from.port().to_be(), port.to_be(), face.at.vip_id);
         let place = steer::place(&service.view(), &key);
         let cell = face.cells[place.cell as usize];
         let entry = self.dataplane.find_flow(&key, place.table_hash);
         let find = |id: BackendId| service.saved.backends.iter().find(|b| b.id == id);
-        let address = |id: BackendId| find(id).map(|b| b.address);
+        // A backend's port goes with that of the VIP.
+        let address = |id: BackendId| {
+            let mut address = find(id)?.address;
+            address.set_port(address.port().wrapping_add(behind));
+            Some(address)
+        };
         let mut trial = Trial {
             service: service.view(),
             cell,
@@ -74,8 +85,24 @@ impl Reconciler {
                 None => why.to_owned(),
             },
             cohort: face.at.cohort.clone(),
+            port: spec.vips.iter().any(|vip| vip.serves(&from) && vip.more > 0).then_some(port),
         })
     }
+}
+
+/// The port of its VIP that a client dials, and how far behind the VIP's first it is.
+pub(super) fn dialled(
+    spec: &ServiceSpec,
+    from: &SocketAddr,
+    port: Option<u16>,
+) -> Result<(u16, u16), Refused> {
+    let Some(vip) = spec.vips.iter().find(|vip| vip.serves(from)) else { return Ok((0, 0)) };
+    let (first, last) = vip.ports();
+    let port = port.unwrap_or(first);
+    if port < first || port > last {
+        return Err(Refused::invalid(format!("nobody dials port {port} there: {} has {vip}", spec.name)));
+    }
+    Ok((port, port - first))
 }
 
 /// One flow's part of the live tables. What `steer` would write is forgotten, and there is room for it.

@@ -8,6 +8,7 @@ use zdd_common::rules::{self, Sweep};
 use zdd_common::steer;
 
 use super::Reconciler;
+use super::explain::dialled;
 use super::service::Service;
 use crate::control::Refused;
 use crate::desired::{BasisPoints, FULL};
@@ -20,6 +21,7 @@ impl Reconciler {
         name: &str,
         asked: &[(String, BasisPoints)],
         clients: &[SocketAddr],
+        port: Option<u16>,
     ) -> Result<WhoMoves, Refused> {
         let index = self.index_of(name)?;
         let spec = &self.services[index].saved.spec;
@@ -28,6 +30,9 @@ impl Reconciler {
                 "{client} is not of the address family of {name}'s VIP {}",
                 spec.dialled()
             )));
+        }
+        for client in clients {
+            dialled(spec, client, port)?;
         }
         let weights: Vec<(String, BasisPoints)> =
             spec.versions.iter().map(|v| (v.name.clone(), v.weight)).collect();
@@ -93,7 +98,7 @@ impl Reconciler {
         let moved_cells: u32 = pairs.values().sum();
         let (live_flows, kept_flows) = self.flows_in(index, moves);
         let told = clients.iter().map(|from| {
-            let cell = cell_of(service, *from);
+            let cell = cell_of(service, *from, port);
             let name = |row: &[BackendId]| {
                 cell.and_then(|cell| row.get(cell)).and_then(|id| version(*id)).map(str::to_owned)
             };
@@ -166,10 +171,11 @@ impl Reconciler {
 }
 
 /// Place of a client's cell among the cells of all faces.
-fn cell_of(service: &Service, from: SocketAddr) -> Option<usize> {
+fn cell_of(service: &Service, from: SocketAddr, port: Option<u16>) -> Option<usize> {
     let number = service.face_of(&from)?;
     let at = &service.faces[number].at;
-    let key = FlowKey::new(from.ip().into(), from.port().to_be(), at.vip.port.to_be(), at.vip_id);
+    let (port, _) = dialled(&service.saved.spec, &from, port).ok()?;
+    let key = FlowKey::new(from.ip().into(), from.port().to_be(), port.to_be(), at.vip_id);
     let cell = steer::place(&service.view(), &key).cell as usize;
     Some(number * service.saved.spec.cells as usize + cell)
 }

@@ -148,7 +148,7 @@ fn changed(service: &str, note: String) -> ChangeReport {
     ChangeReport { service: service.to_owned(), generation: 9, notes: vec![note] }
 }
 
-pub fn explained(service: String, from: std::net::SocketAddr) -> Explain {
+pub fn explained(service: String, from: std::net::SocketAddr, port: Option<u16>) -> Explain {
     let v1 = Some("10.1.0.1:8080".parse().unwrap());
     let v2 = Some("10.2.0.1:8080".parse().unwrap());
     Explain {
@@ -164,6 +164,7 @@ pub fn explained(service: String, from: std::net::SocketAddr) -> Explain {
         entry: Some(FlowEntry { state: "est".to_owned(), backend: v1, alt: v2, last_seen_ms: 1_250 }),
         why: "the flow has an entry and stays on its backend".to_owned(),
         cohort: Some("staff".to_owned()),
+        port,
     }
 }
 
@@ -238,9 +239,12 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 ];
                 drop(reply.send(Ok(ApplyReport { changes, applied: !dry_run, warnings: vec![] })));
             }
-            Request::Explain { service, from, reply } => {
-                note(format!("explain {service} {from}"));
-                drop(reply.send(Ok(explained(service, from))));
+            Request::Explain { service, from, port, reply } => {
+                note(format!(
+                    "explain {service} {from}{}",
+                    port.map_or(String::new(), |port| format!(" port {port}"))
+                ));
+                drop(reply.send(Ok(explained(service, from, port))));
             }
             Request::Rollout { service, ask, reply } => {
                 note(format!("rollout {service} {ask:?}"));
@@ -274,7 +278,7 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 note(format!("gate {service} closed={closed} {reason:?}"));
                 drop(reply.send(Ok(changed(&service, "noted".to_owned()))));
             }
-            Request::WhoMoves { service, weights, clients, reply } => {
+            Request::WhoMoves { service, weights, clients, port: _, reply } => {
                 note(format!("who-moves {service} {weights:?}"));
                 let answer = WhoMoves {
                     service,

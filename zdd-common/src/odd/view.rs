@@ -105,6 +105,11 @@ impl<F: Frame> Frame for View<F> {
     }
 
     #[inline(always)]
+    fn read_link<T: Wire>(&self, offset: usize) -> Option<T> {
+        self.frame.read_link(offset)
+    }
+
+    #[inline(always)]
     fn write_link<T: Wire>(&mut self, offset: usize, value: T) -> bool {
         self.frame.write_link(offset, value)
     }
@@ -137,9 +142,11 @@ impl<F: Frame> Frame for View<F> {
         self.skip == 0 && self.frame.strip(bytes)
     }
 
+    // Behind tags at the most: where more is skipped, the end belongs to another packet.
     #[inline(always)]
     fn truncate(&mut self, length: usize) -> bool {
-        self.skip == 0 && self.frame.truncate(length)
+        let skip = core::hint::black_box(self.skip);
+        skip <= 2 * TAG && self.frame.truncate(length + (skip & (3 * TAG)) as usize)
     }
 
     #[inline(always)]

@@ -149,11 +149,28 @@ pub fn from_backend<F: Frame + ?Sized, T: SignalTables>(
     (backend, vip_port): (BackendId, u16),
     rate: Rate,
 ) -> u64 {
+    from_backend_to(
+        frame,
+        tables,
+        packet,
+        &SignalKey::new(packet.dst, packet.dst_port, vip_port, backend),
+        rate,
+    )
+}
+
+/// [`from_backend`] where the packet does not say which client it is for.
+#[inline(always)]
+pub fn from_backend_to<F: Frame + ?Sized, T: SignalTables>(
+    frame: &F,
+    tables: &mut T,
+    packet: &Packet,
+    key: &SignalKey,
+    rate: Rate,
+) -> u64 {
     if packet.proto != TCP {
         return 0;
     }
-    let key = SignalKey::new(packet.dst, packet.dst_port, vip_port, backend);
-    look(frame, tables, packet, &key, Side::Backend, rate)
+    look(frame, tables, packet, key, Side::Backend, rate)
 }
 
 #[inline(always)]

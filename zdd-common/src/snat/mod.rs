@@ -23,6 +23,7 @@ use crate::odd::{Quote, View};
 use crate::packet::Packet;
 use crate::process::{Fate, Verdict};
 use crate::reason::Reason;
+use crate::signals::{self, Rate, SignalKey};
 use crate::tables::Tables;
 use crate::time::Tick;
 
@@ -84,6 +85,13 @@ impl Default for Job {
     }
 }
 
+/// Notes what a backend's packet tells of its flow, under the client's name. Before it is rewritten.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn follow<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut T, order: &Order, job: &Job) -> u64 {
+    let key = SignalKey::new(job.dst, job.dst_port, job.src_port, order.backend);
+    signals::from_backend_to(frame, tables, &job.packet, &key, Rate(order.rate))
+}
+
 /// Does what an order says. `job`: room for the work; what is in it does not matter.
 #[inline(always)]
 pub fn process<F: Frame, T: Tables + Mappings>(
@@ -112,6 +120,9 @@ pub fn process<F: Frame, T: Tables + Mappings>(
         }
     } else {
         steps |= lookup::back(tables, order, job);
+    }
+    if job.go && order.is_followed() {
+        steps |= follow(&mut frame, tables, order, job);
     }
     if job.go {
         if order.is(Kind::OutError) || order.is(Kind::BackError) {

@@ -71,14 +71,14 @@ pub struct Order {
     pub quote_l4: u8,
     /// Of a later fragment: 1 + the number of our address.
     pub source: u8,
-    /// 0.
-    pub zero: u8,
+    /// Of a backend's packet: how many flows are followed, [`crate::signals::Rate`]. 0, as programs of before wrote it: none.
+    pub rate: u8,
 }
 wire!(Order, 96, {
     src: Addr, dst: Addr, quote_dst: Addr, seq: u32, tags: u32, id: u32, ip_length: u16, skip: u16, src_port: u16,
     dst_port: u16, quote_src_port: u16, quote_dst_port: u16, quote_depth: u16, quote_end: u16, vip_id: u16, service: u16,
     backend: u16, covered: u16, kind: u8, proto: u8, v6: u8, l4: u8, flags: u8, reason: u8, new_flow: u8, first: u8,
-    quote_proto: u8, quote_l4: u8, source: u8, zero: u8,
+    quote_proto: u8, quote_l4: u8, source: u8, rate: u8,
 });
 
 /// What kind of packet it is.
@@ -135,6 +135,7 @@ impl Order {
         self.backend = 0;
         self.reason = Reason::Reply as u8;
         self.new_flow = 0;
+        self.rate = 0;
     }
 
     /// Whether it is of this kind.
@@ -167,6 +168,12 @@ impl Order {
     pub(crate) const fn segment(&self) -> Segment {
         let flags = self.flags;
         Segment { syn: flags & SYN != 0, fin: flags & FIN != 0, rst: flags & RST != 0, seq: self.seq }
+    }
+
+    /// Whether what it tells of its flow is noted.
+    #[inline(always)]
+    pub(crate) const fn is_followed(&self) -> bool {
+        self.rate != 0 && self.is(Kind::Back) && self.first == 0
     }
 
     /// The packet as it was parsed.

@@ -11,6 +11,7 @@ use super::actions::{REDIRECT, TX};
 use super::ipip::{TUNNELS, Tunnel, summed};
 use super::{Row, patch};
 use crate::frames::{ACK, L3, L4, Pkt, SYN};
+use crate::odd_frames::{QINQ, VLAN, tagged};
 use crate::rig::{MAC_B, Rig};
 
 /// A slot that no other row uses.
@@ -77,7 +78,63 @@ fn error(t: Tunnel, frame: &[u8], mtu: u32) -> Vec<u8> {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    TUNNELS.iter().flat_map(|t| sizes(*t).into_iter().chain(segments(*t))).chain(untold()).collect()
+    let each = |t: &Tunnel| sizes(*t).into_iter().chain(in_vlans(*t)).chain(segments(*t)).collect::<Vec<_>>();
+    TUNNELS.iter().flat_map(each).chain(untold()).collect()
+}
+
+/// Tagged packets: the sender is told by its own link, with its tags.
+fn in_vlans(t: Tunnel) -> Vec<Row> {
+    let room = 1500 - t.overhead() as u32;
+    let frame = long(t, 1500, 64);
+    let mut rows = vec![];
+    for (what, tags, vlans) in [
+        ("one tag", &[(VLAN, 7)][..], 7),
+        ("a priority tag", &[(VLAN, 0)], 0),
+        ("QinQ", &[(QINQ, 5), (VLAN, 6)], 5 | 6 << 16),
+    ] {
+        let narrow = move |rig: &mut Rig| {
+            let port = Port { ifindex: rig.b, flags: 0, mac: MAC_B, tags: vlans, mtu: 1500 };
+            rig.plane.set_port(NARROW, port).expect("a port");
+            t.build(rig, NARROW);
+        };
+        let full = long(t, room as usize, 64);
+        rows.extend([
+            t.row(&format!("{what}: as large as fits"), tagged(&full, tags))
+                .with(narrow)
+                .out(
+                    REDIRECT,
+                    tagged(&t.wrapped(&long(t, room as usize, 63), 0, MAC_B), tags),
+                    Reason::Settled,
+                )
+                .counts(t.n, t.n, false),
+            t.row(&format!("{what}: one byte too large"), tagged(&long(t, room as usize + 1, 64), tags))
+                .with(narrow)
+                .out(
+                    REDIRECT,
+                    tagged(&error(t, &long(t, room as usize + 1, 64), room), tags),
+                    Reason::TooBig,
+                ),
+            t.row(&format!("{what}: a full packet"), tagged(&frame, tags)).with(narrow).out(
+                REDIRECT,
+                tagged(&error(t, &frame, room), tags),
+                Reason::TooBig,
+            ),
+            t.row(&format!("{what}: bounced"), tagged(&frame, tags))
+                .with(narrow)
+                .with(|rig| rig.plane.set_redirect(rig.a, false).expect("known"))
+                .out(TX, tagged(&error(t, &frame, room), tags), Reason::TooBig),
+            t.row(&format!("{what}: no hop left"), tagged(&t.packet().hops(1).bytes(), tags))
+                .with(narrow)
+                .drop(Reason::DropTtl),
+        ]);
+    }
+    // Somebody would have to take the packet to another VLAN, and its size is not asked before that.
+    rows.push(
+        t.row("a tag that its way does not have: too large or not", tagged(&frame, &[(VLAN, 8)]))
+            .with(narrow(t, 1500))
+            .drop(Reason::DropNoNextHop),
+    );
+    rows
 }
 
 fn sizes(t: Tunnel) -> Vec<Row> {

@@ -209,7 +209,7 @@ async fn prospect(at: &At, action: &Action) -> Result<String, ClientError> {
         Action::Drain { .. } => return Ok("new flows go to the other versions; live ones stay".to_owned()),
         Action::Undrain { .. } => return Ok("it may take new flows again".to_owned()),
     };
-    let moves = client.who_moves(service, &weights, &[]).await?;
+    let moves = client.who_moves(service, &weights, &[], None).await?;
     let note = moves.notes.first().map(|note| format!("\n{note}")).unwrap_or_default();
     Ok(format!(
         "{:.2}% of new clients get another version; live connections stay{note}",
