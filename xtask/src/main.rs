@@ -2,6 +2,7 @@
 
 mod demo;
 mod fuzz;
+mod image;
 mod package;
 mod program;
 mod vm;
@@ -34,7 +35,9 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Build the binary, manual pages, completions and a Debian package
     Package(package::Arguments),
-    /// Run the kernel tests on other kernels, in virtual machines
+    /// Build a container image of one static binary, and run it as the DaemonSet would
+    Image(image::Arguments),
+    /// Run the kernel tests on other kernels, or the package under systemd, in virtual machines
     Vm(vm::Arguments),
 }
 
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => program::become_it("zdd-sim", &[], &arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {
