@@ -1,6 +1,8 @@
 //! What the README shows is true: every `zdd` command is one, every configuration is valid, and its five minutes work as written. Needs
 //! root.
 
+mod run;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,7 +12,7 @@ use std::process::Command;
 use zdd_agent::config::Config;
 use zdd_tests::rig::{Error, Result, Rig, RigSpec, built};
 
-const README: &str = include_str!("../../README.md");
+const README: &str = include_str!("../../../README.md");
 
 /// A block of code: its language and text.
 struct Block {
