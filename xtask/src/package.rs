@@ -17,6 +17,8 @@ pub struct Arguments {
     no_deb: bool,
 }
 
+/// The maintainer that files of the repository name: an address that nobody answers at.
+const NOBODY: &str = "zdd developers <zdd@localhost>";
 /// Where packaged binaries are.
 const INSTALLED: &str = "/usr/bin/zdd";
 /// Where the unit of the repository expects one that was installed by hand.
@@ -64,18 +66,30 @@ pub fn make(binary: Option<&Path>, deb: bool) -> Result<Option<PathBuf>> {
         unit.lines().filter(|line| !line.starts_with("#   ")).map(|line| format!("{line}\n")).collect();
     fs::write(out.join("zdd.service"), unit.replace(BY_HAND, INSTALLED))?;
     fs::copy(&binary, out.join("zdd")).with_context(|| format!("cannot copy {}", binary.display()))?;
+    let changelog = fs::read_to_string(root.join("scripts/package/changelog"))?;
+    ensure!(changelog.contains(NOBODY), "scripts/package/changelog does not name {NOBODY}");
+    fs::write(out.join("changelog"), changelog.replace(NOBODY, &maintainer()))?;
     println!("{}: binary, manual pages, completions, systemd unit", out.display());
     if !deb {
         return Ok(None);
     }
     let mut deb = Command::new("cargo-deb");
     deb.current_dir(root).args(["--no-build", "--no-strip", "--package", "zdd-agent", "--output"]).arg(&out);
+    deb.args(["--maintainer", &maintainer()]);
     // It is told where cargo is, and looks for the binary where cargo puts it.
     let status = deb.status().context("cannot start cargo-deb: cargo install cargo-deb --locked")?;
     ensure!(status.success(), "cargo-deb failed");
     let made = fs::read_dir(&out)?.filter_map(|entry| Some(entry.ok()?.path()));
     let made = made.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
     Ok(Some(made.context("cargo-deb has made no package")?))
+}
+
+/// Who answers for the package, by the variables of Debian's own tools (dch(1)).
+fn maintainer() -> String {
+    match (std::env::var("DEBFULLNAME"), std::env::var("DEBEMAIL")) {
+        (Ok(name), Ok(address)) => format!("{name} <{address}>"),
+        _ => NOBODY.to_owned(),
+    }
 }
 
 /// Runs the binary; its output goes to `file`.
