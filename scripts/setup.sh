@@ -32,7 +32,7 @@ bench_packages=(nginx:nginx haproxy:haproxy iperf3:iperf3 wrk:wrk nft:nftables)
 test_packages=(redis-server:redis-server redis-cli:redis-tools pg_lsclusters:postgresql prometheus:prometheus tshark:tshark
     chromium:chromium chromedriver:chromium-driver
     prometheus-alertmanager:prometheus-alertmanager /usr/share/doc/python3-venv:python3-venv faketime:faketime
-    strace:strace)
+    strace:strace runc:runc /usr/share/containers/seccomp.json:golang-github-containers-common)
 [ "$bench" = no ] || packages+=("${bench_packages[@]}")
 [ "$tests" = no ] || packages+=("${test_packages[@]}")
 

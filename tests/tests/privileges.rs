@@ -178,9 +178,18 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
          [[service.rollout.analysis]]\nname = \"page\"\ninterval = \"200ms\"\nfailure_limit = 100\n\
          consecutive_error_limit = 1000\n\
          web = { url = \"http://127.0.0.1:9/x?token=planted-2\", json = \"$.x\", success = \"== 1\" }\n\
-         [[service.rollout.hook]]\non = \"event\"\nexec = [\"/bin/false\", \"--password\", \"planted-3\"]\n"
+         [[service.rollout.hook]]\non = \"event\"\nexec = [\"/bin/false\", \"--password\", \"planted-3\"]\n\
+         [[service.rollout.hook]]\non = \"event\"\nwebhook = \"http://127.0.0.1:9/services/planted-6\"\n\
+         [[service.rollout.analysis]]\nname = \"stats\"\ninterval = \"200ms\"\nfailure_limit = 100\n\
+         consecutive_error_limit = 1000\n\
+         web = { url = \"http://127.0.0.1:9/x?k=planted-7\", json = \"$.x\", success = \"== 1\" }\n"
             .to_owned();
-    let setup = Setup { rollout: Some(rollout), ..Setup::default() };
+    let setup = Setup {
+        rollout: Some(rollout),
+        agent_lines: "otlp = \"http://127.0.0.1:9/planted-8\"".to_owned(),
+        api: "[[alert]]\nname = \"ops\"\nwebhook = \"http://127.0.0.1:9/services/T0/planted-9\"\n".to_owned(),
+        ..Setup::default()
+    };
     let mut world = World::running(setup)?;
     world.zdd().run(&["rollout", "start", "web", "v2", "--reason", "see https://u:planted-4@wiki/x"])?;
     // Measured more than once, so that what went wrong is told.

@@ -42,6 +42,13 @@ fn the_manager_is_told_ready_alive_and_stopping() -> Result<()> {
         assert_eq!(heard(&manager), "WATCHDOG=1");
         assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     }
+    // A manager takes an end by SIGHUP for one in order and starts nobody: it must not be one.
+    agent.signal(libc::SIGHUP);
+    wait_for("a word about it", PATIENCE, LOOK_EVERY, || {
+        let log = std::fs::read_to_string(world.rig.scratch().path("agent.log")).unwrap_or_default();
+        Ok::<_, Error>(log.contains("SIGHUP reads no file").then_some(()))
+    })?;
+    world.status()?;
     agent.signal(libc::SIGTERM);
     let last = std::iter::repeat_with(|| heard(&manager)).take(10).find(|word| word != "WATCHDOG=1");
     assert!(last.as_deref().is_some_and(|word| word.starts_with("STOPPING=1\n")), "{last:?}");

@@ -3,6 +3,7 @@
 mod demo;
 mod frames;
 mod fuzz;
+mod image;
 mod package;
 mod program;
 mod vm;
@@ -37,7 +38,9 @@ enum Command {
     Frames(frames::Arguments),
     /// Build the binary, manual pages, completions and a Debian package
     Package(package::Arguments),
-    /// Run the kernel tests on other kernels, in virtual machines
+    /// Build a container image of one static binary, and run it as the DaemonSet would
+    Image(image::Arguments),
+    /// Run the kernel tests on other kernels, or the package under systemd, in virtual machines
     Vm(vm::Arguments),
 }
 
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Frames(arguments) => frames::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {

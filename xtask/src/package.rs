@@ -17,6 +17,8 @@ pub struct Arguments {
     no_deb: bool,
 }
 
+/// The maintainer that files of the repository name: an address that nobody answers at.
+const NOBODY: &str = "zdd developers <zdd@localhost>";
 /// Where packaged binaries are.
 const INSTALLED: &str = "/usr/bin/zdd";
 /// Where the unit of the repository expects one that was installed by hand.
@@ -27,12 +29,21 @@ const BY_HAND: &str = "/usr/local/bin/zdd";
 /// # Errors
 /// When a step fails; it says which.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    make(arguments.binary.as_deref(), !arguments.no_deb)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes everything below `target/package`, the Debian package only if it is wanted; returns its path.
+///
+/// # Errors
+/// When a step fails; it says which.
+pub fn make(binary: Option<&Path>, deb: bool) -> Result<Option<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let release = target.join("release/zdd");
-    let binary = match &arguments.binary {
-        Some(binary) => binary.clone(),
+    let binary = match binary {
+        Some(binary) => binary.to_owned(),
         None => {
             let mut build = Command::new(&cargo);
             build.current_dir(root).args(["build", "--release", "--locked", "--package", "zdd-agent"]);
@@ -55,16 +66,30 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         unit.lines().filter(|line| !line.starts_with("#   ")).map(|line| format!("{line}\n")).collect();
     fs::write(out.join("zdd.service"), unit.replace(BY_HAND, INSTALLED))?;
     fs::copy(&binary, out.join("zdd")).with_context(|| format!("cannot copy {}", binary.display()))?;
+    let changelog = fs::read_to_string(root.join("scripts/package/changelog"))?;
+    ensure!(changelog.contains(NOBODY), "scripts/package/changelog does not name {NOBODY}");
+    fs::write(out.join("changelog"), changelog.replace(NOBODY, &maintainer()))?;
     println!("{}: binary, manual pages, completions, systemd unit", out.display());
-    if arguments.no_deb {
-        return Ok(ExitCode::SUCCESS);
+    if !deb {
+        return Ok(None);
     }
     let mut deb = Command::new("cargo-deb");
     deb.current_dir(root).args(["--no-build", "--no-strip", "--package", "zdd-agent", "--output"]).arg(&out);
+    deb.args(["--maintainer", &maintainer()]);
     // It is told where cargo is, and looks for the binary where cargo puts it.
     let status = deb.status().context("cannot start cargo-deb: cargo install cargo-deb --locked")?;
     ensure!(status.success(), "cargo-deb failed");
-    Ok(ExitCode::SUCCESS)
+    let made = fs::read_dir(&out)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let made = made.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
+    Ok(Some(made.context("cargo-deb has made no package")?))
+}
+
+/// Who answers for the package, by the variables of Debian's own tools (dch(1)).
+fn maintainer() -> String {
+    match (std::env::var("DEBFULLNAME"), std::env::var("DEBEMAIL")) {
+        (Ok(name), Ok(address)) => format!("{name} <{address}>"),
+        _ => NOBODY.to_owned(),
+    }
 }
 
 /// Runs the binary; its output goes to `file`.

@@ -3,6 +3,9 @@
 //! A text is not understood, only searched: user and password of a URL, values of parameters and keys whose names say that they are
 //! secret, bearer tokens, private keys. Whatever was found secret in the configuration is taken out of every other text as well.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 use toml::Value;
 
 /// Stands where a secret was.
@@ -24,6 +27,29 @@ const NAMES: [&str; 10] = [
 
 /// Shorter ones are not looked for in other texts: they would hit by chance.
 const LEAST: usize = 4;
+
+/// An address whose path and query may be a secret: it is shown and logged by its host only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Url(pub String);
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uri = self.0.parse::<hyper::Uri>().ok();
+        let host = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.host()?, uri.port_u16())));
+        match host {
+            Some((scheme, host, Some(port))) => write!(f, "{scheme}://{host}:{port}/..."),
+            Some((scheme, host, None)) => write!(f, "{scheme}://{host}/..."),
+            None => f.write_str("..."),
+        }
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// What was found secret.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +81,10 @@ impl Secrets {
                 self.add(text);
                 HIDDEN.clone_into(text);
             }
-            Value::String(text) => *text = self.text(text),
+            Value::String(text) => {
+                let hidden = self.behind_the_host(key, text);
+                *text = self.text(&hidden);
+            }
             // Arguments of programs: nobody knows which of them are passwords.
             Value::Array(items) if matches!(key, "exec" | "argv") => {
                 for item in items.iter_mut().skip(1) {
@@ -72,6 +101,25 @@ impl Secrets {
             Value::Table(table) => table.iter_mut().for_each(|(key, value)| self.value(key, value)),
             _ => {}
         }
+    }
+
+    /// An address without what only its owner knows: of a webhook and a collector all behind the host, which is the usual place of their
+    /// tokens; of other addresses the query.
+    fn behind_the_host(&mut self, key: &str, text: &str) -> String {
+        let Some(host) = text.find("://").map(|at| at + 3) else { return text.to_owned() };
+        let end = match key {
+            "webhook" | "otlp" => text[host..].find(['/', '?']),
+            "url" | "address" | "alertmanager" => text[host..].find('?'),
+            _ => None,
+        };
+        let Some(end) = end.map(|at| host + at + 1).filter(|end| *end < text.len()) else {
+            return text.to_owned();
+        };
+        // What is short would be taken out of texts that have nothing to do with it.
+        if text.len() - end >= 2 * LEAST {
+            self.add(&text[end..]);
+        }
+        format!("{}{HIDDEN}", &text[..end])
     }
 
     fn hide(&mut self, value: &mut Value) {
@@ -203,7 +251,9 @@ mod tests {
             [[service.rollout.analysis]]
             exec = { argv = ["/bin/check", "--with", "sesame-3"] }
             [[service.rollout.hook]]
-            webhook = "https://hooks.example.com/a?token=sesame-4&x=1"
+            webhook = "https://hooks.example.com/services/T0/sesame-4"
+            otlp = "http://collector.example.com:4318/sesame-7/intake"
+            url = "http://10.0.0.8/stats?k=sesame-8"
             exec = ["/bin/tell", "sesame-5"]
             password = "sesame-6"
         "#;
@@ -217,14 +267,15 @@ mod tests {
             "@10.0.0.9:9090/x",
             "up{job=",
             "/bin/check",
-            "x=1",
-            "hooks.example.com",
+            "hooks.example.com/",
+            "collector.example.com:4318/",
+            "10.0.0.8/stats?",
         ] {
             assert!(shown.contains(kept), "{kept} is gone: {shown}");
         }
         // What was secret there is secret everywhere.
-        for n in 1..=6 {
-            let said = secrets.text(&format!("it said sesame-{n}, twice: sesame-{n}"));
+        for said in ["sesame-1", "sesame-2", "sesame-3", "services/T0/sesame-4", "sesame-5", "sesame-6"] {
+            let said = secrets.text(&format!("it said {said}, twice: {said}"));
             assert!(!said.contains("sesame"), "{said}");
         }
     }

@@ -1,6 +1,6 @@
 //! One word that everything waits for: stop.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -20,18 +20,31 @@ impl Shutdown {
         (Trigger(send), Shutdown(receive))
     }
 
-    /// A shutdown that SIGTERM and SIGINT start. Needs a tokio runtime.
+    /// A shutdown that SIGTERM and SIGINT start, and SIGHUP if the terminal is gone. Needs a tokio runtime.
+    ///
+    /// Without a terminal SIGHUP is somebody's wish for the file to be read again. It changes nothing, and must not end the agent: a service
+    /// manager takes that for an end in order, and starts nobody.
     ///
     /// # Errors
     /// The kernel refused a signal handler.
     pub fn on_signals() -> io::Result<Shutdown> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let terminal = io::stderr().is_terminal();
         let (trigger, shutdown) = Shutdown::new();
         tokio::spawn(async move {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+            let name = loop {
+                tokio::select! {
+                    _ = terminate.recv() => break "SIGTERM",
+                    _ = interrupt.recv() => break "SIGINT",
+                    _ = hang_up.recv() => {
+                        if terminal {
+                            break "SIGHUP";
+                        }
+                        tracing::warn!("SIGHUP reads no file: run `zdd apply FILE`, or `systemctl reload zdd`");
+                    }
+                }
             };
             tracing::info!(signal = name, "stopping");
             trigger.start();

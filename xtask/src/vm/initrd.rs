@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,7 +37,7 @@ pub fn write(
 ) -> Result<()> {
     let ip = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"].map(PathBuf::from);
     let ip = ip.into_iter().find(|path| path.is_file()).context("there is no `ip`: install iproute2")?;
-    let mut archive = Archive { out: BufWriter::new(File::create(at)?), inode: 1, made: BTreeSet::new() };
+    let mut archive = Archive::create(at)?;
     for dir in ["bin", "dev", "proc", "sys", "tmp"] {
         archive.directory(Path::new(dir))?;
     }
@@ -66,13 +68,47 @@ fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(said.lines().filter_map(path).collect())
 }
 
-struct Archive {
+/// An archive under way.
+pub struct Archive {
     out: BufWriter<File>,
     inode: u32,
     made: BTreeSet<PathBuf>,
 }
 
 impl Archive {
+    /// # Errors
+    /// The file cannot be written; so are all errors of the other functions.
+    pub fn create(at: &Path) -> Result<Archive> {
+        Ok(Archive { out: BufWriter::new(File::create(at)?), inode: 1, made: BTreeSet::new() })
+    }
+
+    /// All that lies below `from`, as root's, but for what is below the paths `without`. What is neither a file nor a directory nor a link
+    /// is left out: the kernel makes devices.
+    pub fn tree(&mut self, from: &Path, without: &[&str]) -> Result<()> {
+        let mut left = vec![PathBuf::new()];
+        while let Some(inside) = left.pop() {
+            let mut entries = std::fs::read_dir(from.join(&inside))?.collect::<std::io::Result<Vec<_>>>()?;
+            entries.sort_by_key(std::fs::DirEntry::file_name);
+            for entry in entries {
+                let (path, about) = (inside.join(entry.file_name()), entry.metadata()?);
+                let mode = about.permissions().mode() & 0o7777;
+                if without.iter().any(|out| path.starts_with(out)) {
+                    continue;
+                } else if about.is_dir() {
+                    self.made.insert(path.clone());
+                    self.entry(&path, 0o040_000 | mode, &[])?;
+                    left.push(path);
+                } else if about.is_symlink() {
+                    let target = std::fs::read_link(entry.path())?;
+                    self.entry(&path, 0o120_777, target.as_os_str().as_bytes())?;
+                } else if about.is_file() {
+                    self.entry(&path, 0o100_000 | mode, &std::fs::read(entry.path())?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A directory and those above it.
     fn directory(&mut self, path: &Path) -> Result<()> {
         for above in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
@@ -83,14 +119,24 @@ impl Archive {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    /// A file, and the directories above it.
+    pub fn file(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
         if let Some(above) = path.parent() {
             self.directory(above)?;
         }
         self.entry(path, 0o100_000 | mode, content)
     }
 
-    fn copy(&mut self, path: &Path, from: &Path, mode: u32) -> Result<()> {
+    /// A symbolic link, and the directories above it.
+    pub fn link(&mut self, path: &Path, to: &str) -> Result<()> {
+        if let Some(above) = path.parent() {
+            self.directory(above)?;
+        }
+        self.entry(path, 0o120_777, to.as_bytes())
+    }
+
+    /// A file of this machine.
+    pub fn copy(&mut self, path: &Path, from: &Path, mode: u32) -> Result<()> {
         let content = std::fs::read(from).with_context(|| format!("read {}", from.display()))?;
         self.file(path, &content, mode)
     }
@@ -127,7 +173,8 @@ impl Archive {
         Ok(())
     }
 
-    fn end(mut self) -> Result<()> {
+    /// Writes the end.
+    pub fn end(mut self) -> Result<()> {
         self.entry(Path::new("TRAILER!!!"), 0, &[])?;
         self.out.flush()?;
         Ok(())

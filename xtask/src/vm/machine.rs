@@ -20,14 +20,16 @@ pub struct Outcome {
     pub ended: bool,
 }
 
-/// Boots `image` with `initrd`, writes its console to `log`, and reads the result there. Ends the machine after `patience`.
-pub fn run(
-    emulator: &Emulator,
-    image: &Path,
-    initrd: &Path,
-    log: &Path,
-    patience: Duration,
-) -> Result<Outcome> {
+/// What a machine is given: its kernel and file system, further words for the kernel, and MiB of memory.
+pub struct Boot<'a> {
+    pub image: &'a Path,
+    pub initrd: &'a Path,
+    pub words: &'a str,
+    pub memory: u32,
+}
+
+/// Boots, writes the console to `log`, and reads the result there. Ends the machine after `patience`.
+pub fn run(emulator: &Emulator, boot: &Boot<'_>, log: &Path, patience: Duration) -> Result<Outcome> {
     let console = File::create(log).with_context(|| format!("write {}", log.display()))?;
     let mut command = Command::new(&emulator.program);
     let libraries = std::env::join_paths(&emulator.libraries)?;
@@ -38,13 +40,13 @@ pub fn run(
         command.arg("-L").arg(firmware);
     }
     command
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1536", "-smp", "2"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", &boot.memory.to_string(), "-smp", "2"])
         .args(["-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
-        .arg(image)
+        .arg(boot.image)
         .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+        .arg(boot.initrd)
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off {}", boot.words)])
         .stdin(Stdio::null())
         .stdout(console.try_clone()?)
         .stderr(console);

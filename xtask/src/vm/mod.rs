@@ -6,10 +6,13 @@
 //!     qemu, busybox ────┼─► initrd (cpio): init, busybox, ip, the test binary, their libraries ─► qemu (TCG) ─► log, result
 //!     cargo test --no-run ┘
 //! ```
+//!
+//! With `--systemd` the machine is a small Debian, and what runs in it is the package, under systemd: see [`systemd`].
 
 mod initrd;
 mod machine;
 mod packages;
+mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -17,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use machine::Outcome;
+use machine::{Boot, Outcome};
 
 /// Debian's cloud kernels, the series that stand for others: 6.1 and 6.12. 5.10 is below the floor of 5.15. Beside each the release
 /// that has it, if the machine's own need not.
@@ -47,6 +50,12 @@ pub struct Arguments {
     /// Only fetch what is needed from the package sources
     #[arg(long)]
     fetch: bool,
+    /// Not the kernel tests, but the Debian package under a real systemd: from its installation to its purge, with live connections
+    #[arg(long, conflicts_with_all = ["test", "frames"])]
+    systemd: bool,
+    /// With --systemd: package this binary instead of building one in release mode
+    #[arg(long, value_name = "FILE", requires = "systemd")]
+    binary: Option<PathBuf>,
     /// Minutes for one machine; the emulation is 10 to 30 times slower than the machine it runs on
     #[arg(long, default_value_t = 15)]
     minutes: u64,
@@ -58,6 +67,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let dir = target_dir().join("vm");
     std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     let emulator = packages::emulator(&dir)?;
+    if arguments.systemd {
+        return systemd::run(arguments, &dir, &emulator);
+    }
     let busybox = packages::busybox(&dir)?;
     let mut kernels = vec![];
     for (series, older) in SERIES {
@@ -97,7 +109,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             .with_context(|| format!("write {}", initrd.display()))?;
         println!("{series}: {} boots", kernel.name);
         let log = dir.join(format!("{series}.log"));
-        let outcome = machine::run(&emulator, &kernel.image, &initrd, &log, patience)?;
+        let boot = Boot { image: &kernel.image, initrd: &initrd, words: "", memory: 1536 };
+        let outcome = machine::run(&emulator, &boot, &log, patience)?;
         let Outcome { tests_passed, tests_failed, told, ended } = &outcome;
         for line in told {
             println!("{series}: {line}");

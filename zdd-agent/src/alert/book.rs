@@ -150,8 +150,9 @@ fn ms(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{Channel, Url};
+    use super::super::spec::Channel;
     use super::*;
+    use crate::redact::Url;
 
     const S: u64 = 1000;
 

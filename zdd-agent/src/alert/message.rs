@@ -81,9 +81,9 @@ fn rfc3339(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::Url;
     use super::super::trouble::Kind;
     use super::*;
+    use crate::redact::Url;
 
     fn entry(ended_ms: Option<u64>) -> Entry {
         Entry {

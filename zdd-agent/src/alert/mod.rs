@@ -11,5 +11,5 @@ pub mod spec;
 pub mod trouble;
 
 pub use run::run;
-pub use spec::{AlertSpec, Channel, Url};
+pub use spec::{AlertSpec, Channel};
 pub use trouble::{Kind, Trouble};

@@ -1,36 +1,13 @@
 //! Who is told of what: the validated form of `[[alert]]`. Plain data; `config` makes it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::trouble::Kind;
+use crate::redact::Url;
 use crate::tls::TlsSpec;
-
-/// An address whose path and query may be a secret: it is shown and logged by its host only.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Url(pub String);
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uri = self.0.parse::<hyper::Uri>().ok();
-        let host = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.host()?, uri.port_u16())));
-        match host {
-            Some((scheme, host, Some(port))) => write!(f, "{scheme}://{host}:{port}/..."),
-            Some((scheme, host, None)) => write!(f, "{scheme}://{host}/..."),
-            None => f.write_str("..."),
-        }
-    }
-}
-
-impl fmt::Debug for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// One who is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

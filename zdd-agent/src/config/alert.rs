@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::problems::Sink;
 use super::reader::{Table, wrong_type};
 use super::value;
-use crate::alert::{AlertSpec, Channel, Kind, Url};
+use crate::alert::{AlertSpec, Channel, Kind};
+use crate::redact::Url;
 use crate::text::Unreadable;
 
 const MINUTE: Duration = Duration::from_secs(60);

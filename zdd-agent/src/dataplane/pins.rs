@@ -12,7 +12,6 @@ use zdd_common::limits::LAYOUT;
 
 use super::DataplaneError;
 
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Name of the pinned map that says which layout its neighbours have.
 pub(super) const MARKER: &str = "LAYOUT";
 
@@ -108,7 +107,8 @@ pub(super) fn on_bpffs(dir: &Path) -> bool {
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid.
     let done = unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } == 0;
-    done && stat.f_type == BPF_FS_MAGIC
+    // Signed in one C library, unsigned in another.
+    done && i128::from(stat.f_type) == i128::from(libc::BPF_FS_MAGIC)
 }
 
 /// Removes everything pinned in the directory: links first, so that packets pass the host untouched before the maps go.

@@ -133,7 +133,7 @@ fn veths() -> Vec<Veth> {
     messages.iter().filter_map(veth).collect()
 }
 
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
 /// include/uapi/linux/ethtool.h: whether the device computes the checksums of what is sent.
 const ETHTOOL_GTXCSUM: u32 = 0x16;
 

@@ -22,21 +22,30 @@ use crate::rollout::report::RolloutReport;
 /// Content type of what [`encode`] makes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// How much of a snapshot is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    Backends,
+    /// Without the families of single backends, which are nearly all samples where there are many.
+    Versions,
+}
+
 /// The snapshot as OpenMetrics text, `# EOF` included.
 ///
 /// # Errors
 /// None that is known; the encoder's signature allows one.
-pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+pub fn encode(snapshot: Snapshot, detail: Detail) -> Result<String, fmt::Error> {
     // A collector and not registered counters: the totals are the kernel's, and outlive the agent.
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Families(snapshot, Process::now())));
+    registry.register_collector(Box::new(Families(snapshot, Process::now(), detail)));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
 #[derive(Debug)]
-struct Families(Snapshot, Process);
+struct Families(Snapshot, Process, Detail);
 
 /// One sample's labels, in order.
 pub(super) type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
@@ -83,7 +92,9 @@ impl Collector for Families {
         encode_services(&mut to, &status.services)?;
         encode_versions(&mut to, &status.services)?;
         super::signals::encode(&mut to, &status.services)?;
-        encode_backends(&mut to, &status.services)?;
+        if self.2 == Detail::Backends {
+            encode_backends(&mut to, &status.services)?;
+        }
         encode_rollouts(&mut to, rollouts)?;
         encode_table(&mut to, status)?;
         encode_snat(&mut to, &status.snat)?;

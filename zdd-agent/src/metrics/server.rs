@@ -8,7 +8,7 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Mutex;
 
-use super::families::{CONTENT_TYPE, encode};
+use super::families::{CONTENT_TYPE, Detail, encode};
 use crate::http::{Body, HttpError, Listener, response, text};
 use crate::report::Snapshot;
 use crate::shutdown::Shutdown;
@@ -63,7 +63,7 @@ impl<S: Source> MetricsServer<S> {
         self.listener.local_addr()
     }
 
-    /// Serves `/metrics` and `/healthz` until the shutdown; open connections are closed then.
+    /// Serves `/metrics` (`?backends=off`: without single backends) and `/healthz` until the shutdown; open connections are closed then.
     pub async fn serve(self, shutdown: Shutdown) {
         let shared = self.shared;
         self.listener.serve(shutdown, false, move |request| answer(request, shared.clone())).await;
@@ -77,13 +77,26 @@ async fn answer<S: Source>(request: Request<Incoming>, shared: Arc<Shared<S>>) -
         return answer;
     }
     match request.uri().path() {
-        "/metrics" => match scrape(shared).await {
-            Ok(body) => response(StatusCode::OK, CONTENT_TYPE, body),
-            Err(why) => {
-                tracing::warn!(%why, "cannot answer a metrics request");
-                text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+        "/metrics" => {
+            let detail = match request.uri().query() {
+                None | Some("") => Detail::Backends,
+                Some("backends=off") => Detail::Versions,
+                // Whoever asks for something else would not notice that he got everything.
+                Some(_) => {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "of parameters only backends=off is known\n".into(),
+                    );
+                }
+            };
+            match scrape(shared, detail).await {
+                Ok(body) => response(StatusCode::OK, CONTENT_TYPE, body),
+                Err(why) => {
+                    tracing::warn!(%why, "cannot answer a metrics request");
+                    text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+                }
             }
-        },
+        }
         "/healthz" => match shared.source.healthy() {
             Ok(()) => text(StatusCode::OK, "ok\n".into()),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
@@ -92,13 +105,13 @@ async fn answer<S: Source>(request: Request<Incoming>, shared: Arc<Shared<S>>) -
     }
 }
 
-async fn scrape<S: Source>(shared: Arc<Shared<S>>) -> Result<String, String> {
+async fn scrape<S: Source>(shared: Arc<Shared<S>>, detail: Detail) -> Result<String, String> {
     let turn = shared.turn.clone().lock_owned().await;
     let made = tokio::task::spawn_blocking(move || {
         // Kept by the thread: it goes on when the client leaves, and is still the only one then.
         let _turn = turn;
         let snapshot = shared.source.snapshot()?;
-        encode(snapshot).map_err(|error| format!("cannot encode the metrics: {error}"))
+        encode(snapshot, detail).map_err(|error| format!("cannot encode the metrics: {error}"))
     });
     made.await.map_err(|error| format!("reading the metrics failed: {error}"))?
 }

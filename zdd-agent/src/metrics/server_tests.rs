@@ -168,6 +168,18 @@ async fn a_scrape_shows_every_family_with_its_labels_and_values() {
 }
 
 #[tokio::test]
+async fn single_backends_can_be_left_out() {
+    let (address, _trigger, _task) = start(|| Ok(sample())).await;
+    let all = parse(&get(address, "/metrics").await);
+    let fewer = parse(&get(address, "/metrics?backends=off").await);
+    let gone = all.keys().filter(|name| !fewer.contains_key(*name));
+    let backends = all.keys().filter(|name| name.starts_with("zdd_backend_"));
+    assert!(backends.clone().count() > 5 && gone.eq(backends), "{fewer:?}");
+    let other = get(address, "/metrics?backends=no").await;
+    assert!(other.starts_with("HTTP/1.1 400") && other.contains("only backends=off"), "{other}");
+}
+
+#[tokio::test]
 async fn an_agent_without_services_can_be_scraped() {
     let (address, _trigger, _task) = start(|| Ok(Snapshot::default())).await;
     let samples = parse(&get(address, "/metrics").await);

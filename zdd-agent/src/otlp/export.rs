@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Span, Tracer};
 use crate::http_client;
+use crate::redact::Url;
 use crate::shutdown::Shutdown;
 use crate::tls::TlsSpec;
 
@@ -55,7 +56,9 @@ async fn run(url: String, host: String, mut spans: mpsc::Receiver<Span>, shutdow
                 Ok(()) => pause = PAUSES.0,
                 Err(why) => {
                     if pause == PAUSES.0 {
-                        tracing::warn!(url, "spans cannot be sent, and are kept for a while: {why}");
+                        // A collector's path may hold its token.
+                        let to = Url(url.clone());
+                        tracing::warn!(%to, "spans cannot be sent, and are kept for a while: {why}");
                     }
                     due = Instant::now() + pause;
                     pause = (pause * 2).min(PAUSES.1);

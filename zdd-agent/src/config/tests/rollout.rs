@@ -392,11 +392,11 @@ fn analyses() {
     help: say where its value comes from, as web = { url = "http://10.0.0.9/stats", json = "$.errors", success = "<= 0.01" }
     "#);
     insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "ftp://10.0.0.9/stats"), @r#"
-    zdd.toml:18:15: `url`: `ftp://10.0.0.9/stats` is no address
+    zdd.toml:18:15: `url`: it is no address
     help: write "http://host:port/path"
     "#);
     insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "10.0.0.9"), @r#"
-    zdd.toml:18:15: `url`: `10.0.0.9` is no address
+    zdd.toml:18:15: `url`: it is no address
     help: write "http://host:port/path"
     "#);
     insta::assert_snapshot!(replaced("$.errors", "errors"), @r#"
@@ -436,7 +436,7 @@ fn hooks() {
     help: write webhook = "http://10.0.0.9/hook" or exec = ["/usr/local/bin/hook"]
     zdd.toml:20:6: `on`: `sometimes` is no time for a hook
     help: write one of confirm-rollout, pre-rollout, expand, rollout, restart, confirm-promotion, post-rollout, contract, rollback, event
-    zdd.toml:21:11: `webhook`: `ftp://x` is no address
+    zdd.toml:21:11: `webhook`: it is no address
     help: write "http://host:port/path"
     zdd.toml:22:8: `exec` names no program
     help: begin with the absolute path of a program: there is no shell and no PATH

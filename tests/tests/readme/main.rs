@@ -1,6 +1,8 @@
 //! What the README shows is true: every `zdd` command is one, every configuration is valid, and its five minutes work as written. Needs
 //! root.
 
+mod run;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,7 +12,7 @@ use std::process::Command;
 use zdd_agent::config::Config;
 use zdd_tests::rig::{Error, Result, Rig, RigSpec, built};
 
-const README: &str = include_str!("../../README.md");
+const README: &str = include_str!("../../../README.md");
 
 /// A block of code: its language and text.
 struct Block {
@@ -61,7 +63,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// Every `zdd ...` command of shell blocks and of the text, with its line.
+/// Every `zdd ...` command of shell blocks, with its line.
 fn commands() -> Vec<(usize, Vec<String>)> {
     let mut all = Vec::new();
     let mut take = |at: usize, line: &str| {
@@ -97,6 +99,56 @@ fn every_command_of_the_readme_is_one() {
         }
     }
     assert!(commands.len() > 30, "{} commands", commands.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// `zdd ...` in the running text, tables included: words between backquotes.
+fn mentioned() -> Vec<String> {
+    let mut fenced = false;
+    let mut all = Vec::new();
+    for line in README.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            let code = line.split('`').skip(1).step_by(2);
+            all.extend(code.filter_map(|code| code.strip_prefix("zdd ")).map(str::to_owned));
+        }
+    }
+    all
+}
+
+/// Commands that are only described have placeholders; their names and flags are real all the same.
+#[test]
+fn every_command_that_the_text_mentions_has_its_names_and_flags() {
+    let mut grammar = zdd_agent::cli::grammar();
+    grammar.build();
+    let mentioned = mentioned();
+    let mut wrong = Vec::new();
+    for text in &mentioned {
+        // More than one where the text gives a choice: `open\|close`.
+        let mut commands = vec![&grammar];
+        for word in text.split([' ', '[', ']']).filter(|word| !word.is_empty()) {
+            if let Some(flag) = word.strip_prefix("--") {
+                let flag = flag.split('=').next().unwrap_or(flag);
+                let knows = |command: &&clap::Command| {
+                    command.get_arguments().any(|argument| argument.get_long() == Some(flag))
+                };
+                if !commands.iter().all(knows) {
+                    wrong.push(format!("`zdd {text}`: not all of it have --{flag}"));
+                }
+            } else if commands[0].has_subcommands() && !word.starts_with('\\') {
+                let names = word.split("\\|");
+                match names.map(|name| commands[0].find_subcommand(name)).collect::<Option<Vec<_>>>() {
+                    Some(found) => commands = found,
+                    None => {
+                        wrong.push(format!("`zdd {text}`: {} has no {word}", commands[0].get_name()));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    assert!(mentioned.len() > 60, "{}", mentioned.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
