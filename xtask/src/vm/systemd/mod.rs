@@ -33,9 +33,7 @@ const UNIT: &str = "[Unit]\nDescription=The checks of the package\nAfter=multi-u
 /// When something cannot be fetched, built or started.
 pub fn run(arguments: &Arguments, dir: &Path, emulator: &Emulator) -> Result<ExitCode> {
     let series = arguments.kernel.first().map_or("6.1", String::as_str);
-    let kernel = packages::kernel(dir, series)?;
-    let kernel =
-        kernel.with_context(|| format!("the package sources have no linux-image-{series}.*-cloud-amd64"))?;
+    let kernel = packages::kernel(dir, series, None)?.map_err(|why| anyhow::anyhow!("{series}: {why}"))?;
     let debian = debian(dir)?;
     if arguments.fetch {
         return Ok(ExitCode::SUCCESS);
