@@ -233,7 +233,8 @@ impl Reconciler {
         let versions = &service.saved.spec.versions;
         let new: Vec<_> =
             versions.iter().map(|v| if v.name == candidate { v.weight.max(1) } else { 0 }).collect();
-        self.guard_health(index, &new, false, &mut Vec::new())
+        // Leading gives no weight, so it ends no drain.
+        self.guard_vips(index, &new, false, &mut Vec::new())
     }
 
     /// How many cohorts of its rollout get the candidate from now on; not persisted yet. How many did before.

@@ -331,15 +331,18 @@ impl Service {
         for (version, weight) in self.saved.spec.versions.iter_mut().zip(new) {
             version.weight = *weight;
         }
-        let versions = &self.saved.spec.versions;
-        self.saved.draining.retain(|drain| {
-            let ends = versions.iter().any(|v| v.name == drain.version && v.weight > 0);
-            if ends {
-                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
-            }
-            !ends
-        });
+        let over = self.end_drains(new);
+        notes.extend(over.iter().map(|name| format!("the drain of {name} is over: it has weight again")));
         self.assign()
+    }
+
+    /// Ends the drains of versions that get weight; which they were.
+    pub(super) fn end_drains(&mut self, new: &[BasisPoints]) -> Vec<String> {
+        let versions = self.saved.spec.versions.iter().zip(new);
+        let weighted: Vec<&str> =
+            versions.filter(|(_, weight)| **weight > 0).map(|(version, _)| version.name.as_str()).collect();
+        let over = self.saved.draining.extract_if(.., |drain| weighted.contains(&drain.version.as_str()));
+        over.map(|drain| drain.version).collect()
     }
 
     /// Makes one of its backends known to the maps: its slot, and under `nat` and `snat` the way back of its replies.
