@@ -1,8 +1,11 @@
 //! A configuration file applied to a running service. Needs root.
 
-use zdd_tests::rig::Result;
+use std::net::SocketAddr;
+
+use zdd_tests::rig::{Result, VIP, client_address};
 use zdd_tests::traffic::Load;
-use zdd_tests::world::status::{Kept, backend, number, version};
+use zdd_tests::world::ask_from;
+use zdd_tests::world::status::{Kept, backend, find_backend, number, service, version};
 use zdd_tests::world::{Setup, World, as_before, unharmed};
 
 fn begin() -> Result<(World, Load)> {
@@ -133,6 +136,91 @@ fn one_backend_in_two_services_is_refused_under_nat() -> Result<()> {
         1,
         &["backend 10.81.1.2:8080", "is in service `web` already", "help: nat and snat know a reply"],
     );
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+/// The file with another service, whose versions have these backends at the port of `web`'s.
+fn with_other(world: &World, web: &[u8], other: (&[u8], &[u8])) -> Result<String> {
+    let setup = Setup { v1: web.to_vec(), ..world.setup.clone() };
+    let own = Setup { v1: other.0.to_vec(), v2: other.1.to_vec(), v2_percent: 0, ..world.setup.clone() };
+    let text = setup.toml(world.rig.scratch().dir())
+        + &own.service("other", &format!("{VIP}:81/tcp"), world.setup.backend_port());
+    Ok(world.write("other.toml", &text)?.display().to_string())
+}
+
+#[test]
+fn a_backend_with_live_connections_is_not_taken_over_by_another_service() -> Result<()> {
+    let (mut world, load) = begin()?;
+    let before = Kept::of(&world.status()?).intent;
+    let file = with_other(&world, &[1], (&[2], &[4]))?;
+    let words = ["10.81.2.2:8080", "other/v1", "web/v1", "help: ", "zdd backend list web"];
+    world.refused(&["apply", &file, "--dry-run"])?.says(1, &words);
+    world.refused(&["apply", &file])?.says(1, &words);
+    assert_eq!(Kept::of(&world.status()?).intent, before);
+    as_before(&load)?;
+    // Nor while it drains.
+    let without = edited(&world, |s| s.v1 = vec![1])?;
+    world.zdd().run(&["apply", &without])?;
+    world.refused(&["apply", &file])?.says(1, &["10.81.2.2:8080", "still drains from web/v1"]);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    // The way out that it named.
+    let address = world.address(2);
+    world.wait_status("it to be forgotten", |s| find_backend(s, "web", &address).is_none().then_some(()))?;
+    world.zdd().run(&["apply", &file])?;
+    world.wait_healthy()?;
+    let at = SocketAddr::from((VIP, 81));
+    assert_eq!(ask_from(world.rig.ns("c"), client_address(1), 0, at)?.backend, "b2");
+    Ok(())
+}
+
+#[test]
+fn a_backend_does_not_change_its_version_under_live_connections() -> Result<()> {
+    let (world, load) = begin()?;
+    let file = edited(&world, |s| (s.v1, s.v2) = (vec![1], vec![2, 3]))?;
+    let words = ["10.81.2.2:8080", "web/v2", "one of web/v1", "help: "];
+    world.refused(&["apply", &file, "--dry-run"])?.says(1, &words);
+    world.refused(&["apply", &file])?.says(1, &words);
+    as_before(&load)?;
+    unharmed(&load.finish());
+    Ok(())
+}
+
+/// What affinity, cells and forward ask for: the same VIP and backends under another name.
+#[test]
+fn a_service_under_a_new_name_serves_from_the_moment_of_the_apply() -> Result<()> {
+    let mut world = World::running(Setup::default())?;
+    let asks = |world: &World| -> Result<()> {
+        for client in 1..=20 {
+            ask_from(world.rig.ns("c"), client_address(client), 0, world.web())?;
+        }
+        Ok(())
+    };
+    asks(&world)?;
+    world.setup.affinity = "flow";
+    world.write_config()?;
+    let config = world.config();
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    std::fs::write(&config, text.replace("\"web\"", "\"web2\"").replace("\"echo\"", "\"echo2\""))
+        .expect("written");
+    world.zdd().run(&["apply", &config.display().to_string()])?;
+    asks(&world)?;
+    assert_eq!(service(&world.status()?, "web2")["affinity"], "flow");
+    Ok(())
+}
+
+#[test]
+fn a_refused_change_takes_nothing_from_a_service_that_it_would_have_replaced() -> Result<()> {
+    let (world, load) = begin()?;
+    let text = world.setup.toml(world.rig.scratch().dir()).replace("\"web\"", "\"web2\"");
+    // As many as there may be: with those that would go there are too many while they change.
+    let more: Vec<String> = (1..=6)
+        .map(|n| world.setup.service(&format!("s{n}"), &format!("{VIP}:{}/tcp", 100 + n), 9000 + n))
+        .collect();
+    let file = world.write("full.toml", &(text + &more.concat()))?.display().to_string();
+    world.refused(&["apply", &file])?.says(1, &["agent.limits.services"]);
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())

@@ -1,6 +1,6 @@
 //! From the services that are to those that shall be: numbers are given out and taken back here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use zdd_common::entries::BackendId;
 use zdd_common::limits::BACKENDS_PER_SERVICE_MAX;
@@ -11,6 +11,7 @@ use super::rows::NoRoom;
 use super::service::{self, Service};
 use crate::clock;
 use crate::control::Refused;
+use crate::dataplane::{DataplaneError, Ends};
 use crate::desired::{Desired, ServiceSpec, Vip};
 use crate::plan;
 use crate::report::{ApplyReport, Change};
@@ -26,7 +27,9 @@ impl Reconciler {
     pub(super) fn apply(&mut self, desired: Desired, dry_run: bool) -> Result<ApplyReport, Refused> {
         let from = self.specs();
         let changes: Vec<Change> = plan::changes(&from, &desired.services);
-        let refusals = plan::refusals(&from, &desired.services);
+        let mut refusals = plan::refusals(&from, &desired.services);
+        let held = self.services.iter().flat_map(|service| held(&service.saved));
+        refusals.extend(plan::taken(&held.collect::<Vec<_>>(), &desired.services).into_iter().map(|t| t.why));
         if !refusals.is_empty() {
             return Err(Refused::conflict(refusals.join("\n")));
         }
@@ -37,9 +40,14 @@ impl Reconciler {
             );
         }
         if !dry_run {
-            self.desired.nodes.clone_from(&desired.nodes);
-            self.file.clone_from(&desired.services);
-            adjust(self, &desired.services)?;
+            // It is persisted with what it asks for.
+            let file = std::mem::replace(&mut self.file, desired.services);
+            let target = self.file.clone();
+            if let Err(refused) = adjust(self, &target) {
+                self.file = file;
+                return Err(refused);
+            }
+            self.desired.nodes = desired.nodes;
             for service in &mut self.services {
                 service.notes.clear();
             }
@@ -153,16 +161,13 @@ impl Reconciler {
         Ok(())
     }
 
-    fn delete(&mut self, index: usize) {
-        let service = self.services.remove(index);
+    /// Takes everything of a service that is not among ours any more out of the maps, except what another has meanwhile.
+    fn bury(&mut self, service: Service) {
         let spec = &service.saved.spec;
         // The VIPs first: from then on nothing is steered, and the rest is nobody's.
-        for face in &service.faces {
-            self.dataplane.remove_ends(face.ends());
-        }
-        for backend in &service.saved.backends {
-            self.dataplane.remove_ends(service.backend_ends(&backend.address));
-        }
+        let vips = service.mains().map(Face::ends);
+        let backends = service.saved.backends.iter().map(|backend| service.backend_ends(&backend.address));
+        self.forget_ends(vips.chain(backends).collect());
         service.remove_sets(&mut self.dataplane, &mut self.epochs);
         let epoch = self.epochs.commit();
         for (place, face) in (1..).zip(&service.faces) {
@@ -171,6 +176,71 @@ impl Reconciler {
         }
         self.ids.forget();
         tracing::info!(service = spec.name, "removed: what dials it is not steered any more");
+    }
+
+    /// Forgets VIPs and backends, in this order, and sees that what a service of ours has is known as that service's.
+    pub(super) fn forget_ends(&mut self, gone: Vec<Ends>) {
+        let at = |ends: &Ends| (ends.first.addr, ends.first.proto);
+        let ports = |ends: &Ends| {
+            let first = u16::from_be(ends.first.port);
+            first..=first.saturating_add(ends.more)
+        };
+        let mut by_address: HashMap<_, Vec<&Ends>> = HashMap::new();
+        for ends in &gone {
+            by_address.entry(at(ends)).or_default().push(ends);
+        }
+        let touched = |own: &Ends| {
+            let same = by_address.get(&at(own)).map(Vec::as_slice).unwrap_or_default();
+            let meets = |other: &&Ends| {
+                let (own, other) = (ports(own), ports(other));
+                own.start() <= other.end() && other.start() <= own.end()
+            };
+            same.iter().any(meets)
+        };
+        let mut kept = HashSet::new();
+        let (mut vips, mut backends) = (Vec::new(), Vec::new());
+        for (index, service) in self.services.iter().enumerate() {
+            for (place, face) in service.faces.iter().enumerate().filter(|(_, f)| f.at.cohort.is_none()) {
+                // What was never published is nobody's yet.
+                if touched(&face.ends()) && !face.fresh() {
+                    kept.insert(face.ends());
+                    vips.push((index, place));
+                }
+            }
+            for (place, backend) in service.saved.backends.iter().enumerate() {
+                let ends = service.backend_ends(&backend.address);
+                if touched(&ends) {
+                    kept.insert(ends);
+                    backends.push((index, place));
+                }
+            }
+        }
+        for ends in gone.iter().filter(|ends| !kept.contains(*ends)) {
+            self.dataplane.remove_ends(*ends);
+        }
+        // Ranges that meet share prefixes, and a backend's word named the one that goes.
+        for (index, place) in vips {
+            let service = &self.services[index];
+            let done = service.faces[place].write_vip(&mut self.dataplane, service.name(), service.rate());
+            if let Err(error) = done {
+                tracing::error!(service = self.services[index].name(), "{error}");
+            }
+        }
+        for (index, place) in backends {
+            if let Err(error) = self.write_known_backend(index, place) {
+                tracing::error!(service = self.services[index].name(), "{error}");
+            }
+        }
+    }
+
+    /// Makes one of a service's backends known, with the next hop that is known of it.
+    fn write_known_backend(&mut self, index: usize, place: usize) -> Result<(), DataplaneError> {
+        let address = self.services[index].saved.backends[place].address;
+        let hop = match self.hops.get(&address.ip()).cloned() {
+            Some(state) => self.hop_word(&state),
+            None => Default::default(),
+        };
+        self.services[index].write_backend(&mut self.dataplane, place, hop, &self.desired.agent.encap)
     }
 
     /// Gives a backend its number and makes it known; no cell names it yet.
@@ -184,8 +254,8 @@ impl Reconciler {
         if let Some(position) = existing {
             let backend = &mut self.services[index].saved.backends[position];
             if backend.version != version {
-                return Err(Refused::conflict(format!(
-                    "backend {address} still drains from version {}\nhelp: wait until it is drained (`zdd backend list`), then add it to {version}",
+                return Err(Refused::internal(format!(
+                    "backend {address} is of version {}, not of {version}",
                     backend.version
                 )));
             }
@@ -203,10 +273,6 @@ impl Reconciler {
                 self.desired.agent.limits.backends
             )));
         };
-        let hop = match self.hops.get(&address.ip()).cloned() {
-            Some(state) => self.hop_word(&state),
-            None => Default::default(),
-        };
         let internal = |error: crate::dataplane::DataplaneError| Refused::internal(error.to_string());
         self.dataplane.clear_backend_counters(id).map_err(internal)?;
         self.dataplane.clear_signals(id);
@@ -220,9 +286,7 @@ impl Reconciler {
             unhealthy: None,
         });
         let last = service.saved.backends.len() - 1;
-        self.services[index]
-            .write_backend(&mut self.dataplane, last, hop, &self.desired.agent.encap)
-            .map_err(internal)
+        self.write_known_backend(index, last).map_err(internal)
     }
 
     /// Brings one service in line with its spec: versions, backends, weights, timeouts.
@@ -310,12 +374,26 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
             "{error}\nhelp: nothing was changed; make room or permissions and repeat"
         )));
     }
-    for name in leaving {
-        if let Some(index) = reconciler.services.iter().position(|s| s.name() == name) {
-            reconciler.delete(index);
-        }
+    let gone: Vec<Service> = reconciler
+        .services
+        .extract_if(.., |service| leaving.iter().any(|name| name == service.name()))
+        .collect();
+    // First who stays, so that a VIP that another service has from now on is served throughout.
+    let published = publish_all(reconciler);
+    for service in gone {
+        reconciler.bury(service);
     }
-    publish_all(reconciler)
+    published
+}
+
+/// The backends of a service that have a number.
+pub(super) fn held(saved: &SavedService) -> impl Iterator<Item = plan::Held<'_>> {
+    saved.backends.iter().map(|backend| plan::Held {
+        service: &saved.spec,
+        version: &backend.version,
+        address: backend.address,
+        removed: backend.removed,
+    })
 }
 
 /// Publishes every service whose row or VIP is not what it should be.
@@ -340,11 +418,10 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
 
 /// Takes back numbers that were given out for a change that is refused.
 fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
-    let new: Vec<usize> = (0..reconciler.services.len())
-        .filter(|index| !before.iter().any(|saved| saved.spec.name == reconciler.services[*index].name()))
-        .collect();
-    for index in new.into_iter().rev() {
-        reconciler.delete(index);
+    let known = |service: &mut Service| before.iter().any(|saved| saved.spec.name == service.name());
+    let new: Vec<Service> = reconciler.services.extract_if(.., |service| !known(service)).collect();
+    for service in new {
+        reconciler.bury(service);
     }
     for saved in before {
         let Some(service) = reconciler.services.iter_mut().find(|s| s.name() == saved.spec.name) else {
@@ -370,8 +447,6 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
         service.saved = saved;
         reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());
-        for ends in added {
-            reconciler.dataplane.remove_ends(ends);
-        }
+        reconciler.forget_ends(added);
     }
 }
