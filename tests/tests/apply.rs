@@ -225,3 +225,31 @@ fn a_refused_change_takes_nothing_from_a_service_that_it_would_have_replaced() -
     unharmed(&load.finish());
     Ok(())
 }
+
+#[test]
+fn a_version_that_the_file_drops_is_seen_until_nobody_is_left_on_it() -> Result<()> {
+    let (mut world, load) = begin()?;
+    let text = world.setup.toml(world.rig.scratch().dir()).replace("weight = 90", "weight = 100");
+    let services = text.split("\n[[service]]\n");
+    let without: Vec<&str> = services
+        .map(|text| text.split("[[service.version]]\nname = \"v2\"").next().unwrap_or_default())
+        .collect();
+    let file = world.write("edited.toml", &without.join("\n[[service]]\n"))?.display().to_string();
+    let told = world.zdd().run(&["apply", &file])?;
+    assert!(told.contains("- web/v2: 10%"), "{told}");
+    world.wait_status("its flows to be counted", |status| {
+        let v2 = version(status, "web", "v2");
+        assert_eq!((&v2["draining"], number(v2, "share")), (&true.into(), 0.0), "{v2}");
+        (number(v2, "flows") > 0.0).then_some(())
+    })?;
+    let address = world.address(3);
+    assert_eq!(backend(&world.status()?, "web", &address)["state"], "removed");
+    let list = world.zdd().run(&["backend", "list", "web"])?;
+    assert!(list.lines().any(|line| line.contains("v2 ") && line.contains(&address)), "{list}");
+    as_before(&load)?;
+    unharmed(&load.finish());
+    world.wait_status("it to be forgotten", |s| find_backend(s, "web", &address).is_none().then_some(()))?;
+    let versions = service(&world.status()?, "web")["versions"].as_array().map(Vec::len);
+    assert_eq!(versions, Some(1));
+    Ok(())
+}

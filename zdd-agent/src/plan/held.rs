@@ -29,7 +29,7 @@ pub struct Taken {
     pub service: String,
     /// Its address there.
     pub address: SocketAddr,
-    /// What is wrong, and the way out.
+    /// What is wrong.
     pub why: String,
 }
 
@@ -83,10 +83,25 @@ fn tell(own: &Held<'_>, service: &str, version: &str, address: SocketAddr) -> Ta
     Taken {
         service: holder.clone(),
         address: at,
-        why: format!(
-            "backend {address} cannot go to {service}/{version} yet: {why}\nhelp: apply a file that names it nowhere, or only where it is; add it to {service}/{version} when `zdd backend list {holder}` does not show it any more"
-        ),
+        why: format!("backend {address} cannot go to {service}/{version} yet: {why}"),
     }
+}
+
+/// How many are told one by one.
+const TOLD: usize = 4;
+
+/// What is told of them, with the way out; `None`: there are none.
+pub fn refusal(all: &[Taken]) -> Option<String> {
+    let first = all.first()?;
+    let mut told: Vec<String> = all.iter().take(TOLD).map(|taken| taken.why.clone()).collect();
+    if all.len() > TOLD {
+        told.push(format!("and {} more", all.len() - TOLD));
+    }
+    Some(format!(
+        "{}\nhelp: apply a file that names it nowhere, or only where it is; add it anew when `zdd backend list {}` does not show it any more",
+        told.join("; "),
+        first.service
+    ))
 }
 
 #[cfg(test)]
@@ -140,9 +155,13 @@ mod tests {
             (all[0].service.as_str(), all[0].address),
             ("web", "10.1.0.2:80".parse().expect("an address"))
         );
-        for word in ["web/v1 yet", "one of web/v2", "help: "] {
-            assert!(all[0].why.contains(word), "{word:?} is missing in {}", all[0].why);
+        let told = refusal(&all).expect("one");
+        for word in ["web/v1 yet", "one of web/v2", "\nhelp: ", "zdd backend list web`"] {
+            assert!(told.contains(word), "{word:?} is missing in {told}");
         }
+        let many = refusal(&vec![all[0].clone(); 7]).expect("seven");
+        assert!(many.contains("; and 3 more\nhelp: ") && many.matches("one of").count() == 4, "{many}");
+        assert_eq!(refusal(&[]), None);
         let drains = taken(&held(&before, true), &after);
         assert!(drains[0].why.contains("still drains from web/v2"), "{drains:?}");
     }

@@ -8,6 +8,6 @@ mod panic;
 
 pub use changes::{changes, refusals};
 pub use currents::{Candidate, Currents, Usable, currents, usable};
-pub use held::{Held, Taken, taken};
+pub use held::{Held, Taken, refusal, taken};
 pub use merge::{Merged, merge};
 pub use panic::{Panic, panic};

@@ -28,8 +28,8 @@ impl Reconciler {
         let from = self.specs();
         let changes: Vec<Change> = plan::changes(&from, &desired.services);
         let mut refusals = plan::refusals(&from, &desired.services);
-        let held = self.services.iter().flat_map(|service| held(&service.saved));
-        refusals.extend(plan::taken(&held.collect::<Vec<_>>(), &desired.services).into_iter().map(|t| t.why));
+        let held: Vec<_> = self.services.iter().flat_map(|service| held(&service.saved)).collect();
+        refusals.extend(plan::refusal(&plan::taken(&held, &desired.services)));
         if !refusals.is_empty() {
             return Err(Refused::conflict(refusals.join("\n")));
         }

@@ -43,7 +43,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     if let Some(state) = &mut saved {
         if Dataplane::is_pinned(&desired.agent.pin_dir) {
             let mut refusals = plan::refusals(&in_force(state), &desired.services);
-            refusals.extend(taken(state, &desired.services).into_iter().map(|taken| taken.why));
+            refusals.extend(plan::refusal(&taken(state, &desired.services)));
             anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
         } else {
             begin_anew(state, &desired.services);
