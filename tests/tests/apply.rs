@@ -6,7 +6,7 @@ use zdd_tests::rig::{Result, VIP, client_address};
 use zdd_tests::traffic::Load;
 use zdd_tests::world::ask_from;
 use zdd_tests::world::status::{Kept, backend, find_backend, number, service, version};
-use zdd_tests::world::{Setup, World, as_before, unharmed};
+use zdd_tests::world::{Setup, World, as_before, goes_on, unharmed};
 
 fn begin() -> Result<(World, Load)> {
     let world = World::running(Setup { v2: vec![3], v2_percent: 10, ..Setup::default() })?;
@@ -228,15 +228,17 @@ fn a_refused_change_takes_nothing_from_a_service_that_it_would_have_replaced() -
 
 #[test]
 fn a_version_that_the_file_drops_is_seen_until_nobody_is_left_on_it() -> Result<()> {
-    let (mut world, load) = begin()?;
-    let text = world.setup.toml(world.rig.scratch().dir()).replace("weight = 90", "weight = 100");
+    let mut world = World::running(Setup { v2: vec![3], v2_percent: 50, ..Setup::default() })?;
+    let load = world.load(20)?;
+    assert!(load.ledger().live_long[1] > 0, "v2 has connections");
+    let text = world.setup.toml(world.rig.scratch().dir()).replace("weight = 50", "weight = 100");
     let services = text.split("\n[[service]]\n");
     let without: Vec<&str> = services
         .map(|text| text.split("[[service.version]]\nname = \"v2\"").next().unwrap_or_default())
         .collect();
     let file = world.write("edited.toml", &without.join("\n[[service]]\n"))?.display().to_string();
     let told = world.zdd().run(&["apply", &file])?;
-    assert!(told.contains("- web/v2: 10%"), "{told}");
+    assert!(told.contains("- web/v2: 50%"), "{told}");
     world.wait_status("its flows to be counted", |status| {
         let v2 = version(status, "web", "v2");
         assert_eq!((&v2["draining"], number(v2, "share")), (&true.into(), 0.0), "{v2}");
@@ -251,5 +253,36 @@ fn a_version_that_the_file_drops_is_seen_until_nobody_is_left_on_it() -> Result<
     world.wait_status("it to be forgotten", |s| find_backend(s, "web", &address).is_none().then_some(()))?;
     let versions = service(&world.status()?, "web")["versions"].as_array().map(Vec::len);
     assert_eq!(versions, Some(1));
+    Ok(())
+}
+
+/// How packets reach a backend outlives its version, also in an agent that starts.
+#[test]
+fn a_version_that_the_file_drops_is_reached_as_before() -> Result<()> {
+    let agent_lines = format!("snat_source = \"{VIP}\"\n");
+    let mut world =
+        World::new(Setup { v2: vec![3], v2_percent: 50, agent_lines, idle_ms: 10_000, ..Setup::default() })?;
+    let text = world.setup.toml(world.rig.scratch().dir());
+    let v2 = "name = \"v2\"\nweight = 50\n";
+    let own = text.replacen(v2, &format!("{v2}forward = \"snat\"\n"), 1);
+    std::fs::write(world.config(), &own).expect("written");
+    world.start_agent()?;
+    world.wait_healthy()?;
+    let load = world.load(20)?;
+    goes_on(&load)?;
+    assert!(load.ledger().live_long[1] > 0, "v2 has connections");
+    // Only `web` loses it.
+    let (web, echo) = own.split_once("\n[[service]]\nname = \"echo\"").expect("two services");
+    let (kept, _) = web.rsplit_once("[[service.version]]").expect("two versions");
+    let kept = kept.replace("weight = 50", "weight = 100");
+    std::fs::write(world.config(), format!("{kept}\n[[service]]\nname = \"echo\"{echo}")).expect("written");
+    world.zdd().run(&["apply", &world.config().display().to_string()])?;
+    goes_on(&load)?;
+    world.kill_agent();
+    world.start_agent()?;
+    goes_on(&load)?;
+    assert!(load.ledger().live_long[1] > 0, "v2 has connections");
+    let counts = load.finish().counts;
+    assert_eq!((counts.broken(), counts.short_failed), (0, 0), "{counts:?}");
     Ok(())
 }

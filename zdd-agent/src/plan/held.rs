@@ -18,6 +18,8 @@ pub struct Held<'a> {
     pub version: &'a str,
     /// Its address.
     pub address: SocketAddr,
+    /// How packets reach it.
+    pub forward: Forward,
     /// It is in no configuration any more and only drains.
     pub removed: bool,
 }
@@ -59,7 +61,7 @@ fn clash(own: &Held<'_>, new: &ServiceSpec, version: &str, address: SocketAddr) 
     }
     let last = |spec: &ServiceSpec, at: &SocketAddr| at.port().saturating_add(spec.more_ports(at));
     let meet = own.address.port() <= last(new, &address) && address.port() <= last(own.service, &own.address);
-    let told = finds_replies(own.service, own.version) || finds_replies(new, version);
+    let told = finds_replies(own.forward) || finds_replies(new.forward_of(version));
     protocol(own.service) == protocol(new) && meet && told
 }
 
@@ -67,10 +69,9 @@ fn protocol(spec: &ServiceSpec) -> Option<Protocol> {
     spec.vips.first().map(|vip| vip.protocol)
 }
 
-/// Whether the version's replies are known by the backend's address and port.
-fn finds_replies(spec: &ServiceSpec, version: &str) -> bool {
-    let own = spec.versions.iter().find(|v| v.name == version).and_then(|v| v.forward);
-    matches!(own.unwrap_or(spec.forward), Forward::Nat | Forward::Snat)
+/// Whether replies are known by the backend's address and port.
+fn finds_replies(forward: Forward) -> bool {
+    matches!(forward, Forward::Nat | Forward::Snat)
 }
 
 fn tell(own: &Held<'_>, service: &str, version: &str, address: SocketAddr) -> Taken {
@@ -126,8 +127,9 @@ mod tests {
         let mut all = Vec::new();
         for service in services {
             for version in &service.versions {
+                let (forward, name) = (service.forward_of(&version.name), version.name.as_str());
                 let own = version.backends.iter().map(|b| b.address);
-                all.extend(own.map(|address| Held { service, version: &version.name, address, removed }));
+                all.extend(own.map(|address| Held { service, version: name, address, forward, removed }));
             }
         }
         all

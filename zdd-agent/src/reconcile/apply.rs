@@ -251,6 +251,7 @@ impl Reconciler {
         address: std::net::SocketAddr,
     ) -> Result<(), Refused> {
         let existing = self.services[index].saved.backends.iter().position(|b| b.address == address);
+        let forward = self.services[index].forward_of(version);
         if let Some(position) = existing {
             let backend = &mut self.services[index].saved.backends[position];
             if backend.version != version {
@@ -258,6 +259,14 @@ impl Reconciler {
                     "backend {address} is of version {}, not of {version}",
                     backend.version
                 )));
+            }
+            if let Some(kept) = backend.forward {
+                if forward != kept {
+                    return Err(Refused::conflict(format!(
+                        "backend {address} still drains from {version} under {kept}, and {version} is {forward} now\nhelp: wait until `zdd backend list` does not show it any more, or put {kept} back"
+                    )));
+                }
+                backend.forward = None;
             }
             // Still on its way out: it simply stays. One that only drains was told so by command, and goes on draining: a
             // file that names it, read again, does not say otherwise.
@@ -284,6 +293,7 @@ impl Reconciler {
             drain: None,
             removed: false,
             unhealthy: None,
+            forward: None,
         });
         let last = service.saved.backends.len() - 1;
         self.write_known_backend(index, last).map_err(internal)
@@ -315,6 +325,12 @@ impl Reconciler {
         }
         self.give_rows(index, spec)?;
         let service = &mut self.services[index];
+        for place in 0..service.saved.backends.len() {
+            let backend = &service.saved.backends[place];
+            if backend.forward.is_none() && spec.versions.iter().all(|v| v.name != backend.version) {
+                service.saved.backends[place].forward = Some(service.forward_of(&backend.version));
+            }
+        }
         // Names first: a new backend's mode is its version's.
         service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
         for version in &spec.versions {
@@ -392,6 +408,7 @@ pub(super) fn held(saved: &SavedService) -> impl Iterator<Item = plan::Held<'_>>
         service: &saved.spec,
         version: &backend.version,
         address: backend.address,
+        forward: backend.forward.unwrap_or_else(|| saved.spec.forward_of(&backend.version)),
         removed: backend.removed,
     })
 }

@@ -129,7 +129,7 @@ impl Reconciler {
         let nat = |v4: bool| {
             self.services.iter().any(|service| {
                 service.saved.backends.iter().any(|b| {
-                    b.address.is_ipv4() == v4 && service.mode_of(&b.version) == zdd_common::entries::Mode::Nat
+                    b.address.is_ipv4() == v4 && service.mode_of(b) == zdd_common::entries::Mode::Nat
                 })
             })
         };

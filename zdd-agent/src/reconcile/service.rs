@@ -356,7 +356,7 @@ impl Service {
         let source = if self.saved.backends[index].address.is_ipv4() { encap.v4 } else { encap.v6 };
         let backend = &self.saved.backends[index];
         let spec = &self.saved.spec;
-        let mode = self.mode_of(&backend.version);
+        let mode = self.mode_of(backend);
         let (addr, port) = (Addr::from(backend.address.ip()), backend.address.port().to_be());
         // Checked when it came: a backend has a VIP.
         let Some(face) = self.mains().find(|face| self.serves(&face.at.vip, &backend.address)) else {
@@ -436,11 +436,14 @@ impl Service {
         Ends { first: end(address.ip(), address.port(), proto(spec)), more: spec.more_ports(address) }
     }
 
-    /// Forwarding mode of a version.
-    pub(super) fn mode_of(&self, version: &str) -> Mode {
-        let spec = &self.saved.spec;
-        let own = spec.versions.iter().find(|v| v.name == version).and_then(|v| v.forward);
-        match own.unwrap_or(spec.forward) {
+    /// How packets reach the backends of a version.
+    pub(super) fn forward_of(&self, version: &str) -> Forward {
+        self.saved.spec.forward_of(version)
+    }
+
+    /// How packets reach a backend.
+    pub(super) fn mode_of(&self, backend: &SavedBackend) -> Mode {
+        match backend.forward.unwrap_or_else(|| self.forward_of(&backend.version)) {
             Forward::L2 => Mode::L2,
             Forward::Nat => Mode::Nat,
             Forward::Ipip => Mode::Ipip,
