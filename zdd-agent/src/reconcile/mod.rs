@@ -7,6 +7,7 @@ mod change;
 mod cohorts;
 mod commands;
 mod drains;
+mod ends;
 mod explain;
 mod face;
 mod grace;
