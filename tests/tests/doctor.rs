@@ -201,6 +201,9 @@ fn pins_and_their_file_system_are_looked_at() -> Result<()> {
     world.start_agent()?;
     world.wait_healthy()?;
     is_well(&world)?;
+    // The agent agrees: `accept_local` of `all` is enough.
+    let log = std::fs::read_to_string(world.agent_log()).expect("a log");
+    assert!(log.contains("attached") && !log.contains("would be dropped"), "{log}");
     world.kill_agent();
     says(&world, "pins", "warning", &["but no agent", "zdd agent --config"])?;
     let text = world.setup.toml(world.rig.scratch().dir()).replace("flows = 16384", "flows = 32768");

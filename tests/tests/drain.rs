@@ -85,6 +85,39 @@ fn a_deadline_tells_how_many_were_left() -> Result<()> {
     Ok(())
 }
 
+/// The way back of a blue/green deployment: the old version drains already when somebody wants it again.
+#[test]
+fn a_version_that_drains_is_given_weight_again_by_rollback_and_shift() -> Result<()> {
+    let world = World::running(Setup::default())?;
+    let drains_at = |name: &str, share: f64| -> Result<bool> {
+        let status = world.status()?;
+        let version = version(&status, "web", name);
+        assert!((number(version, "share") - share).abs() < 0.001, "{version}");
+        Ok(version["draining"] == true)
+    };
+    world.zdd().run(&["shift", "web", "v2=100%"])?;
+    world.zdd().run(&["drain", "web/v1"])?;
+    assert!(drains_at("v1", 0.0)?);
+    let told = world.zdd().run(&["who-moves", "web", "v1=100%"])?;
+    assert!(!told.contains("refused"), "{told}");
+    let told = world.zdd().run(&["rollback", "web"])?;
+    assert!(told.contains("the drain of v1 is over"), "{told}");
+    assert!(!drains_at("v1", 1.0)?, "it has everything");
+    world.zdd().run(&["drain", "web/v2"])?;
+    assert!(drains_at("v2", 0.0)?);
+    world.zdd().run(&["shift", "web", "v2=30%"])?;
+    assert!(!drains_at("v2", 0.3)?);
+    // A backend that was drained by itself goes on draining, and is the reason if nobody else is left.
+    world.zdd().run(&["rollback", "web"])?;
+    let alone: Vec<String> = [3, 4].map(|backend| world.address(backend)).to_vec();
+    for backend in &alone {
+        world.zdd().run(&["drain", backend])?;
+    }
+    world.refused(&["shift", "web", "v2=30%"])?.says(1, &[&alone[0], "drains", "--force"]);
+    assert!(!drains_at("v2", 0.0)?);
+    Ok(())
+}
+
 #[test]
 fn a_backend_can_be_drained_alone() -> Result<()> {
     let mut world = World::running(even())?;

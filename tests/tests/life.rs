@@ -153,3 +153,35 @@ fn a_state_that_has_vanished_beside_live_maps_is_no_fresh_start() -> Result<()> 
     unharmed(&load.finish());
     Ok(())
 }
+
+/// What cannot change under traffic can when there is none: after a reboot somebody must serve.
+#[test]
+fn without_maps_a_file_is_taken_that_would_have_moved_live_connections() -> Result<()> {
+    let mut world = World::running(Setup { v2_percent: 10, ..Setup::default() })?;
+    world.zdd().run(&["shift", "web", "v2=30%"])?;
+    world.zdd().run(&["detach"])?;
+    world.agent_ends()?;
+    // A backend that changed its version.
+    (world.setup.v1, world.setup.v2) = (vec![1, 2, 3], vec![4]);
+    world.write_config()?;
+    world.start_agent()?;
+    let status = world.status()?;
+    let list = world.zdd().run(&["backend", "list", "web"])?;
+    let moved = world.address(3);
+    assert!(list.lines().any(|line| line.contains("v1 ") && line.contains(&moved)), "{list}");
+    assert!(
+        (number(version(&status, "web", "v2"), "asked") - 0.3).abs() < 1e-9,
+        "the intent stays: {status}"
+    );
+    world.zdd().run(&["detach"])?;
+    world.agent_ends()?;
+    (world.setup.affinity, world.setup.cells) = ("flow", 8192);
+    world.write_config()?;
+    world.start_agent()?;
+    world.wait_healthy()?;
+    let status = world.status()?;
+    assert_eq!(service(&status, "web")["affinity"], "flow", "{status}");
+    assert!((number(version(&status, "web", "v2"), "asked") - 0.1).abs() < 1e-9, "begun anew: {status}");
+    unharmed(&world.load(20)?.finish());
+    Ok(())
+}

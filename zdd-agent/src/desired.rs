@@ -328,6 +328,12 @@ impl ServiceSpec {
         self.vip_of(backend).map_or(0, |vip| vip.more)
     }
 
+    /// How packets reach the backends of a version; of one that is not there: the service's way.
+    pub fn forward_of(&self, version: &str) -> Forward {
+        let own = self.versions.iter().find(|v| v.name == version).and_then(|v| v.forward);
+        own.unwrap_or(self.forward)
+    }
+
     /// Whether flows stay where they began when cells change.
     pub fn remembers(&self) -> bool {
         self.protocol() == Protocol::Tcp || self.udp == UdpPolicy::Stick

@@ -12,7 +12,7 @@ use zdd_common::maps::Counters;
 
 use crate::clock::Moment;
 use crate::control::SpentKey;
-use crate::desired::{ServiceSpec, Vip};
+use crate::desired::{Forward, ServiceSpec, Vip};
 use crate::rollout::saved::SavedRollouts;
 use crate::signals::Reading;
 
@@ -169,6 +169,9 @@ pub struct SavedBackend {
     /// Why it failed its checks when that was last known, so that a restart does not trust it again before it is asked.
     #[serde(default)]
     pub unhealthy: Option<String>,
+    /// How packets reach it, once the file has dropped its version: its live flows know no other way.
+    #[serde(default)]
+    pub forward: Option<Forward>,
 }
 
 /// A version's drain.

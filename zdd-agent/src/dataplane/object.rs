@@ -145,6 +145,11 @@ pub(super) fn sizes(agent: &AgentSpec) -> [(&'static str, u32); 7] {
 }
 
 impl Dataplane {
+    /// Whether maps are pinned there that [`Self::open`] would adopt, or refuse.
+    pub fn is_pinned(pin_dir: &Path) -> bool {
+        Pins::found(pin_dir)
+    }
+
     /// Loads the program and opens or makes the maps. Nothing is attached yet.
     ///
     /// `signal_secret` chooses the flows that are followed. It must be the same for as long as the maps live: else those under way

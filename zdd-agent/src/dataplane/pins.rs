@@ -55,6 +55,11 @@ impl Pins {
         Ok((Self { dir: dir.to_owned(), _lock: lock }, found))
     }
 
+    /// Whether it holds maps, of whatever layout.
+    pub(super) fn found(dir: &Path) -> bool {
+        dir.join(MARKER).exists() || any_map(dir).is_some()
+    }
+
     /// Marks the directory, after all maps are pinned: a crash before leaves nothing that looks whole.
     pub(super) fn mark(&self) -> Result<(), DataplaneError> {
         let mut map = Array::<MapData, u32>::create(1, 0)

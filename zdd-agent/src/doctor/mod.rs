@@ -6,7 +6,7 @@ mod host;
 mod interfaces;
 mod netns;
 mod network;
-mod sysctl;
+pub(crate) mod sysctl;
 
 use std::time::Duration;
 

@@ -34,7 +34,9 @@ impl Reconciler {
     pub(super) fn apply(&mut self, desired: Desired, dry_run: bool) -> Result<ApplyReport, Refused> {
         let from = self.specs();
         let changes: Vec<Change> = plan::changes(&from, &desired.services);
-        let refusals = plan::refusals(&from, &desired.services);
+        let mut refusals = plan::refusals(&from, &desired.services);
+        let held: Vec<_> = self.services.iter().flat_map(|service| held(&service.saved)).collect();
+        refusals.extend(plan::refusal(&plan::taken(&held, &desired.services)));
         if !refusals.is_empty() {
             return Err(Refused::conflict(refusals.join("\n")));
         }
@@ -45,9 +47,14 @@ impl Reconciler {
             );
         }
         if !dry_run {
-            self.desired.nodes.clone_from(&desired.nodes);
-            self.file.clone_from(&desired.services);
-            adjust(self, &desired.services)?;
+            // It is persisted with what it asks for.
+            let file = std::mem::replace(&mut self.file, desired.services);
+            let target = self.file.clone();
+            if let Err(refused) = adjust(self, &target) {
+                self.file = file;
+                return Err(refused);
+            }
+            self.desired.nodes = desired.nodes;
             for service in &mut self.services {
                 service.notes.clear();
             }
@@ -167,14 +174,16 @@ impl Reconciler {
     /// Takes out the preview VIPs that are not persisted any more: nobody is steered there from now on, and what lives there ends, as
     /// with a service that is removed.
     fn drop_previews(&mut self, index: usize) {
-        let Self { services, dataplane, epochs, .. } = self;
-        let service = &mut services[index];
-        let kept: HashSet<u16> = service.saved.faces.iter().map(|at| at.id).collect();
-        while let Some(gone) = service.faces.iter().position(|face| !kept.contains(&face.at.id)) {
+        let kept: HashSet<u16> = self.services[index].saved.faces.iter().map(|at| at.id).collect();
+        loop {
+            let faces = &mut self.services[index].faces;
+            let Some(gone) = faces.iter().position(|face| !kept.contains(&face.at.id)) else { return };
             // Places are counted from the first face on, so the last one is free now.
-            let place = service.faces.len() as u32;
-            let face = service.faces.remove(gone);
-            dataplane.remove_ends(face.ends());
+            let place = faces.len() as u32;
+            let face = faces.remove(gone);
+            self.forget_ends(vec![face.ends()]);
+            let Self { services, dataplane, epochs, .. } = self;
+            let service = &services[index];
             let epoch = epochs.commit();
             if face.sources.0 != 0 && epochs.wait_for(epoch).is_ok() {
                 dataplane.remove_sources(face.sources.0, &face.sources.1);
@@ -186,26 +195,6 @@ impl Reconciler {
         }
     }
 
-    fn delete(&mut self, index: usize) {
-        let service = self.services.remove(index);
-        let spec = &service.saved.spec;
-        // The VIPs first: from then on nothing is steered, and the rest is nobody's.
-        for face in &service.faces {
-            self.dataplane.remove_ends(face.ends());
-        }
-        for backend in &service.saved.backends {
-            self.dataplane.remove_ends(service.backend_ends(&backend.address));
-        }
-        service.remove_sets(&mut self.dataplane, &mut self.epochs);
-        let epoch = self.epochs.commit();
-        for (place, face) in (1..).zip(&service.faces) {
-            let (start, len) = face.row();
-            self.epochs.rows.remove(start, len, place, epoch);
-        }
-        self.ids.forget();
-        tracing::info!(service = spec.name, "removed: what dials it is not steered any more");
-    }
-
     /// Gives a backend its number and makes it known; no cell names it yet.
     fn add_backend(
         &mut self,
@@ -214,13 +203,22 @@ impl Reconciler {
         address: std::net::SocketAddr,
     ) -> Result<(), Refused> {
         let existing = self.services[index].saved.backends.iter().position(|b| b.address == address);
+        let forward = self.services[index].forward_of(version);
         if let Some(position) = existing {
             let backend = &mut self.services[index].saved.backends[position];
             if backend.version != version {
-                return Err(Refused::conflict(format!(
-                    "backend {address} still drains from version {}\nhelp: wait until it is drained (`zdd backend list`), then add it to {version}",
+                return Err(Refused::internal(format!(
+                    "backend {address} is of version {}, not of {version}",
                     backend.version
                 )));
+            }
+            if let Some(kept) = backend.forward {
+                if forward != kept {
+                    return Err(Refused::conflict(format!(
+                        "backend {address} still drains from {version} under {kept}, and {version} is {forward} now\nhelp: wait until `zdd backend list` does not show it any more, or put {kept} back"
+                    )));
+                }
+                backend.forward = None;
             }
             // Still on its way out: it simply stays. One that only drains was told so by command, and goes on draining: a
             // file that names it, read again, does not say otherwise.
@@ -236,10 +234,6 @@ impl Reconciler {
                 self.desired.agent.limits.backends
             )));
         };
-        let hop = match self.hops.get(&address.ip()).cloned() {
-            Some(state) => self.hop_word(&state),
-            None => Default::default(),
-        };
         let internal = |error: crate::dataplane::DataplaneError| Refused::internal(error.to_string());
         self.dataplane.clear_backend_counters(id).map_err(internal)?;
         self.dataplane.clear_signals(id);
@@ -251,11 +245,10 @@ impl Reconciler {
             drain: None,
             removed: false,
             unhealthy: None,
+            forward: None,
         });
         let last = service.saved.backends.len() - 1;
-        self.services[index]
-            .write_backend(&mut self.dataplane, last, hop, &self.desired.agent.encap)
-            .map_err(internal)
+        self.write_known_backend(index, last).map_err(internal)
     }
 
     /// Brings one service in line with its spec: versions, backends, weights, timeouts.
@@ -292,6 +285,12 @@ impl Reconciler {
         let stays = |at: &SavedFace| !at.preview || spec.preview.contains(&at.vip);
         self.services[index].saved.faces.retain(stays);
         let service = &mut self.services[index];
+        for place in 0..service.saved.backends.len() {
+            let backend = &service.saved.backends[place];
+            if backend.forward.is_none() && spec.versions.iter().all(|v| v.name != backend.version) {
+                service.saved.backends[place].forward = Some(service.forward_of(&backend.version));
+            }
+        }
         // Names first: a new backend's mode is its version's.
         service.saved.spec = ServiceSpec { versions: spec.versions.clone(), ..spec.clone() };
         for version in &spec.versions {
@@ -354,12 +353,27 @@ pub(super) fn adjust(reconciler: &mut Reconciler, target: &[ServiceSpec]) -> Res
     for index in 0..reconciler.services.len() {
         reconciler.drop_previews(index);
     }
-    for name in leaving {
-        if let Some(index) = reconciler.services.iter().position(|s| s.name() == name) {
-            reconciler.delete(index);
-        }
+    let gone: Vec<Service> = reconciler
+        .services
+        .extract_if(.., |service| leaving.iter().any(|name| name == service.name()))
+        .collect();
+    // First who stays, so that a VIP that another service has from now on is served throughout.
+    let published = publish_all(reconciler);
+    for service in gone {
+        reconciler.bury(service);
     }
-    publish_all(reconciler)
+    published
+}
+
+/// The backends of a service that have a number.
+pub(super) fn held(saved: &SavedService) -> impl Iterator<Item = plan::Held<'_>> {
+    saved.backends.iter().map(|backend| plan::Held {
+        service: &saved.spec,
+        version: &backend.version,
+        address: backend.address,
+        forward: backend.forward.unwrap_or_else(|| saved.spec.forward_of(&backend.version)),
+        removed: backend.removed,
+    })
 }
 
 /// Publishes every service whose row or VIP is not what it should be.
@@ -385,11 +399,10 @@ pub(super) fn publish_all(reconciler: &mut Reconciler) -> Result<(), Refused> {
 
 /// Takes back numbers that were given out for a change that is refused.
 fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
-    let new: Vec<usize> = (0..reconciler.services.len())
-        .filter(|index| !before.iter().any(|saved| saved.spec.name == reconciler.services[*index].name()))
-        .collect();
-    for index in new.into_iter().rev() {
-        reconciler.delete(index);
+    let known = |service: &mut Service| before.iter().any(|saved| saved.spec.name == service.name());
+    let new: Vec<Service> = reconciler.services.extract_if(.., |service| !known(service)).collect();
+    for service in new {
+        reconciler.bury(service);
     }
     for saved in before {
         let Some(service) = reconciler.services.iter_mut().find(|s| s.name() == saved.spec.name) else {
@@ -415,8 +428,6 @@ fn roll_back(reconciler: &mut Reconciler, before: Vec<SavedService>) {
         service.saved = saved;
         reconciler.ids.forget();
         service.retime(reconciler.dataplane.epoch_shift());
-        for ends in added {
-            reconciler.dataplane.remove_ends(ends);
-        }
+        reconciler.forget_ends(added);
     }
 }

@@ -255,6 +255,7 @@ impl Reconciler {
             versions.iter().map(|v| if v.name == candidate { v.weight.max(1) } else { 0 }).collect();
         let leading: Vec<String> =
             rollout.plan.spec.cohorts().take(number.into()).map(str::to_owned).collect();
+        // Leading gives no weight, so it ends no drain.
         self.guard_with(index, &new, &leading, false, &mut Vec::new())
     }
 

@@ -155,8 +155,24 @@ impl Reconciler {
         Ok(self.shift_report(index, moved_groups, notes))
     }
 
-    /// Refuses what would send new flows where nobody can take them.
+    /// Refuses what would send new flows where nobody can take them. That a version drains is no obstacle: with weight its
+    /// drain is over, see [`Service::give_weights`].
     pub(super) fn guard_health(
+        &mut self,
+        index: usize,
+        new: &[BasisPoints],
+        force: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(), Refused> {
+        let draining = self.services[index].saved.draining.clone();
+        drop(self.services[index].end_drains(new));
+        let guarded = self.guard_vips(index, new, force, notes);
+        self.services[index].saved.draining = draining;
+        guarded
+    }
+
+    /// The same, and whoever drains goes on draining.
+    pub(super) fn guard_vips(
         &self,
         index: usize,
         new: &[BasisPoints],

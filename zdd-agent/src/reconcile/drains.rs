@@ -306,6 +306,7 @@ impl Reconciler {
             .filter(|b| b.removed && self.drained(index, b.id))
             .map(|b| b.id)
             .collect();
+        let mut ends = Vec::with_capacity(gone.len());
         for id in &gone {
             let service = &mut self.services[index];
             let Some(at) = service.saved.backends.iter().position(|b| b.id == *id) else { continue };
@@ -316,14 +317,14 @@ impl Reconciler {
             if !signals.is_empty() {
                 service.saved.retired_signals.entry(backend.version.clone()).or_default().add(&signals);
             }
-            let ends = service.backend_ends(&backend.address);
+            ends.push(service.backend_ends(&backend.address));
             tracing::info!(service = service.saved.spec.name, backend = %backend.address, "drained and forgotten");
-            self.dataplane.remove_ends(ends);
             let (name, generation) = (service.name().to_owned(), service.generation());
             let text = format!("{} is drained and forgotten", backend.address);
             self.events.note(EventKind::Drain, Some((&name, generation)), text, None);
         }
         if !gone.is_empty() {
+            self.forget_ends(ends);
             self.ids.forget();
             let SavedService { retired, retired_signals, backends, spec, .. } =
                 &mut self.services[index].saved;

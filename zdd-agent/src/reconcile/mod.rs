@@ -9,6 +9,7 @@ mod cohorts;
 mod commands;
 mod disk;
 mod drains;
+mod ends;
 mod explain;
 mod face;
 mod grace;

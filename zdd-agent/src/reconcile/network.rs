@@ -8,6 +8,7 @@ use zdd_common::entries::{NextHop, Port};
 use super::Reconciler;
 use crate::dataplane::{Attached, DataplaneError};
 use crate::desired::AttachMode;
+use crate::doctor::sysctl;
 use crate::events::EventKind;
 use crate::links::{Link, LinkEvent, matches, underlying, xdp};
 use crate::neighbour::{NextHopChange, NextHopState};
@@ -128,18 +129,15 @@ impl Reconciler {
         let nat = |v4: bool| {
             self.services.iter().any(|service| {
                 service.saved.backends.iter().any(|b| {
-                    b.address.is_ipv4() == v4 && service.mode_of(&b.version) == zdd_common::entries::Mode::Nat
+                    b.address.is_ipv4() == v4 && service.mode_of(b) == zdd_common::entries::Mode::Nat
                 })
             })
         };
-        let setting = |family: &str, name: &str| {
-            let path = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
-            std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok())
-        };
+        let forwards = |family: &str| sysctl::read(&format!("net/{family}/conf/{interface}/forwarding"));
         for (v4, family, knob) in
             [(true, "ipv4", "net.ipv4.ip_forward"), (false, "ipv6", "net.ipv6.conf.all.forwarding")]
         {
-            if nat(v4) && setting(family, "forwarding") == Some(0) {
+            if nat(v4) && forwards(family) == Some(0) {
                 tracing::warn!(
                     interface,
                     "this host does not forward {family}: replies of nat backends are lost (sysctl -w {knob}=1)"
@@ -155,8 +153,8 @@ impl Reconciler {
             .iter()
             .flat_map(|s| s.saved.spec.all_vips())
             .any(|vip| vip.addr.is_ipv4() && locals.borrow().contains(&vip.addr));
-        if own_vip && (setting("ipv4", "accept_local") == Some(0) || setting("ipv4", "rp_filter") == Some(1))
-        {
+        let combined = |name: &str| sysctl::of_interface(interface, name);
+        if own_vip && (combined("accept_local") == Some(0) || combined("rp_filter") == Some(1)) {
             tracing::info!(
                 interface,
                 "replies that the stack must route would be dropped, because the VIP is an address of this host \

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::Reconciler;
-use super::apply::adjust;
+use super::apply::{adjust, held};
 use super::disk::Disk;
 use super::face::{self, Face};
 use super::grace::Epochs;
@@ -16,7 +16,7 @@ use super::service::{Orders, Service};
 use crate::chance::random;
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
-use crate::desired::Desired;
+use crate::desired::{Desired, ServiceSpec};
 use crate::events::EventLog;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
 use crate::links::LinkWatcher;
@@ -39,11 +39,17 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
             desired.agent.state_dir.display()
         )
     })?;
-    let saved: Option<State> = store.load()?;
-    // Refusals that the state alone can tell come before the kernel is touched.
-    if let Some(state) = &saved {
-        let refusals = plan::refusals(&in_force(state), &desired.services);
-        anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
+    let mut saved: Option<State> = store.load()?;
+    // Refusals that the state alone can tell come before the kernel is touched. Without maps (a reboot, or a detach) nothing lives
+    // that could break, and nobody serves until an agent starts.
+    if let Some(state) = &mut saved {
+        if Dataplane::is_pinned(&desired.agent.pin_dir) {
+            let mut refusals = plan::refusals(&in_force(state), &desired.services);
+            refusals.extend(plan::refusal(&taken(state, &desired.services)));
+            anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
+        } else {
+            begin_anew(state, &desired.services);
+        }
     }
     let given = desired.agent.key_file.as_deref().map(crate::state::read_key).transpose()?;
     if let (Some(given), Some(state)) = (given, &saved)
@@ -160,8 +166,38 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     Ok(reconciler)
 }
 
+/// The backends that the file gives to somebody else than who has them.
+fn taken(state: &State, file: &[ServiceSpec]) -> Vec<plan::Taken> {
+    plan::taken(&state.services.iter().flat_map(held).collect::<Vec<_>>(), file)
+}
+
+/// Takes out of the state what stands for flows, when there are none: services that the file would have moved, backends that it
+/// gives to somebody else, and those that only drained.
+fn begin_anew(state: &mut State, file: &[ServiceSpec]) {
+    state.services.retain(|service| {
+        let refusals = plan::refusals(std::slice::from_ref(&service.spec), file);
+        if let Some(why) = refusals.first().and_then(|why| why.lines().next()) {
+            tracing::warn!(
+                service = service.spec.name,
+                "no flow lives, so it begins anew as the file says: {why}"
+            );
+        }
+        refusals.is_empty()
+    });
+    let taken = taken(state, file);
+    for service in &mut state.services {
+        let goes = |address: &std::net::SocketAddr| {
+            taken.iter().any(|taken| taken.service == service.spec.name && taken.address == *address)
+        };
+        for version in &mut service.spec.versions {
+            version.backends.retain(|backend| !goes(&backend.address));
+        }
+        service.backends.retain(|backend| !backend.removed && !goes(&backend.address));
+    }
+}
+
 /// The services that the state has in force.
-fn in_force(state: &State) -> Vec<crate::desired::ServiceSpec> {
+fn in_force(state: &State) -> Vec<ServiceSpec> {
     state.services.iter().map(|service| service.spec.clone()).collect()
 }
 

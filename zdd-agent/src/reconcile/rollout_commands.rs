@@ -91,7 +91,7 @@ impl Reconciler {
 
     /// The version that has everything, and all that keeps `candidate` from being rolled out.
     fn versions_for(
-        &self,
+        &mut self,
         index: usize,
         candidate: &str,
         rolling: bool,
@@ -169,7 +169,7 @@ impl Reconciler {
     }
 
     /// What a rollout of this candidate as part of its train would be.
-    pub(super) fn plan_of(&self, index: usize, candidate: &str) -> Result<Plan, Refused> {
+    pub(super) fn plan_of(&mut self, index: usize, candidate: &str) -> Result<Plan, Refused> {
         let spec = self.spec_of(index)?;
         let (stable, refusals) = self.versions_for(index, candidate, false)?;
         if let Some(refused) = refusals.into_iter().next() {
@@ -248,7 +248,7 @@ impl Reconciler {
         }
         let new: Vec<BasisPoints> =
             versions.iter().map(|version| if version.name == target { FULL } else { 0 }).collect();
-        let (began, back_to) = (unix_ms(), target.clone());
+        let began = unix_ms();
         let before = self.services[index].saved.rollouts.clone();
         let from = now.unwrap_or_else(|| "several versions".to_owned());
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
@@ -272,7 +272,7 @@ impl Reconciler {
         if let Some(rollout) = &mut rollouts.current {
             rollout.note(began, text);
         }
-        let given = self.give_back(index, &back_to, &new);
+        let given = self.give_back(index, &new);
         if given.is_err() {
             self.services[index].saved.rollouts = before;
         }
@@ -303,7 +303,7 @@ impl Reconciler {
         rollouts.current.as_ref().map(|rollout| report::report(name, rollout)).ok_or_else(|| self.none(index))
     }
 
-    pub(super) fn rollout_plan(&self, name: &str, candidate: &str) -> Result<RolloutPlan, Refused> {
+    pub(super) fn rollout_plan(&mut self, name: &str, candidate: &str) -> Result<RolloutPlan, Refused> {
         let index = self.index_of(name)?;
         let mut spec = self.spec_of(index)?;
         spec.strategy = self.batches(index, candidate, &spec.strategy, &[])?;

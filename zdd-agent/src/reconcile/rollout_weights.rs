@@ -40,7 +40,7 @@ impl Reconciler {
         let cohorts = self.cohorts_to_lead(index);
         let done = if back {
             let before = self.lead(index, cohorts);
-            self.give_back(index, &stable, &new).map_err(|refused| (before, refused))
+            self.give_back(index, &new).map_err(|refused| (before, refused))
         } else {
             let mut notes = Vec::new();
             self.guard_cohorts(index, cohorts, &candidate)?;
@@ -55,22 +55,11 @@ impl Reconciler {
         })
     }
 
-    /// Gives weights back to `version`: that it drains is no obstacle, because with weight its drain is over.
-    pub(super) fn give_back(
-        &mut self,
-        index: usize,
-        version: &str,
-        new: &[BasisPoints],
-    ) -> Result<(), Refused> {
-        let before = self.services[index].saved.draining.clone();
-        self.services[index].saved.draining.retain(|drain| drain.version != version);
+    /// Gives weights back, also during a SYN flood.
+    pub(super) fn give_back(&mut self, index: usize, new: &[BasisPoints]) -> Result<(), Refused> {
         let mut notes = Vec::new();
-        let guarded = self.guard_health(index, new, false, &mut notes);
-        let given = guarded.and_then(|()| self.put_weights(index, new, notes).map(drop));
-        if given.is_err() {
-            self.services[index].saved.draining = before;
-        }
-        given
+        self.guard_health(index, new, false, &mut notes)?;
+        self.put_weights(index, new, notes).map(drop)
     }
 
     /// Begins the drain of the old version if it does not drain, and tells the machine when it is over.

@@ -367,15 +367,18 @@ impl Service {
         for (version, weight) in self.saved.spec.versions.iter_mut().zip(new) {
             version.weight = *weight;
         }
-        let versions = &self.saved.spec.versions;
-        self.saved.draining.retain(|drain| {
-            let ends = versions.iter().any(|v| v.name == drain.version && v.weight > 0);
-            if ends {
-                notes.push(format!("the drain of {} is over: it has weight again", drain.version));
-            }
-            !ends
-        });
+        let over = self.end_drains(new);
+        notes.extend(over.iter().map(|name| format!("the drain of {name} is over: it has weight again")));
         self.assign()
+    }
+
+    /// Ends the drains of versions that get weight; which they were.
+    pub(super) fn end_drains(&mut self, new: &[BasisPoints]) -> Vec<String> {
+        let versions = self.saved.spec.versions.iter().zip(new);
+        let weighted: Vec<&str> =
+            versions.filter(|(_, weight)| **weight > 0).map(|(version, _)| version.name.as_str()).collect();
+        let over = self.saved.draining.extract_if(.., |drain| weighted.contains(&drain.version.as_str()));
+        over.map(|drain| drain.version).collect()
     }
 
     /// Makes one of its backends known to the maps: its slot, and under `nat` and `snat` the way back of its replies.
@@ -389,7 +392,7 @@ impl Service {
         let source = if self.saved.backends[index].address.is_ipv4() { encap.v4 } else { encap.v6 };
         let backend = &self.saved.backends[index];
         let spec = &self.saved.spec;
-        let mode = self.mode_of(&backend.version);
+        let mode = self.mode_of(backend);
         let (addr, port) = (Addr::from(backend.address.ip()), backend.address.port().to_be());
         // Checked when it came: a backend has a VIP.
         let Some(face) = self.mains().find(|face| self.serves(&face.at.vip, &backend.address)) else {
@@ -475,11 +478,14 @@ impl Service {
         Ends { first: end(address.ip(), address.port(), proto(spec)), more: spec.more_ports(address) }
     }
 
-    /// Forwarding mode of a version.
-    pub(super) fn mode_of(&self, version: &str) -> Mode {
-        let spec = &self.saved.spec;
-        let own = spec.versions.iter().find(|v| v.name == version).and_then(|v| v.forward);
-        match own.unwrap_or(spec.forward) {
+    /// How packets reach the backends of a version.
+    pub(super) fn forward_of(&self, version: &str) -> Forward {
+        self.saved.spec.forward_of(version)
+    }
+
+    /// How packets reach a backend.
+    pub(super) fn mode_of(&self, backend: &SavedBackend) -> Mode {
+        match backend.forward.unwrap_or_else(|| self.forward_of(&backend.version)) {
             Forward::L2 => Mode::L2,
             Forward::Nat => Mode::Nat,
             Forward::Ipip => Mode::Ipip,

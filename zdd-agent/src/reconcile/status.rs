@@ -15,7 +15,7 @@ use crate::report::{
     PreviewStatus, Quota, Quotas, Role, ServiceCounters, ServiceStatus, Status, SynFilterStatus,
     VersionStatus,
 };
-use crate::state::SavedBackend;
+use crate::state::{SavedBackend, SavedService};
 
 /// Version of this build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -83,9 +83,11 @@ impl Reconciler {
             Counters::sum(service.faces.iter().map(|face| self.dataplane.service_counters(face.at.id)));
         let refused = Refusals::sum(service.faces.iter().map(|face| self.dataplane.refusals(face.at.id)));
         let fails = service.faces.iter().map(|face| self.dataplane.facts(face.at.id).fails).sum();
+        let departed = departed(&service.saved);
         let versions: Vec<VersionStatus> = spec
             .versions
             .iter()
+            .chain(&departed)
             .enumerate()
             .map(|(place, version)| self.version_status(service, version, place == 0, counters_of))
             .collect();
@@ -200,7 +202,8 @@ impl Reconciler {
             role: if stable { Role::Stable } else { Role::Candidate },
             asked: f64::from(weight) / f64::from(FULL),
             share: service.share(&service.ids_of(name)),
-            draining: service.saved.draining.iter().any(|drain| drain.version == name),
+            draining: service.saved.draining.iter().any(|drain| drain.version == name)
+                || service.saved.spec.versions.iter().all(|version| version.name != name),
             flows: backends.iter().map(|b| b.flows).sum(),
             new_flows: total.new_flows,
             packets: total.packets,
@@ -299,4 +302,22 @@ fn elsewhere(service: &Service) -> Vec<String> {
         }
     }
     notes
+}
+
+/// Versions that are in no configuration any more and still have backends with a number: connections may live there, so whoever
+/// wants to stop them must see them.
+fn departed(saved: &SavedService) -> Vec<VersionSpec> {
+    let mut all: Vec<VersionSpec> = Vec::new();
+    for backend in &saved.backends {
+        let known = |versions: &[VersionSpec]| versions.iter().any(|v| v.name == backend.version);
+        if !known(&saved.spec.versions) && !known(&all) {
+            all.push(VersionSpec {
+                name: backend.version.clone(),
+                weight: 0,
+                forward: None,
+                backends: Vec::new(),
+            });
+        }
+    }
+    all
 }
