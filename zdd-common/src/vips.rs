@@ -144,13 +144,13 @@ mod tests {
         let v6 = |words: [u16; 8]| Addr::from(std::net::IpAddr::V6(words.into()));
         let (addr, port, proto) = match name {
             "one port" => (v4(high, low), 443, TCP),
-            "two ports" => (v4(0, (n / 2) as u8), if n % 2 == 0 { 80 } else { 443 }, TCP),
-            "tcp and udp" => (v4(0, (n / 2) as u8), 53, if n % 2 == 0 { TCP } else { UDP }),
+            "two ports" => (v4(0, (n / 2) as u8), if n.is_multiple_of(2) { 80 } else { 443 }, TCP),
+            "tcp and udp" => (v4(0, (n / 2) as u8), 53, if n.is_multiple_of(2) { TCP } else { UDP }),
             "ports of one address" => (v4(0, 1), 30_000 + n, TCP),
             "v6, host numbers" => (v6([0xfd00, 0, 0, 0x10, 0, 0, 0, n]), 443, TCP),
             "v6, a network each" => (v6([0x2001, 0xdb8, 0, n, 0, 0, 0, 1]), 443, TCP),
             "v6, a site each" => (v6([0x2001, 0xdb8, n, 0, 0, 0, 0, 1]), 443, TCP),
-            "both families" if n % 2 == 0 => (v4(0, (n / 2) as u8), 443, TCP),
+            "both families" if n.is_multiple_of(2) => (v4(0, (n / 2) as u8), 443, TCP),
             "both families" => (v6([0xfd00, 0, 0, 0x10, 0, 0, 0, n / 2]), 443, TCP),
             _ => {
                 let [a, b, c, d, ..] = crate::hash::fold(11, n.into()).to_ne_bytes();

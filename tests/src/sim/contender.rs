@@ -53,6 +53,15 @@ impl Contender {
         }
     }
 
+    /// Flows that it remembers now.
+    pub fn entries(&self) -> u64 {
+        match self {
+            Self::Ours(node) => node.entries(),
+            Self::Hash => 0,
+            Self::Table(lru) => lru.len() as u64,
+        }
+    }
+
     /// The most flows it ever remembered at once.
     pub fn peak(&self) -> u64 {
         match self {

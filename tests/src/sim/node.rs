@@ -35,7 +35,6 @@ pub struct Node {
     /// When cells were last written: a row younger than a grace period is left alone.
     committed: u64,
     times: Timeouts,
-    entries: u64,
     /// The most entries it ever had.
     pub peak: u64,
 }
@@ -65,7 +64,12 @@ impl Node {
             grace: GRACE,
             fin_linger: 60 * SECOND,
         };
-        Self { tables, since: vec![0; row.len()], last_wipe: 0, committed: 0, times, entries: 0, peak: 0 }
+        Self { tables, since: vec![0; row.len()], last_wipe: 0, committed: 0, times, peak: 0 }
+    }
+
+    /// Entries of its flow table.
+    pub fn entries(&self) -> u64 {
+        self.tables.used.iter().sum()
     }
 
     /// Where a packet goes.
@@ -80,8 +84,7 @@ impl Node {
             seq: packet.seq,
         };
         let backend = steer::steer(&mut self.tables, ID, &key, Transport::Tcp(segment)).backend;
-        self.entries = self.tables.used.iter().sum();
-        self.peak = self.peak.max(self.entries);
+        self.peak = self.peak.max(self.entries());
         backend
     }
 
@@ -130,7 +133,7 @@ impl Node {
 
     fn sweep(&mut self, now: u64) {
         let view = self.tables.services[&ID].view();
-        let pressure = self.entries > (self.tables.buckets.len() * WAYS) as u64 / 2;
+        let pressure = self.entries() > (self.tables.buckets.len() * WAYS) as u64 / 2;
         let mut kept = vec![false; self.tables.cells.len()];
         for index in 0..self.tables.buckets.len() {
             let bucket: *mut Bucket = &raw mut self.tables.buckets[index];
@@ -176,6 +179,5 @@ impl Node {
                 *cell = rules::forget(*cell);
             }
         }
-        self.entries = self.tables.used.iter().sum();
     }
 }

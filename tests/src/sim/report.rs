@@ -13,6 +13,8 @@ pub struct Score {
     pub broken: u64,
     /// Of all flows, 0 to 1.
     pub share: f64,
+    /// Entries of one node, the mean over nodes and time.
+    pub mean_entries: f64,
     /// The most entries that one node held at once.
     pub peak_entries: u64,
 }
@@ -67,7 +69,7 @@ impl Report {
         for score in &first.scores {
             let _ = write!(out, "{:>13}", score.contender);
         }
-        let _ = writeln!(out, "   entries at most per node: zdd / LRU");
+        let _ = writeln!(out, "   entries of a node, mean (most): zdd / LRU");
         for row in &self.rows {
             let _ = write!(out, "{:<16}{:>6}{:>9}", row.scenario, row.nodes, row.live_at_once);
             for score in &row.scores {
@@ -75,12 +77,15 @@ impl Report {
                     if score.broken == 0 { "0".to_owned() } else { format!("{:.4} %", score.share * 100.0) };
                 let _ = write!(out, "{shown:>13}");
             }
-            let peak = |at: usize| row.scores.get(at).map_or(0, |s| s.peak_entries);
+            let entries = |at: usize| {
+                let score = row.scores.get(at);
+                score.map_or(String::new(), |s| format!("{:.0} ({})", s.mean_entries, s.peak_entries))
+            };
             let _ = writeln!(
                 out,
-                "   {:>8} / {:<8}{}",
-                peak(0),
-                peak(2),
+                "   {:>16} / {:<16}{}",
+                entries(0),
+                entries(2),
                 if row.state_lost { "  state lost" } else { "" }
             );
         }

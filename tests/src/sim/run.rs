@@ -86,6 +86,7 @@ pub fn simulate(scenario: &Scenario, size: Size) -> Row {
     ];
     let mut fates = vec![vec![0 as BackendId; size.flows as usize]; contenders.len()];
     let mut broken = vec![0u64; contenders.len()];
+    let (mut entries, mut ticks) = (vec![0u64; contenders.len()], 0u64);
     let mut ecmp = Ecmp { alive: (0..scenario.nodes).collect(), reshuffle: scenario.reshuffle };
     let mut acts = scenario.acts(size.duration()).into_iter().peekable();
     let (mut flood, mut forged, mut next_tick, mut packets, mut live) = (0u32, 0u64, TICK, 0u64, 0usize);
@@ -106,7 +107,11 @@ pub fn simulate(scenario: &Scenario, size: Size) -> Row {
             }
         }
         while next_tick <= packet.at {
-            contenders.iter_mut().flatten().for_each(|node| node.tick(next_tick));
+            for (nodes, sum) in contenders.iter_mut().zip(&mut entries) {
+                nodes.iter_mut().for_each(|node| node.tick(next_tick));
+                *sum += nodes.iter().map(Contender::entries).sum::<u64>();
+            }
+            ticks += 1;
             next_tick += TICK;
         }
         packets += 1;
@@ -149,6 +154,7 @@ pub fn simulate(scenario: &Scenario, size: Size) -> Row {
         contender: CONTENDERS[at].to_owned(),
         broken: broken[at],
         share: broken[at] as f64 / f64::from(size.flows),
+        mean_entries: entries[at] as f64 / (ticks * nodes.len() as u64).max(1) as f64,
         peak_entries: nodes.iter().map(Contender::peak).max().unwrap_or(0),
     };
     Row {
@@ -199,6 +205,8 @@ mod tests {
         let [ours, hash, ample, small] = &ramp.scores[..] else { panic!("four contenders") };
         assert!(hash.share > 0.01 && small.broken > 0, "{ramp:?}");
         assert!(ample.broken == 0 && ours.peak_entries < ample.peak_entries, "{ramp:?}");
+        assert!(ours.mean_entries > 0.0 && ours.mean_entries * 2.0 < ample.mean_entries, "{ramp:?}");
+        assert_eq!(hash.mean_entries, 0.0);
         // Lost state: ours breaks what began elsewhere since the change, a table what began elsewhere before it.
         let wipe = of("wipe, late");
         assert!(wipe.scores[0].broken > 0 && wipe.scores[0].broken < wipe.scores[1].broken, "{wipe:?}");
