@@ -36,6 +36,20 @@ fn told(receiver: &Receiver, start: &str, times: usize) -> Result<Vec<String>> {
     })
 }
 
+/// Waits until the agent knows that so many messages were taken: killed between a message and its answer it rightly sends it again.
+fn taken(world: &World, times: usize) -> Result<()> {
+    let dir = world.rig.scratch().path("state");
+    wait_for(&format!("{times} alerts to be booked as taken"), LONG, LOOK_EVERY, || {
+        let files = std::fs::read_dir(&dir).map_err(Error::io("read the state directory"))?.flatten();
+        let books = files.filter(|file| file.file_name().to_string_lossy().starts_with("alerts.json"));
+        let taken = |text: String| text.matches("\"taken\":true").count() >= times;
+        Ok(books
+            .map(|book| std::fs::read_to_string(book.path()).unwrap_or_default())
+            .any(taken)
+            .then_some(()))
+    })
+}
+
 fn count(lines: &[String], start: &str) -> usize {
     lines.iter().filter(|line| line.starts_with(start)).count()
 }
@@ -53,6 +67,7 @@ fn what_is_wrong_is_told_once_over_kills_and_its_end_too() -> Result<()> {
     let whole = "firing version-unhealthy cluster=a service=web version=v2";
     told(&receiver, down, 1)?;
     told(&receiver, whole, 1)?;
+    taken(&world, 6)?;
 
     // A kill while it lasts: not told again. A kill while it ends: its end is told all the same.
     world.kill_agent();

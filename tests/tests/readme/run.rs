@@ -9,7 +9,7 @@ use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World};
 use super::blocks;
 
 /// Lines that are not run here (`*`: and all that begin so): who runs them, or why nobody does.
-const ELSEWHERE: [(&str, &str); 22] = [
+const ELSEWHERE: [(&str, &str); 23] = [
     ("scripts/setup.sh", "scripts/test.sh begins with it"),
     ("PATH=$PWD/.tools/bin:*", "scripts/test.sh builds so, for its demo"),
     ("install target/release/zdd*", "cargo xtask vm --systemd puts the binary there"),
@@ -28,6 +28,7 @@ const ELSEWHERE: [(&str, &str); 22] = [
     ("kubectl *", "nobody: there is no cluster; its `zdd` is run here"),
     ("for pod in $(kubectl*", "nobody: there is no cluster; its `zdd` is run here"),
     ("zdd --server https://*", "tests/tests/api.rs, with its own names"),
+    ("curl http://10.0.0.11/", "tests/tests/rollout/preview.rs, with its own clients"),
     ("grpcurl *", "tests/tests/clients.rs"),
     ("cargo xtask bench*", "tests/tests/bench.rs, tests/tests/live.rs"),
     ("rm -r /var/lib/zdd", "cargo xtask vm --systemd, as it is written"),
@@ -207,6 +208,9 @@ fn every_line_that_is_shown_is_run() -> Result<()> {
     sh.own("zdd rollout abort web")?;
     sh.given_back()?;
     sh.shown("zdd rollout history web", "v2")?;
+    sh.shown("zdd rollout start web v2", "")?;
+    sh.own("zdd rollout abort web")?;
+    sh.given_back()?;
 
     let train = "train = \"spring\"\n";
     let text = with_api(&world, train).replacen(QUICK, &format!("{slow}\n{train}"), 1);
