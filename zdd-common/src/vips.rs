@@ -1,4 +1,4 @@
-//! VIPs by their ends, where a packet finds them by one multiplication and one cache line, without the call of a helper that a hash
+//! VIPs by their ends, where a packet finds them by two multiplications and one cache line, without the call of a helper that a hash
 //! map costs.
 //!
 //! A copy for speed of what the table of ends says: most VIPs are here, each in one of the two ways of its line, and whoever
