@@ -39,6 +39,8 @@ pub enum Rule {
     FinAfterSyn,
     /// A new flow on a dirty cell gets an entry even if current is base.
     InsertAtBase,
+    /// A SYN during whose steering the row changed is a known one.
+    SameRow,
     /// Without room, a new flow goes to base, or to its tuple's backend, not to current.
     Fallback,
 }

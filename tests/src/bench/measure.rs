@@ -65,7 +65,7 @@ pub(super) fn measure(lab: &mut Lab, case: &Case, options: &Options) -> Result<M
         };
         turn.run(lab, fill)?;
         let ns = turn.run(lab, 4096)?;
-        turn.packets = ((options.turn_ns() / ns) as u32).clamp(500, 200_000);
+        turn.packets = ((options.turn_ns() / ns) as u32).clamp(500, 2_000_000);
     }
     let before = lab.ours.reasons()?;
     for round in 0..options.rounds() {

@@ -32,6 +32,10 @@ pub struct Options {
     /// Rounds of each case instead of 41 (11 with --quick)
     #[arg(long)]
     pub rounds: Option<usize>,
+    /// Milliseconds of a program's turn instead of 3 (0.7 with --quick). Programs displace each other's memory from the caches: the longer
+    /// the turns, the more it is as if each ran alone
+    #[arg(long, value_name = "MS")]
+    pub turn: Option<f64>,
     /// Instead: frames on a wire, and TCP of real clients and servers, through zdd, the kernel and HAProxy; about 2.5 minutes
     #[arg(long, conflicts_with_all = ["svg", "program", "base", "only", "list"])]
     pub live: bool,
@@ -48,7 +52,7 @@ impl Options {
 
     /// How long one turn of one program should take, in nanoseconds.
     pub(super) fn turn_ns(&self) -> f64 {
-        if self.quick { 0.7e6 } else { 3e6 }
+        self.turn.unwrap_or(if self.quick { 0.7 } else { 3.0 }) * 1e6
     }
 
     /// Whether a case is asked for.

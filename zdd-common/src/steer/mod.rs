@@ -4,6 +4,8 @@
 //! flow with an entry is at the entry's backend or alt, told apart by its sequence number; nothing that is not surely a
 //! new connection goes to `current`.
 
+#[cfg(test)]
+mod copies;
 mod peek;
 mod position;
 mod tcp;
@@ -11,12 +13,12 @@ mod tcp;
 mod tests;
 mod udp;
 
-use crate::entries::{Affinity, BackendId, Cell, Class, FlowKey, Positions, ServiceView, Word};
+use crate::entries::{Affinity, BackendId, Cell, Class, Commit, FlowKey, Positions, ServiceView, Word};
 use crate::flows;
 use crate::hash;
 use crate::pace::PaceKey;
 use crate::reason::Reason;
-use crate::tables::SteerTables;
+use crate::tables::{Rule, SteerTables};
 
 pub use peek::peek;
 pub use position::{belongs, follow, near, own_syn};
@@ -215,6 +217,7 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
     query.udp_idle = service.udp_idle;
     let mut syn = false;
     let (mut syn_hash, mut syn_now) = (0, crate::time::Tick(0));
+    let mut before = Commit::default();
     if let Transport::Tcp(segment) = query.transport
         && segment.syn
     {
@@ -226,8 +229,8 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
         let syn = hash::fold(table_hash, segment.seq.into());
         // Not yet the look that counts: only whether the flow table will have a say. Then all that is far away is fetched at the
         // same time, and not one after the other with the filter's atomic operation between.
-        let row = tables.commit(query.id).row();
-        if tables.cell(row.wrapping_add(place)).is_some_and(changing_cell) {
+        before = tables.commit(query.id);
+        if tables.cell(before.row().wrapping_add(place)).is_some_and(changing_cell) {
             tables.expect_syn(syn, now);
             tables.expect_flow(table_hash, true);
         }
@@ -245,6 +248,11 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
     let commit = tables.commit(query.id);
     if commit.generation() == 0 {
         return;
+    }
+    if syn && commit != before && !tables.without(Rule::SameRow) {
+        // A copy of it may be on another CPU at this moment, remembered after this one and yet steered by the row before. Whoever saw
+        // one and the same row before and after it was remembered first knows that every copy will find it, or see this row too.
+        query.replay = true;
     }
     query.answer = Steered::to(0, Reason::DropNoBackend);
     let Some(cell) = tables.cell(commit.row().wrapping_add(place)) else { return };
