@@ -82,9 +82,9 @@ fn a_shift_to_a_version_without_a_healthy_backend_is_refused() -> Result<()> {
     let mut world = World::running(Setup::default())?;
     let load = world.load(20)?;
     world.set_health(&[3, 4], false)?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     world.refused(&["shift", "web", "v2=50%"])?.says(1, &["v2", "no healthy backend", "help: ", "--force"]);
-    assert_eq!(Kept::of(&world.status()?).intent, before, "nothing was changed");
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before, "nothing was changed");
     world.avoids(&load, &[3, 4])?;
     // Forced, it is remembered, and its share waits at the stable version.
     let said = world.zdd().json(&["shift", "web", "v2=50%", "--force"])?;
@@ -179,7 +179,7 @@ fn a_rollback_never_moves_a_live_connection() -> Result<()> {
 fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     let world = World::running(even())?;
     let load = world.load(10)?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     world.refused(&["shift", "web", "v2=101%"])?.says(2, &["101%"]);
     world.refused(&["shift", "web", "v2=1.234%"])?.says(2, &["1.234%"]);
     world.refused(&["shift", "web", "v9=10%"])?.says(1, &["v9", "web"]);
@@ -194,7 +194,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     world
         .refused(&["backend", "add", "web", "v2", "[2001:db8::1]:80"])?
         .says(1, &["is IPv6, the VIP", "help: "]);
-    assert_eq!(Kept::of(&world.status()?).intent, before, "nothing was changed");
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before, "nothing was changed");
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())

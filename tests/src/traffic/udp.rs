@@ -10,8 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use super::client::{Running, Shared};
 use super::protocol::{Place, parse_echo};
 
-/// An answer that has not come by then is lost. A busy machine may take longer than the pause between two datagrams.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// An answer that has not come by then is lost. A busy machine may take far longer than the pause between two datagrams.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One flow until its goodbye. A datagram that gets no answer is lost, which is not yet a fault; another backend's answer is.
 pub(super) async fn flow(shared: Arc<Shared>, index: usize, _running: Running) {
