@@ -173,7 +173,7 @@ fn a_second_vip_comes_under_traffic() -> Result<()> {
 
 #[test]
 fn a_next_hop_is_found_by_neighbour_discovery_again_after_it_was_forgotten() -> Result<()> {
-    let world = World::running(setup(Forward::L2, Families::V6))?;
+    let mut world = World::running(setup(Forward::L2, Families::V6))?;
     let load = world.load(20)?;
     let b1 = backend_address6(1).to_string();
     let hop = backend(&world.status()?, "web", &world.address6(1))["next_hop"].clone();
@@ -192,7 +192,10 @@ fn a_next_hop_is_found_by_neighbour_discovery_again_after_it_was_forgotten() -> 
             )
         },
     )?;
-    assert_eq!(backend(&world.status()?, "web", &world.address6(1))["next_hop"], hop);
+    let address = world.address6(1);
+    world.wait_status("its next hop to be what it was", |status| {
+        (backend(status, "web", &address)["next_hop"] == hop).then_some(())
+    })?;
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())
