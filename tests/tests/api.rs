@@ -22,7 +22,7 @@ struct Certs {
 /// A world whose agent listens on TCP too; the network is the balancer's towards its clients.
 fn world() -> Result<(World, Certs)> {
     let agent_lines = "page = \"127.0.0.1:9178\"\npage_actions = true".to_owned();
-    let mut world = World::new(Setup { agent_lines, ..Setup::default() })?;
+    let mut world = World::new(Setup { agent_lines, idle_ms: 600_000, ..Setup::default() })?;
     let dir = world.rig.scratch().dir().to_owned();
     let certs = Certs { agents: Authority::new(&dir, "agents"), callers: Authority::new(&dir, "callers") };
     let (cert, key) = certs.agents.sign("agent", &["10.80.0.1", "lb.example.com"]);

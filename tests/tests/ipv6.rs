@@ -69,7 +69,8 @@ fn one_rollout_over_both_families_breaks_nothing_under_l2() -> Result<()> {
 
 #[test]
 fn one_shift_moves_both_families_at_once() -> Result<()> {
-    let world = World::running(setup(Forward::Nat, Families::Both))?;
+    // Nothing settles meanwhile: that would be a commit too.
+    let world = World::running(Setup { idle_ms: 600_000, ..setup(Forward::Nat, Families::Both) })?;
     let six = std::net::SocketAddr::new(VIP6.into(), 80);
     let zdd = world.zdd();
     let shares = |weight: &str| -> Result<(f64, u64)> {
