@@ -15,8 +15,8 @@ fn even() -> Setup {
 
 #[test]
 fn a_share_is_reached_to_one_group() -> Result<()> {
-    // Nothing settles meanwhile: that would raise the generation too.
-    let world = World::running(Setup { idle_ms: 600_000, ..Setup::default() })?;
+    let world = World::running(Setup::default())?;
+    let mut last = 0.0;
     let load = world.load(20)?;
     for percent in ["0.01", "0.1", "1", "10", "33.33", "50", "99.99", "100", "7", "0"] {
         let said = world.zdd().json(&["shift", "web", &format!("v2={percent}%")])?;
@@ -28,7 +28,11 @@ fn a_share_is_reached_to_one_group() -> Result<()> {
             assert!((number(v2, "asked") - asked).abs() < 1e-9, "{percent} %: {v2}");
             assert!((number(v2, "share") - asked).abs() <= group, "{percent} %: {v2}");
         }
-        assert_eq!(said["generation"], service(&status, "web")["generation"]);
+        // A change of less than half a group commits nothing. And what is asked for a moment later may have seen a commit that came by
+        // itself, for cells that need less by then.
+        let generations = (number(&said, "generation"), number(service(&status, "web"), "generation"));
+        assert!(last <= generations.0 && generations.0 <= generations.1, "after {last}: {generations:?}");
+        last = generations.0;
     }
     as_before(&load)?;
     unharmed(&load.finish());

@@ -424,6 +424,23 @@ impl World {
         Ok(told.lines().filter(|line| line.contains(r#""kind":"change""#)).map(str::to_owned).collect())
     }
 
+    /// Commits of each change whose words begin with `what`, as the agent has written them down: what is committed in between by itself is not
+    /// among them.
+    ///
+    /// # Panics
+    /// When the record of changes cannot be read.
+    pub fn commits(&self, what: &str) -> Result<Vec<u64>> {
+        let path = self.rig.scratch().path(self.setup.state_dir).join("audit.jsonl");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))?;
+        let records = whole_lines(&text).map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let done = records.filter(|record| {
+            record["outcome"] == "done"
+                && record["what"].as_str().is_some_and(|words| words.starts_with(what))
+        });
+        let at = |record: &Value, when| status::count(record, &format!("/generations/0/{when}"));
+        Ok(done.map(|record| at(&record, "after") - at(&record, "before")).collect())
+    }
+
     /// SYNs that the clients have repeated so far: one or its answer was lost, or came later than a second.
     ///
     /// # Panics
