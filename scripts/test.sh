@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and runs every check, the quick ones first. A failed stage does not stop the others.
 #
-#   scripts/test.sh                 all stages; the last line is "N passed, N failed"
+#   scripts/test.sh                 all stages; before the last line, "N passed, N failed", each failed test with what it said
 #   scripts/test.sh --stage NAME    one of them, and what it left behind
 #   scripts/test.sh --list          their names
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -52,9 +52,11 @@ stage_unit() { cargo test --locked --workspace --exclude zdd-ebpf --exclude zdd-
 # The short run, with every rule taken out once; `cargo xtask model-check` explores the large worlds.
 stage_model-check() { cargo xtask model-check --short; }
 
-# The tests start the agent that lies in the target directory: one of before the last change would make them lie.
+# The tests start the agent that lies in the target directory: one of before the last change would make them lie. Without backtraces, which
+# would bury what a test says: it names the line that it stands in.
 stage_namespaces() {
-    cargo build --locked --package zdd-agent && cargo test --locked --package zdd-tests --no-fail-fast
+    cargo build --locked --package zdd-agent &&
+        RUST_BACKTRACE=${ZDD_BACKTRACE:-0} cargo test --locked --package zdd-tests --no-fail-fast
 }
 
 # The kernel tests on the oldest kernel that is to be had, in an emulated machine that is ended when its time is over; `cargo xtask vm`
@@ -175,6 +177,13 @@ printf '%stests%s\n' "$bold" "$plain"
 for stage in "${stages[@]}"; do
     run_stage "$stage"
 done
+
+# Last, because of a long log only the end may be left: what failed, each with what it said.
+if [ ${#failures[@]} -gt 0 ]; then
+    told=()
+    for stage in "${failures[@]}"; do told+=("$stage=$logs/test-$stage.log"); done
+    cargo xtask failures "${told[@]}" 2>/dev/null || tail -n 15 "${told[@]#*=}"
+fi
 
 printf 'took %s' "$(since "$start")"
 [ "$ignored" -eq 0 ] || printf '; %d ignored, listed above' "$ignored"

@@ -13,7 +13,7 @@ use crate::rig::{Error, Proc, Result, Rig, run, wait_for};
 /// Where ChromeDriver listens, inside the namespace.
 const DRIVER: &str = "http://127.0.0.1:9515";
 /// A browser's first start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A browser with one window. Everything of it ends with the namespace, and before that when this is dropped.
 #[derive(Debug)]

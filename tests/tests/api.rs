@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use prost::Message;
 use serde_json::Value;
@@ -12,7 +11,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic_prost::ProstCodec;
 use zdd_tests::certs::Authority;
 use zdd_tests::rig::{Error, LB_ADDRESS, Result, wait_for};
-use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed, whole_lines};
 
 /// Certificates of a world, and the configuration that goes with them.
 struct Certs {
@@ -23,7 +22,7 @@ struct Certs {
 /// A world whose agent listens on TCP too; the network is the balancer's towards its clients.
 fn world() -> Result<(World, Certs)> {
     let agent_lines = "page = \"127.0.0.1:9178\"\npage_actions = true".to_owned();
-    let mut world = World::new(Setup { agent_lines, ..Setup::default() })?;
+    let mut world = World::new(Setup { agent_lines, idle_ms: 600_000, ..Setup::default() })?;
     let dir = world.rig.scratch().dir().to_owned();
     let certs = Certs { agents: Authority::new(&dir, "agents"), callers: Authority::new(&dir, "callers") };
     let (cert, key) = certs.agents.sign("agent", &["10.80.0.1", "lb.example.com"]);
@@ -69,7 +68,7 @@ fn stderr(output: &Output) -> String {
 fn audit(world: &World) -> Vec<Value> {
     let path = world.rig.scratch().path("state/audit.jsonl");
     let text = std::fs::read_to_string(path).expect("audit.jsonl");
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    whole_lines(&text).map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 #[test]
@@ -425,6 +424,6 @@ fn events_come_in_order_and_are_resumed_by_number() -> Result<()> {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         Ok::<_, Error>((text.contains("rollback web") && !text.contains("interface")).then_some(()))
     })?;
-    follow.terminate(Duration::from_secs(20))?;
+    follow.terminate(PATIENCE)?;
     Ok(())
 }

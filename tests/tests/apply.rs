@@ -24,13 +24,13 @@ fn edited(world: &World, change: impl Fn(&mut Setup)) -> Result<String> {
 #[test]
 fn a_dry_run_shows_the_difference_and_changes_nothing() -> Result<()> {
     let (world, load) = begin()?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     let file = edited(&world, |s| (s.v2_percent, s.v2) = (25, vec![3, 4]))?;
     let text = world.zdd().run(&["apply", &file, "--dry-run"])?;
     for word in ["web/v2 weight", "10% -> 25%", "+ web/v2 backend 10.81.4.2:8080", "nothing was changed"] {
         assert!(text.contains(word), "{word:?} is missing in {text}");
     }
-    assert_eq!(Kept::of(&world.status()?).intent, before);
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before);
     world.avoids(&load, &[4])?;
     as_before(&load)?;
     unharmed(&load.finish());
@@ -63,12 +63,12 @@ fn apply_does_what_the_dry_run_showed() -> Result<()> {
 #[test]
 fn affinity_and_cells_cannot_change_under_traffic() -> Result<()> {
     let (world, load) = begin()?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     let file = edited(&world, |s| s.affinity = "flow")?;
     world.refused(&["apply", &file])?.says(1, &["affinity", "web", "help: "]);
     let file = edited(&world, |s| s.cells = 8192)?;
     world.refused(&["apply", &file])?.says(1, &["cells", "web", "help: "]);
-    assert_eq!(Kept::of(&world.status()?).intent, before);
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before);
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())
@@ -100,7 +100,7 @@ fn a_restart_does_not_smuggle_an_affinity_in() -> Result<()> {
 #[test]
 fn a_file_with_mistakes_is_refused_as_a_whole() -> Result<()> {
     let (world, load) = begin()?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     let right = world.setup.toml(world.rig.scratch().dir());
     let cases: [(&str, &str, &[&str]); 6] = [
         (
@@ -120,7 +120,7 @@ fn a_file_with_mistakes_is_refused_as_a_whole() -> Result<()> {
         world.refused(&["apply", &file])?.says(1, words).says(1, &["wrong.toml:"]);
         world.refused(&["check", &file])?.says(1, words);
     }
-    assert_eq!(Kept::of(&world.status()?).intent, before);
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before);
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())
@@ -153,12 +153,12 @@ fn with_other(world: &World, web: &[u8], other: (&[u8], &[u8])) -> Result<String
 #[test]
 fn a_backend_with_live_connections_is_not_taken_over_by_another_service() -> Result<()> {
     let (mut world, load) = begin()?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     let file = with_other(&world, &[1], (&[2], &[4]))?;
     let words = ["10.81.2.2:8080", "other/v1", "web/v1", "help: ", "zdd backend list web"];
     world.refused(&["apply", &file, "--dry-run"])?.says(1, &words);
     world.refused(&["apply", &file])?.says(1, &words);
-    assert_eq!(Kept::of(&world.status()?).intent, before);
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before);
     as_before(&load)?;
     // Nor while it drains.
     let without = edited(&world, |s| s.v1 = vec![1])?;

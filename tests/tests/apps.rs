@@ -15,7 +15,7 @@ const CACHE: &str = "10.80.255.10:6379/tcp";
 /// nginx on every backend (and redis, under nat), each saying which version and backend it is and whom it saw.
 fn begin(forward: Forward) -> Result<(World, Vec<zdd_tests::rig::Proc>)> {
     let health =
-        Some("{ tcp = true, interval = \"150ms\", timeout = \"1s\", rise = 2, fall = 2 }".to_owned());
+        Some("{ tcp = true, interval = \"150ms\", timeout = \"5s\", rise = 2, fall = 2 }".to_owned());
     let setup = Setup { forward, health, backends: 2, v1: vec![1], v2: vec![2], ..Setup::default() };
     let mut world = World::without_servers(setup)?;
     let mut servers = Vec::new();

@@ -16,6 +16,7 @@ fn even() -> Setup {
 #[test]
 fn a_share_is_reached_to_one_group() -> Result<()> {
     let world = World::running(Setup::default())?;
+    let mut last = 0.0;
     let load = world.load(20)?;
     for percent in ["0.01", "0.1", "1", "10", "33.33", "50", "99.99", "100", "7", "0"] {
         let said = world.zdd().json(&["shift", "web", &format!("v2={percent}%")])?;
@@ -27,7 +28,11 @@ fn a_share_is_reached_to_one_group() -> Result<()> {
             assert!((number(v2, "asked") - asked).abs() < 1e-9, "{percent} %: {v2}");
             assert!((number(v2, "share") - asked).abs() <= group, "{percent} %: {v2}");
         }
-        assert_eq!(said["generation"], service(&status, "web")["generation"]);
+        // A change of less than half a group commits nothing. And what is asked for a moment later may have seen a commit that came by
+        // itself, for cells that need less by then.
+        let generations = (number(&said, "generation"), number(service(&status, "web"), "generation"));
+        assert!(last <= generations.0 && generations.0 <= generations.1, "after {last}: {generations:?}");
+        last = generations.0;
     }
     as_before(&load)?;
     unharmed(&load.finish());
@@ -82,9 +87,9 @@ fn a_shift_to_a_version_without_a_healthy_backend_is_refused() -> Result<()> {
     let mut world = World::running(Setup::default())?;
     let load = world.load(20)?;
     world.set_health(&[3, 4], false)?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     world.refused(&["shift", "web", "v2=50%"])?.says(1, &["v2", "no healthy backend", "help: ", "--force"]);
-    assert_eq!(Kept::of(&world.status()?).intent, before, "nothing was changed");
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before, "nothing was changed");
     world.avoids(&load, &[3, 4])?;
     // Forced, it is remembered, and its share waits at the stable version.
     let said = world.zdd().json(&["shift", "web", "v2=50%", "--force"])?;
@@ -179,7 +184,7 @@ fn a_rollback_never_moves_a_live_connection() -> Result<()> {
 fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     let world = World::running(even())?;
     let load = world.load(10)?;
-    let before = Kept::of(&world.status()?).intent;
+    let before = (Kept::of(&world.status()?).intent, world.changes()?);
     world.refused(&["shift", "web", "v2=101%"])?.says(2, &["101%"]);
     world.refused(&["shift", "web", "v2=1.234%"])?.says(2, &["1.234%"]);
     world.refused(&["shift", "web", "v9=10%"])?.says(1, &["v9", "web"]);
@@ -194,7 +199,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     world
         .refused(&["backend", "add", "web", "v2", "[2001:db8::1]:80"])?
         .says(1, &["is IPv6, the VIP", "help: "]);
-    assert_eq!(Kept::of(&world.status()?).intent, before, "nothing was changed");
+    assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before, "nothing was changed");
     as_before(&load)?;
     unharmed(&load.finish());
     Ok(())

@@ -8,7 +8,7 @@ use zdd_tests::world::{Setup, World, as_before, talk, unharmed};
 /// Probes go to the very port that serves the VIP's flows.
 fn setup(forward: Forward) -> Setup {
     let health =
-        Some("{ tcp = true, interval = \"100ms\", timeout = \"1s\", rise = 2, fall = 2 }".to_owned());
+        Some("{ tcp = true, interval = \"100ms\", timeout = \"5s\", rise = 2, fall = 2 }".to_owned());
     Setup { forward, health, v2_percent: 50, ..Setup::default() }
 }
 

@@ -15,7 +15,7 @@ fn well() -> Result<World> {
 fn doctor(world: &World) -> Result<(i32, Vec<Value>)> {
     let text = std::fs::read_to_string(world.config()).expect("a configuration");
     let text =
-        [("\"1s\"\n", "\"64s\"\n"), ("\"3000ms\"", "\"350s\""), ("timeout = \"1s\"", "timeout = \"100ms\"")]
+        [("\"1s\"\n", "\"64s\"\n"), ("\"3000ms\"", "\"350s\""), ("timeout = \"5s\"", "timeout = \"100ms\"")]
             .iter()
             .fold(text, |text, (short, long)| text.replace(short, long));
     let config = world.write("doctor.toml", &text)?;

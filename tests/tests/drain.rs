@@ -1,6 +1,6 @@
 //! Drains, and backends that come and go, under traffic. Needs root.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use zdd_tests::rig::Result;
 use zdd_tests::traffic::Load;
@@ -23,7 +23,7 @@ fn a_drain_returns_when_the_last_connection_has_gone() -> Result<()> {
     assert!(live(&load, 1) > 5, "v2 has connections, none of which is remembered now");
     let zdd = world.zdd();
     let (status, said) = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| zdd.json_any(&["drain", "web/v2", "--deadline", "60s", "--wait"]));
+        let waiting = scope.spawn(|| zdd.json_any(&["drain", "web/v2", "--deadline", "10m", "--wait"]));
         // It takes no new ones, and those it has stay until they leave by themselves.
         world
             .wait_status("v2 to drain", |s| (version(s, "web", "v2")["draining"] == true).then_some(()))
@@ -75,12 +75,14 @@ fn a_drain_that_meets_its_deadline_says_so_and_harms_nobody_else() -> Result<()>
 fn a_deadline_tells_how_many_were_left() -> Result<()> {
     let world = World::running(even())?;
     let load = world.load(40)?;
+    let begun = Instant::now();
     let (status, said) = world.zdd().json_any(&["drain", "web/v2", "--deadline", "1s", "--wait"])?;
+    let took = begun.elapsed().as_millis();
     assert_eq!(status.code(), Some(3), "{said}");
     assert_eq!(said["drained"], false, "{said}");
     let left = count(&said, "/left");
     assert!(left >= u64::from(live(&load, 1).min(1)) && left > 0, "{said}");
-    assert!((1000..10_000).contains(&count(&said, "/waited_ms")), "{said}");
+    assert!((1000..=took).contains(&u128::from(count(&said, "/waited_ms"))), "{said} within {took} ms");
     drop(load);
     Ok(())
 }
@@ -157,10 +159,8 @@ fn backends_come_and_go_and_nobody_notices() -> Result<()> {
     as_before(&load)?;
     let status = world.status()?;
     assert_ne!(backend(&status, "web", &b4)["state"], "active", "it is there until its connections end");
-    let begun = std::time::Instant::now();
     unharmed(&load.finish());
     world.wait_status("b4 to be gone", |s| find_backend(s, "web", &b4).is_none().then_some(()))?;
-    assert!(begun.elapsed() > Duration::from_millis(1), "not before its last connection had ended");
     // Its version has not forgotten what it served; a restart does not either.
     let served = |status: &serde_json::Value| {
         ["packets", "bytes", "new_flows"].map(|key| number(version(status, "web", "v2"), key))

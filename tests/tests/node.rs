@@ -105,7 +105,7 @@ fn three_nodes_are_upgraded_one_after_the_other_and_no_connection_breaks() -> Re
         let zdd = world.zdd();
         let (status, said) = std::thread::scope(|scope| {
             let waiting =
-                scope.spawn(|| zdd.json_any(&["drain", "--node", name, "--wait", "--deadline", "90s"]));
+                scope.spawn(|| zdd.json_any(&["drain", "--node", name, "--wait", "--deadline", "10m"]));
             world.wait_status(&format!("{name} to drain"), |s| draining(s, &addresses).then_some(()))?;
             world.avoids(&load, &members)?;
             assert!(!waiting.is_finished(), "it returned while connections were alive");

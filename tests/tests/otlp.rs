@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
@@ -12,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use serde_json::Value;
 use zdd_tests::rig::{Error, Result, Rig, wait_for};
-use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, unharmed};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, unharmed, whole_lines};
 
 const COLLECTOR: &str = "127.0.0.1:4318";
 
@@ -80,7 +79,7 @@ fn attribute<'s>(span: &'s Span, key: &str) -> &'s str {
 }
 
 fn exchange(mut stream: TcpStream) -> Option<Got> {
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let mut whole = Vec::new();
     let mut bytes = [0; 4096];
     let (head, from) = loop {
@@ -112,7 +111,7 @@ fn hex(bytes: &[u8]) -> String {
 fn log(world: &World) -> Vec<Value> {
     let text = std::fs::read_to_string(world.rig.scratch().path("agent.log")).expect("a log");
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    text.lines().map(parse).collect()
+    whole_lines(&text).map(parse).collect()
 }
 
 #[test]
@@ -186,7 +185,7 @@ fn a_rollout_is_one_trace_also_over_a_kill_of_the_agent() -> Result<()> {
     let pause = steps.iter().find(|span| span.name.contains("wait for")).expect("seen above");
     for span in &spans {
         assert!(span.start_time_unix_nano <= span.end_time_unix_nano, "{span:?}");
-        assert!(span.end_time_unix_nano <= root.end_time_unix_nano + 5_000_000_000, "{span:?}");
+        assert!(span.end_time_unix_nano <= root.end_time_unix_nano + PATIENCE.as_nanos() as u64, "{span:?}");
     }
     // What was measured before the kill belongs to a step that was told after it.
     let measured = spans.iter().filter(|span| span.name == "measure: health");

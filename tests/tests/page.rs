@@ -87,7 +87,7 @@ fn the_page_shows_the_split_health_and_rollout_as_they_happen() -> Result<()> {
     browser.wait(
         "about a quarter to come to v2",
         "const came = document.querySelector('[data-key=\"web/v2\"]').cells[3].textContent.replace(' %', '');\
-         return came > 10 && came < 40",
+         return came > 5 && came < 50",
     )?;
 
     world.set_health(&[4], false)?;

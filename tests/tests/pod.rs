@@ -5,7 +5,6 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use zdd_tests::rig::{Error, Proc, Result, wait_for};
@@ -368,7 +367,7 @@ fn a_pod_with_less_says_what_is_missing() -> Result<()> {
     let mut command = node.runc(&["run", "--bundle"]);
     command.arg(&node.bundle).arg(node.name());
     let mut pod = Proc::start_logged(command, &world.agent_log())?;
-    let status = pod.wait(Duration::from_secs(60))?;
+    let status = pod.wait(PATIENCE)?;
     let log = std::fs::read_to_string(world.agent_log()).unwrap_or_default();
     node.pod = Some(pod);
     assert!(

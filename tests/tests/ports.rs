@@ -1,9 +1,7 @@
 //! Clients that use one port again and again, as load generators and address translators do. Needs root.
 
-use std::io::ErrorKind;
-
-use zdd_tests::rig::{self, Error, Forward, Result, wait_for};
-use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, ask_from, unharmed};
+use zdd_tests::rig::{self, Forward, Result};
+use zdd_tests::world::{Setup, World, ask_from, unharmed};
 
 /// Every connection from one address and one port, while the cell changes: each must follow the weights, though the entry of
 /// the connection before it is still there.
@@ -13,13 +11,7 @@ fn follows(forward: Forward) -> Result<()> {
     let client = rig::client_address(95);
     let many = |world: &World, version: &str| -> Result<()> {
         for n in 0..6 {
-            let met = wait_for("the port to be free again", PATIENCE, LOOK_EVERY, || {
-                match ask_from(world.rig.ns("c"), client, 4567, world.web()) {
-                    // The last ACK of the connection before is still on its way.
-                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AddrNotAvailable => Ok(None),
-                    other => other.map(Some),
-                }
-            })?;
+            let met = ask_from(world.rig.ns("c"), client, 4567, world.web())?;
             assert_eq!(met.version, version, "connection {n} of the same port");
             assert_eq!(met.source, format!("{client}:4567"));
         }

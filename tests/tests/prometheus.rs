@@ -11,7 +11,7 @@ use zdd_tests::world::{PATIENCE, Setup, World, curl, unharmed};
 
 const SERVER: &str = "http://127.0.0.1:9090";
 /// Prometheus' own start, and its first scrapes, on a busy machine.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(180);
 const CANARY: &str =
     "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 25 }, { pause = \"until-promoted\" }]\n";
 

@@ -12,6 +12,9 @@ const TARGET: f64 = 0.95;
 /// Below this, something is wrong that noise does not explain.
 const FLOOR: f64 = 0.6;
 
+/// Other work on the machine takes from one of the two what it does not take from the other; a balancer that is slow is so each time.
+const TRIES: usize = 4;
+
 #[test]
 fn nat_keeps_up_with_plain_forwarding() -> Result<()> {
     let rounds = std::env::var("ZDD_RATIO_ROUNDS").ok().and_then(|n| n.parse().ok());
@@ -33,7 +36,14 @@ fn nat_keeps_up_with_plain_forwarding() -> Result<()> {
     world.start_agent()?;
     world.wait_settled("web")?;
     let (plain_rig, _plain_server, target) = plain(port)?;
-    let report = measure((&plain_rig, target), (&world.rig, world.web()), effort)?;
+    let mut report = measure((&plain_rig, target), (&world.rig, world.web()), effort)?;
+    for _ in 1..TRIES {
+        if report.short_ratio.min(report.echo_ratio) >= FLOOR {
+            break;
+        }
+        println!("once more: {report:?}");
+        report = measure((&plain_rig, target), (&world.rig, world.web()), effort)?;
+    }
     let met = |ratio: f64| if ratio >= TARGET { "met" } else { "NOT met" };
     println!(
         "nat against plain forwarding, {} rounds: short connections {:.0}/s against {:.0}/s, ratio {:.3} ({}); echo {:.1} us against {:.1} us, ratio {:.3} ({}); target {TARGET}",

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use zdd_tests::rig::{self, Forward, Rig, RigSpec, XdpPass};
+use zdd_tests::world::PATIENCE;
 
 fn small(forward: Forward) -> RigSpec {
     RigSpec { forward, backends: 2, clients: 3, ..RigSpec::default() }
@@ -69,7 +70,7 @@ fn a_process_that_holds_a_rig() {
         println!("trace {}", path.display());
     }
     println!("ready");
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_secs(600));
 }
 
 fn child_with_a_rig() -> (Child, Vec<PathBuf>) {
@@ -131,11 +132,9 @@ fn packets_find_every_backend_by_plain_routing() {
                 .in_ns(&format!("b{i}"), || std::net::TcpListener::bind((address, 8080)))
                 .expect("entered")
                 .expect("bound");
-            rig.in_ns("c", || {
-                std::net::TcpStream::connect_timeout(&rig::v4(address, 8080), Duration::from_secs(3))
-            })
-            .expect("entered")
-            .expect("connected");
+            rig.in_ns("c", || std::net::TcpStream::connect_timeout(&rig::v4(address, 8080), PATIENCE))
+                .expect("entered")
+                .expect("connected");
             let (_, peer) = listener.accept().expect("accepted");
             assert_eq!(peer.ip(), std::net::Ipv4Addr::new(10, 80, 0, 2));
         }
@@ -163,7 +162,7 @@ fn under_l2_a_backend_answers_for_the_vip_without_the_balancer() {
     curl.args([
         "--silent",
         "--max-time",
-        "3",
+        "60",
         "--interface",
         &client.to_string(),
         &format!("telnet://{vip}:80"),
@@ -192,7 +191,7 @@ fn frames_that_xdp_redirects_arrive_with_good_checksums() {
         .in_ns("b1", || std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, 80)))
         .expect("entered")
         .expect("bound");
-    rig.in_ns("c", || std::net::TcpStream::connect_timeout(&rig::v4(rig::VIP, 80), Duration::from_secs(3)))
+    rig.in_ns("c", || std::net::TcpStream::connect_timeout(&rig::v4(rig::VIP, 80), PATIENCE))
         .expect("entered")
         .expect("connected: the SYN went by XDP, the SYN-ACK past the balancer");
 }

@@ -36,12 +36,15 @@ fn the_manager_is_told_ready_alive_and_stopping() -> Result<()> {
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "3000000");
     let agent = start(&world, command)?;
     assert_eq!(heard(&manager), "READY=1\nSTATUS=ready");
-    // Signs of life come again and again, as often as asked for.
+    // Signs of life come again and again, as often as asked for: one may be late because the machine is, an agent that is late by itself
+    // is so each time.
+    let mut apart = Vec::new();
     for _ in 0..3 {
         let begin = std::time::Instant::now();
         assert_eq!(heard(&manager), "WATCHDOG=1");
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        apart.push(begin.elapsed());
     }
+    assert!(apart.iter().min() < Some(&Duration::from_secs(3)), "{apart:?}");
     // A manager takes an end by SIGHUP for one in order and starts nobody: it must not be one.
     agent.signal(libc::SIGHUP);
     wait_for("a word about it", PATIENCE, LOOK_EVERY, || {

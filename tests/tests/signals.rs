@@ -13,7 +13,7 @@ use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, goes_on};
 const RATE: u32 = 300;
 /// Between two looks. Long enough for a busy machine to make enough connections.
 const INTERVAL: &str = "3s";
-const ROLLED_BACK: Duration = Duration::from_secs(60);
+const ROLLED_BACK: Duration = Duration::from_secs(180);
 
 fn rollout(steps: &str, interval: &str) -> String {
     format!(

@@ -2,11 +2,10 @@
 
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 use zdd_tests::rig::{Proc, Result, VIP, wait_for};
-use zdd_tests::world::{ECHO_PORT, LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
+use zdd_tests::world::{ECHO_PORT, LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed, whole_lines};
 
 /// Starts `zdd trace` with its output in a file of this name.
 fn start(world: &World, name: &str, args: &[&str]) -> Result<(Proc, std::path::PathBuf)> {
@@ -19,7 +18,7 @@ fn start(world: &World, name: &str, args: &[&str]) -> Result<(Proc, std::path::P
 
 /// The packets of a trace in JSON; notes on standard error come between them.
 fn packets(text: &str) -> Vec<Value> {
-    let lines = text.lines().filter(|line| line.starts_with('{'));
+    let lines = whole_lines(text).filter(|line| line.starts_with('{'));
     lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
@@ -89,7 +88,7 @@ fn tshark_reads_the_capture_and_shows_the_verdict() -> Result<()> {
     let capture = world.rig.scratch().path("capture.pcapng");
     let path = capture.display().to_string();
     let (mut trace, _) = start(&world, "notes", &["--reason", "drop", "--count", "4", "--write", &path])?;
-    wait_for("four drops to be told", PATIENCE, Duration::from_millis(50), || {
+    wait_for("four drops to be told", PATIENCE, LOOK_EVERY, || {
         socket.send_to(b"late", (VIP, ECHO_PORT)).expect("sent");
         trace.ended().map(|ended| ended.map(|status| assert!(status.success())))
     })?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use zdd_tests::rig::{self, Forward, Rig, RigSpec, v4};
 use zdd_tests::traffic::{Fleet, Load, LoadSpec, Member, Prober, ServerSpec, Servers, Target};
+use zdd_tests::world::{LOOK_EVERY, PATIENCE};
 
 fn servers() -> Vec<ServerSpec> {
     let spec = |i: u8, version: &str| {
@@ -54,18 +55,17 @@ fn direct_traffic_breaks_nothing() {
         let load = world.load();
         load.open_long(40);
         load.open_udp(10);
-        std::thread::sleep(Duration::from_secs(3));
+        rig::wait_for("much traffic", PATIENCE, LOOK_EVERY, || {
+            let counts = load.ledger().counts;
+            Ok::<_, rig::Error>((counts.short_total > 400 && counts.long_lines > 40 * 30).then_some(()))
+        })
+        .expect("it goes on");
         assert_eq!(load.ledger().live_long, [20, 20]);
         let ledger = load.finish();
         let c = ledger.counts;
         assert_eq!(ledger.incidents, []);
-        assert_eq!(
-            (c.broken(), c.short_failed, c.short_slow, c.wrong_source, c.udp_lost),
-            (0, 0, 0, 0, 0),
-            "{c:?}"
-        );
+        assert_eq!((c.broken(), c.short_failed, c.wrong_source, c.udp_lost), (0, 0, 0, 0), "{c:?}");
         assert_eq!((c.long_opened, c.udp_total), (40, 10));
-        assert!(c.short_total > 400 && c.long_lines > 40 * 30, "{c:?}");
         assert_eq!(
             world.servers.sources("b1").len(),
             10,
@@ -82,7 +82,7 @@ fn a_server_that_dies_shows_as_broken_and_failed() {
     load.open_long(10);
     let World { servers, fleet: _, rig } = world;
     drop(servers);
-    rig::wait_for("the first connection to break", Duration::from_secs(5), Duration::from_millis(5), || {
+    rig::wait_for("the first connection to break", PATIENCE, LOOK_EVERY, || {
         let counts = load.ledger().counts;
         Ok::<_, rig::Error>((counts.long_broken == 10 && counts.short_failed > 0).then_some(()))
     })
@@ -100,7 +100,7 @@ fn one_version_can_be_told_to_hang_up() {
     load.open_long(10);
     load.open_udp(4);
     load.hang_up(0);
-    rig::wait_for("version 0 to be left", Duration::from_secs(8), Duration::from_millis(5), || {
+    rig::wait_for("version 0 to be left", PATIENCE, LOOK_EVERY, || {
         let ledger = load.ledger();
         Ok::<_, rig::Error>((ledger.live_long == [0, 5] && ledger.live_udp == [0, 2]).then_some(()))
     })
@@ -113,11 +113,10 @@ fn the_prober_sees_the_answer_that_follows_a_change() {
     let world = World::new(Forward::Nat);
     let target = Target::InTurn(vec![v4(rig::backend_address(1), 8080)]);
     let prober = Prober::new(&world.rig, world.fleet.clone(), target);
-    let (all, answer, at) =
-        prober.during(rig::client_address(0), 0, Duration::from_secs(1), || 42).expect("it dials");
+    let (all, answer, at) = prober.during(rig::client_address(0), 0, PATIENCE, || 42).expect("it dials");
     assert_eq!(answer, 42);
-    let ms = zdd_tests::traffic::first_new_ms(&all, at, 0).expect("version 0 answers");
-    assert!(ms < 500.0, "{ms}");
+    assert!(zdd_tests::traffic::first_new_ms(&all, at, 0).is_some(), "version 0 answers");
+    assert_eq!(all.iter().filter(|p| p.started >= at).count(), 1, "the first one ends it: {all:?}");
     assert!(all.iter().all(|p| p.place.is_some()), "{all:?}");
 }
 
@@ -130,7 +129,7 @@ fn the_health_page_can_be_made_to_fail() {
         world
             .rig
             .in_ns("lb", || -> std::io::Result<String> {
-                let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+                let mut stream = std::net::TcpStream::connect_timeout(&address, PATIENCE)?;
                 stream.write_all(b"GET /health HTTP/1.1\r\nHost: b1\r\n\r\n")?;
                 let mut text = String::new();
                 stream.read_to_string(&mut text)?;

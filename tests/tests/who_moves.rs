@@ -7,30 +7,24 @@ use zdd_tests::world::{Setup, World, as_before, unharmed};
 
 const CLIENTS: usize = 40;
 
-/// What was changed so far, as `events` tells it. Settling raises the generation by itself, so that one says nothing here.
-fn changes(world: &World) -> Result<Vec<String>> {
-    let told = world.zdd().run(&["events", "--json"])?;
-    Ok(told.lines().filter(|line| line.contains(r#""kind":"change""#)).map(str::to_owned).collect())
-}
-
 /// Asks about every client, then shifts, and compares everything that can be seen from outside.
 fn agree(world: &World, weights: &[&str]) -> Result<Value> {
     let clients: Vec<String> = (0..CLIENTS).map(|i| format!("{}:9", client_address(i))).collect();
     let mut ask = vec!["who-moves", "web"];
     ask.extend(weights);
     clients.iter().for_each(|client| ask.extend(["--from", client]));
-    let before = (world.explained("web", CLIENTS)?, changes(world)?);
+    let before = (world.explained("web", CLIENTS)?, world.changes()?);
     let status = world.status()?;
     let said = world.zdd().json(&ask)?;
     let again = world.zdd().json(&ask)?;
     assert_eq!(again["versions"], said["versions"], "asking changes nothing");
-    assert_eq!((world.explained("web", CLIENTS)?, changes(world)?), before, "asking changes nothing");
+    assert_eq!((world.explained("web", CLIENTS)?, world.changes()?), before, "asking changes nothing");
     let (before, shifted) = before;
     let mut shift = vec!["shift", "web", "--force"];
     shift.extend(weights);
     let done = world.zdd().json(&shift)?;
     let after = world.explained("web", CLIENTS)?;
-    assert_eq!(changes(world)?.len(), shifted.len() + 1, "a shift is told, or nothing above was seen");
+    assert_eq!(world.changes()?.len(), shifted.len() + 1, "a shift is told, or nothing above was seen");
     assert_eq!(said["moved_groups"], done["moved_groups"]);
     for moved in said["versions"].as_array().expect("versions") {
         let name = moved["name"].as_str().expect("a name");

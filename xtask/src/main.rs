@@ -1,6 +1,7 @@
 //! Developer commands. They start the project's binaries and import none of its crates.
 
 mod demo;
+mod failures;
 mod frames;
 mod fuzz;
 mod image;
@@ -40,6 +41,8 @@ enum Command {
     Package(package::Arguments),
     /// Build a container image of one static binary, and run it as the DaemonSet would
     Image(image::Arguments),
+    /// Tell in few lines what failed, from the logs of a test run
+    Failures(failures::Arguments),
     /// Run the kernel tests on other kernels, or the package under systemd, in virtual machines
     Vm(vm::Arguments),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Frames(arguments) => frames::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
+        Command::Failures(arguments) => failures::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
     };
     match result {

@@ -266,7 +266,7 @@ impl<'a> Show<'a> {
                 let arguments: &[&str] =
                     if version == V2 { &["shift", "web", "v2=100%"] } else { &["rollback", "web"] };
                 let (all, answer, at) =
-                    prober.during(client, version, Duration::from_secs(1), || zdd.json(arguments))?;
+                    prober.during(client, version, self.pace.patience, || zdd.json(arguments))?;
                 answer?;
                 let failed = all.iter().filter(|p| p.place.is_none()).count();
                 self.found.short.total += u64::try_from(all.len()).unwrap_or(0);
@@ -283,9 +283,7 @@ impl<'a> Show<'a> {
                     arguments.join(" ")
                 );
                 let ms = first_new_ms(&all, at, version);
-                times.push(
-                    ms.with_context(|| format!("no connection from {client} on the new weights within 1 s"))?,
-                );
+                times.push(ms.with_context(|| format!("no connection from {client} on the new weights"))?);
                 if pair == 0 {
                     let said = self.explain(&zdd, "web", client.into(), 9)?;
                     let expected = &self.scene.fleet.versions()[usize::from(version)];

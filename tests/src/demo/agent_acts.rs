@@ -75,7 +75,7 @@ impl Show<'_> {
         let old = self.cli()?.status()?;
         house.stage.event(house.load.now_us(), "upgrade");
         let agent = self.agent.take().context("the agent does not run")?;
-        let status = agent.terminate(Duration::from_secs(10))?;
+        let status = agent.terminate(self.pace.patience)?;
         ensure!(status.success(), "the agent ended with {status} when asked to end");
         self.binary.clone_from(&self.next_binary);
         self.agent = Some(Agent::start(self.rig, &self.binary, &self.config, self.pace.patience)?);

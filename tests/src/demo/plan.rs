@@ -21,7 +21,7 @@ pub struct Pace {
     pub syn_memory_s: u64,
     /// How long a drain may take.
     pub drain_deadline: Duration,
-    /// How long the agent may take to start, and a health check to notice.
+    /// How long the agent may take to start and to end, and a change or a health check to be seen.
     pub patience: Duration,
 }
 
@@ -36,8 +36,8 @@ impl Pace {
             idle_timeout_s: 6,
             udp_idle_timeout_s: 3,
             syn_memory_s: 3,
-            drain_deadline: Duration::from_secs(60),
-            patience: Duration::from_secs(20),
+            drain_deadline: Duration::from_secs(300),
+            patience: Duration::from_secs(90),
         }
     }
 }

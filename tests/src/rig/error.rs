@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 /// Why a rig could not do what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A system call or file operation failed.
     #[error("{what}: {source}")]
@@ -59,6 +59,13 @@ pub enum Error {
     /// The rig needs root.
     #[error("network namespaces need root; run this as root (sudo)")]
     NotRoot,
+}
+
+/// A test that returns an error prints it so: for people, with its lines as lines.
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl Error {

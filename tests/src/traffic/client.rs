@@ -13,6 +13,9 @@ use super::protocol::{Fleet, Place};
 use super::{long, short, udp};
 use crate::rig::{self, Error, Result, Rig};
 
+/// Longer than every patience of the clients: on a busy machine what was begun takes its time to be known.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Whom the clients dial.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -181,22 +184,22 @@ impl Load {
         }
     }
 
-    /// Opens `n` more long-lived connections and returns when all of them have been greeted (or have failed), at most after 10 s.
+    /// Opens `n` more long-lived connections and returns when all of them have been greeted (or have failed), at most after a minute.
     pub fn open_long(&self, n: usize) {
         let goal = self.settled_long() + u64::try_from(n).unwrap_or(u64::MAX);
         self.order(Order::Long(n));
-        self.wait(Duration::from_secs(10), || self.settled_long() >= goal);
+        self.wait(PATIENCE, || self.settled_long() >= goal);
     }
 
     fn settled_long(&self) -> u64 {
         self.ledger().counts.long_opened
     }
 
-    /// Opens `n` more UDP flows and returns when each has been answered once, at most after 3 s.
+    /// Opens `n` more UDP flows and returns when each has been answered once, at most after a minute.
     pub fn open_udp(&self, n: usize) {
         let goal = self.ledger().counts.udp_answered + u64::try_from(n).unwrap_or(u64::MAX);
         self.order(Order::Udp(n));
-        self.wait(Duration::from_secs(3), || self.ledger().counts.udp_answered >= goal);
+        self.wait(PATIENCE, || self.ledger().counts.udp_answered >= goal);
     }
 
     /// Clients of `version` say goodbye, spread over some 3 s; short connections go on.
@@ -222,7 +225,7 @@ impl Load {
     /// Ends everything in order, waits for what is under way, and returns the final accounts.
     pub fn finish(mut self) -> Ledger {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.wait(Duration::from_secs(11), || self.shared.running.load(Ordering::Relaxed) == 0);
+        self.wait(PATIENCE, || self.shared.running.load(Ordering::Relaxed) == 0);
         let left = self.shared.running.load(Ordering::Relaxed);
         if left != 0 {
             let at = self.shared.now_us();

@@ -13,7 +13,7 @@ pub const VERSIONS: usize = 2;
 pub struct Counts {
     /// Long-lived connections ever opened.
     pub long_opened: u64,
-    /// Those that ended in a reset, an end of stream, 10 s of silence or a wrong answer.
+    /// Those that ended in a reset, an end of stream, 20 s of silence or a wrong answer.
     pub long_broken: u64,
     /// Those that were answered by another backend than at first.
     pub long_moved: u64,
@@ -21,7 +21,7 @@ pub struct Counts {
     pub long_lines: u64,
     /// Short connections finished, well or not.
     pub short_total: u64,
-    /// Those with any error, or more than 5 s.
+    /// Those with any error, or more than 10 s.
     pub short_failed: u64,
     /// Good ones that took more than 900 ms: a SYN had to be repeated.
     pub short_slow: u64,
@@ -128,7 +128,7 @@ impl Ledger {
 
     /// Short connections begun in `from_us..to_us`.
     pub fn begun(&self, from_us: u64, to_us: u64) -> impl Iterator<Item = &ShortRecord> {
-        // They are in the order of their ends; none takes longer than 5 s, and none ends before it begins.
+        // They are in the order of their ends; none takes longer than 10 s, and none ends before it begins.
         let first = self.shorts.partition_point(|r| r.ended_us < from_us);
         self.shorts[first..].iter().filter(move |r| (from_us..to_us).contains(&r.started_us))
     }

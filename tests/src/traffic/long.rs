@@ -12,7 +12,7 @@ use super::protocol::{Greeting, Lines, Place, parse_greeting};
 use super::socket;
 
 /// Silence after which a connection counts as broken.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Goodbyes are spread over this many lines.
 const HANG_UP_SPREAD: u64 = 60;
@@ -75,7 +75,7 @@ impl From<std::io::Error> for Trouble {
 }
 
 fn flatten<T>(result: Result<std::io::Result<T>, tokio::time::error::Elapsed>) -> std::io::Result<T> {
-    result.unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "silence for 10 s")))
+    result.unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "silence for 20 s")))
 }
 
 async fn open(shared: &Shared, index: usize) -> std::io::Result<(TcpStream, Lines, Greeting)> {

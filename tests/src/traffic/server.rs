@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -161,9 +162,26 @@ fn open(spec: &ServerSpec) -> std::io::Result<Sockets> {
     tcp.set_nonblocking(true)?;
     for socket in &udp {
         socket.set_nonblocking(true)?;
+        roomy(socket)?;
     }
     health.set_nonblocking(true)?;
     Ok((tcp, udp, health))
+}
+
+/// Room for what comes while a busy machine lets nobody read: seconds of everybody's datagrams.
+fn roomy(socket: &std::net::UdpSocket) -> std::io::Result<()> {
+    let bytes: libc::c_int = 8 << 20;
+    // SAFETY: the descriptor is open, the option value is a live int of the given size.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const bytes).cast(),
+            libc::socklen_t::try_from(size_of_val(&bytes)).expect("4 fits"),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Starts the tasks of one backend; called within the runtime.

@@ -14,7 +14,7 @@ use super::protocol::{Fleet, Lines, Place, parse_greeting, parse_place};
 use super::socket;
 
 /// Longer than this and it has failed.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longer than this and a SYN was lost: the first repetition comes after 1 s.
 const SLOW_US: u64 = 900_000;
@@ -69,7 +69,7 @@ async fn one(shared: Arc<Shared>, n: usize, _running: Running) {
             return;
         }
         Ok(Err(e)) => e.to_string(),
-        Err(_) => "no answer within 5 s".to_owned(),
+        Err(_) => "no answer within 10 s".to_owned(),
     };
     ledger.counts.short_failed += 1;
     ledger.harmed.insert(client);

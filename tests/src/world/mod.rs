@@ -10,17 +10,19 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
+use zdd_agent::api::client::Client;
 
 use crate::rig::{
     self, Agent, Error, Families, Forward, PREVIEW, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4, wait_for,
 };
 use crate::traffic::{Counts, Fleet, Ledger, Load, LoadSpec, Member, ServerSpec, Servers, Target};
 
-pub use dial::{Met, ask_from, curl, talk};
+pub use dial::{Met, ask_from, curl, talk, talk_within, unanswered};
 pub use setup::{ECHO_PORT, HEALTH_PORT, Setup, WEB_PORT};
 
-/// How long something that should happen soon may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long something that should happen soon may take: minutes where it takes seconds, because a machine may be busy, and slow, and stand
+/// still for a while. Only a test that fails waits for so long.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Between two looks.
 pub const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -388,17 +390,70 @@ impl World {
     }
 
     /// What `zdd explain` says of a new connection from each of `clients` addresses: version and backend.
+    ///
+    /// All are asked on one connection: a program for each would take seconds on a busy machine, in which things go on.
+    ///
+    /// # Panics
+    /// When the agent does not answer.
     pub fn explained(&self, service: &str, clients: usize) -> Result<Vec<String>> {
-        let zdd = self.zdd();
-        let ask = |i| {
-            // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
-            let said = zdd.json(&["explain", service, "--from", &SocketAddr::new(i, 9).to_string()])?;
-            Ok(format!("{} {}", said["version"], said["backend"]))
-        };
         let families = self.setup.families;
-        let four = (0..clients).filter(|_| families.v4()).map(|i| rig::client_address(i).into());
+        let four = (0..clients).filter(|_| families.v4()).map(|i| IpAddr::from(rig::client_address(i)));
         let six = (0..clients).filter(|_| families.v6()).map(|i| rig::client_address6(i).into());
-        four.chain(six).map(ask).collect()
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::io("start a runtime"))?;
+        Ok(runtime.block_on(async {
+            let mut client = Client::connect(self.zdd().socket()).await.expect("an agent");
+            let mut all = Vec::new();
+            for address in four.chain(six) {
+                // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
+                let said =
+                    client.explain(service, SocketAddr::new(address, 9), None).await.expect("an answer");
+                let said = serde_json::to_value(said).expect("a report is JSON");
+                all.push(format!("{} {}", said["version"], said["backend"]));
+            }
+            all
+        }))
+    }
+
+    /// What was changed so far by whoever asked for it, as `zdd events` tells it. What happens by itself is not among it: settling and health
+    /// raise a service's generation whenever their time comes, so that a generation says nothing about a request.
+    pub fn changes(&self) -> Result<Vec<String>> {
+        let told = self.zdd().run(&["events", "--json"])?;
+        Ok(told.lines().filter(|line| line.contains(r#""kind":"change""#)).map(str::to_owned).collect())
+    }
+
+    /// Commits of each change whose words begin with `what`, as the agent has written them down: what is committed in between by itself is not
+    /// among them.
+    ///
+    /// # Panics
+    /// When the record of changes cannot be read.
+    pub fn commits(&self, what: &str) -> Result<Vec<u64>> {
+        let path = self.rig.scratch().path(self.setup.state_dir).join("audit.jsonl");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(format!("read {}", path.display())))?;
+        let records = whole_lines(&text).map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let done = records.filter(|record| {
+            record["outcome"] == "done"
+                && record["what"].as_str().is_some_and(|words| words.starts_with(what))
+        });
+        let at = |record: &Value, when| status::count(record, &format!("/generations/0/{when}"));
+        Ok(done.map(|record| at(&record, "after") - at(&record, "before")).collect())
+    }
+
+    /// SYNs that the clients have repeated so far: one or its answer was lost, or came later than a second.
+    ///
+    /// # Panics
+    /// When the kernel does not count them.
+    pub fn syns_repeated(&self) -> Result<u64> {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/netstat");
+        let text = self.rig.in_ns("c", read)?.map_err(Error::io("read /proc/thread-self/net/netstat"))?;
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let found = names.zip(values).find(|(name, _)| *name == "TCPSynRetrans");
+        Ok(found
+            .and_then(|(_, value)| value.parse().ok())
+            .unwrap_or_else(|| panic!("no TCPSynRetrans in {text}")))
     }
 
     /// Waits until every cell of `service` has settled.
@@ -459,6 +514,26 @@ impl World {
         assert_eq!(met, (long as u64, 0, udp as u64), "{:?}", load.ledger().incidents);
         Ok(load)
     }
+}
+
+/// Lines of its agent's log that a test which fails shows.
+const LOG_LINES: usize = 25;
+
+/// Says what its agent said last: of a test that fails it is shown, and of one that passes nothing is.
+impl Drop for World {
+    fn drop(&mut self) {
+        let log = std::fs::read_to_string(self.agent_log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        if !last.is_empty() {
+            println!("the agent's log ends with:\n{}", last.join("\n"));
+        }
+    }
+}
+
+/// The lines of a text that another process may be writing: one that has no end yet is not there yet.
+pub fn whole_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'))
 }
 
 /// Waits until, from now on, every long-lived connection has exchanged several lines on average, and 50 short ones have ended.

@@ -68,8 +68,9 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
+        // Who is to be sick says so at once (503); nobody is sick because a busy machine is late.
         let health = format!(
-            "{{ http = \"/health\", port = {HEALTH_PORT}, interval = \"150ms\", timeout = \"1s\", rise = 2, fall = 2 }}"
+            "{{ http = \"/health\", port = {HEALTH_PORT}, interval = \"150ms\", timeout = \"5s\", rise = 2, fall = 2 }}"
         );
         Self {
             forward: Forward::Nat,

@@ -72,13 +72,11 @@ fn named<'v>(list: &'v Value, key: &str, name: &str) -> &'v Value {
     }
 }
 
-/// What was asked of one service.
+/// What was asked of one service. Not its generation, which settling and health raise by themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
     /// Service.
     pub service: String,
-    /// Its generation.
-    pub generation: u64,
     /// Per version: name, asked share, whether it drains, and the states of its backends.
     pub versions: Vec<(String, f64, bool, Vec<String>)>,
 }
@@ -88,6 +86,8 @@ pub struct Intent {
 pub struct Kept {
     /// Per service.
     pub intent: Vec<Intent>,
+    /// Per service: comparable where nothing settles and no backend's health changes.
+    pub generations: Vec<u64>,
     /// Per service: packets, bytes, new flows; then new flows and packets of each version.
     pub counters: Vec<u64>,
 }
@@ -98,7 +98,7 @@ impl Kept {
     /// # Panics
     /// When the status is not one.
     pub fn of(status: &Value) -> Self {
-        let mut kept = Self { intent: Vec::new(), counters: Vec::new() };
+        let mut kept = Self { intent: Vec::new(), generations: Vec::new(), counters: Vec::new() };
         for service in status["services"].as_array().into_iter().flatten() {
             let mut versions = Vec::new();
             for key in ["packets", "bytes", "new_flows"] {
@@ -112,8 +112,8 @@ impl Kept {
                 kept.counters.extend([count(version, "/new_flows"), count(version, "/packets")]);
             }
             let name = service["name"].as_str().unwrap_or_default().to_owned();
-            let generation = count(service, "/generation");
-            kept.intent.push(Intent { service: name, generation, versions });
+            kept.generations.push(count(service, "/generation"));
+            kept.intent.push(Intent { service: name, versions });
         }
         kept
     }

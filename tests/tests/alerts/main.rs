@@ -12,7 +12,7 @@ use zdd_tests::rig::{Error, Result, wait_for};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, curl};
 
 /// An alert ends ten seconds after its trouble, and a message that was not taken is tried again after ten.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 const SECRET: &str = "T0-B0-secret";
 
 fn world(alerts: &str) -> Result<World> {

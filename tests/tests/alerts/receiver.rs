@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use zdd_tests::rig::{Result, Rig};
+use zdd_tests::world::PATIENCE;
 
 /// Where it listens, inside the balancer's namespace.
 pub const ADDRESS: &str = "127.0.0.1:9800";
@@ -73,7 +74,7 @@ impl Drop for Receiver {
 
 fn take(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut bytes = Vec::new();
     let whole = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).into_owned();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use zdd_tests::rig::{Error, Netns, Result};
 
 /// How long anything may stand still.
-const STALL: Duration = Duration::from_secs(20);
+const STALL: Duration = Duration::from_secs(60);
 const CHUNK: usize = 64 * 1024;
 /// What is sent repeats after so many bytes, a prime, so that a piece in the wrong place shows.
 const PERIOD: usize = 251;

@@ -5,6 +5,8 @@ mod pour;
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use std::time::Instant;
+
 use aya::maps::MapData;
 use pour::{Kind, NOBODY, pour};
 use serde_json::Value;
@@ -17,8 +19,8 @@ use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, goes_on};
 const MILLION: u64 = 1_000_000;
 
 /// A world whose backends drop what nobody sent, so that a flood tries the balancer and not their TCP.
-fn world(flows: u32) -> Result<World> {
-    let world = World::running(Setup { flows, ..Setup::default() })?;
+fn world(flows: u32, idle_ms: u32) -> Result<World> {
+    let world = World::running(Setup { flows, idle_ms, ..Setup::default() })?;
     for i in 1..=4 {
         let backend = world.rig.ns(&format!("b{i}"));
         backend.run(&["ip", "route", "add", "blackhole", NOBODY])?;
@@ -74,7 +76,9 @@ fn flooded(world: &World, load: &Load, kind: Kind, frames: u64) -> Result<(Value
     let memory = (resident(&before), map_memory(world));
     let begun = load.ledger().counts;
     let mut after = before.clone();
-    for round in 0..3 {
+    // A busy machine's wires drop some of them.
+    let until = Instant::now() + 3 * PATIENCE;
+    for round in 0.. {
         let missing = frames.saturating_sub(counted(&after) - counted(&before));
         if missing > 0 {
             std::thread::scope(|scope| {
@@ -84,6 +88,9 @@ fn flooded(world: &World, load: &Load, kind: Kind, frames: u64) -> Result<(Value
                 flood.join().expect("no panic").and(goes)
             })?;
             after = world.status()?;
+        }
+        if missing == 0 || Instant::now() > until {
+            break;
         }
     }
     assert!(counted(&after) - counted(&before) >= frames, "the flood did not arrive: {after}");
@@ -101,7 +108,7 @@ fn more(pair: &(Value, Value), name: &str) -> u64 {
 
 #[test]
 fn a_million_forged_syns_during_a_change_break_nothing() -> Result<()> {
-    let mut world = world(16_384)?;
+    let mut world = world(16_384, 3_000)?;
     let load = world.load(40)?;
     world.zdd().run(&["shift", "web", "v2=50%"])?;
     load.open_long(20);
@@ -117,7 +124,7 @@ fn a_million_forged_syns_during_a_change_break_nothing() -> Result<()> {
     // It rolls back, and settles once the flood is over.
     world.zdd().run(&["rollback", "web", "--force"])?;
     goes_on(&load)?;
-    wait_for("the cells to settle", 3 * PATIENCE, LOOK_EVERY, || {
+    wait_for("the cells to settle", PATIENCE, LOOK_EVERY, || {
         Ok::<_, Error>((count(service(&world.status()?, "web"), "/dirty_cells") == 0).then_some(()))
     })?;
     world
@@ -129,7 +136,8 @@ fn a_million_forged_syns_during_a_change_break_nothing() -> Result<()> {
 
 #[test]
 fn forged_acks_resets_datagrams_and_noise_during_a_change_break_nothing() -> Result<()> {
-    let world = world(16_384)?;
+    // What is learned is still there when it is counted, however long the machine takes.
+    let world = world(16_384, 600_000)?;
     let load = world.load(40)?;
     for name in ["web", "echo"] {
         world.zdd().run(&["shift", name, "v2=50%"])?;
@@ -158,7 +166,7 @@ fn forged_acks_resets_datagrams_and_noise_during_a_change_break_nothing() -> Res
 #[test]
 fn a_full_table_sends_new_connections_to_base_and_says_so() -> Result<()> {
     // Sixteen entries of each kind: full with the first line of the real traffic.
-    let world = world(64)?;
+    let world = world(64, 3_000)?;
     let load = world.load(40)?;
     let before = world.status()?;
     world.zdd().run(&["shift", "web", "v2=100%"])?;
@@ -174,7 +182,10 @@ fn a_full_table_sends_new_connections_to_base_and_says_so() -> Result<()> {
     // With room again, new connections follow the weights.
     load.hang_up(0);
     load.set_rate(2);
-    world.comes_to(&load, 3).or_else(|_| world.comes_to(&load, 4))?;
+    let from = load.now_us();
+    wait_for("new connections to come to v2", PATIENCE, LOOK_EVERY, || {
+        Ok::<_, Error>([3, 4].iter().any(|i| world.begun_on(&load, *i, from) > 0).then_some(()))
+    })?;
     held(&load.finish());
     Ok(())
 }

@@ -264,10 +264,10 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
     let script = format!(
         "set -e\nmount -t bpf bpf /sys/fs/bpf\nmount -t tmpfs tmpfs /run\nmount -t tmpfs tmpfs /var/lib\n{host}\n\
          {}\n{agent} 2>agent.log &\nagent=$!\ntrap 'kill $agent 2>/dev/null || true' EXIT\n\
-         for n in $(seq 300); do zdd status >/dev/null 2>&1 && break; sleep 0.1; done\n\
-         for n in $(seq 300); do zdd status --json | grep -qE '\"(unhealthy|unknown)\"' || break; sleep 0.1; done\n\
-         touch ready\nfor n in $(seq 300); do [ -e asked ] && break; sleep 0.1; done\n\
-         {ours}touch shifted\nfor n in $(seq 300); do [ -e met ] && break; sleep 0.1; done\n\
+         for n in $(seq 3000); do zdd status >/dev/null 2>&1 && break; sleep 0.1; done\n\
+         for n in $(seq 3000); do zdd status --json | grep -qE '\"(unhealthy|unknown)\"' || break; sleep 0.1; done\n\
+         touch ready\nfor n in $(seq 3000); do [ -e asked ] && break; sleep 0.1; done\n\
+         {ours}touch shifted\nfor n in $(seq 3000); do [ -e met ] && break; sleep 0.1; done\n\
          code=0; {last} || code=$?; [ $code = 0 ] || [ $code = 3 ]\nzdd detach\nwait $agent\n",
         before
             .join("\n")
@@ -293,7 +293,7 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
         let file = dir.join(name);
         let found = zdd_tests::rig::wait_for(
             name,
-            std::time::Duration::from_secs(120),
+            std::time::Duration::from_secs(300),
             std::time::Duration::from_millis(50),
             || {
                 if let Err(error) = steps.must_run() {
@@ -318,7 +318,7 @@ fn the_five_minutes_work_as_they_are_written() -> Result<()> {
     wait(&mut steps, "shifted");
     assert_eq!(ask()?, BTreeSet::from(["b3 of v2".to_owned()]), "shifted");
     std::fs::write(dir.join("met"), "").map_err(Error::io("go on"))?;
-    let ended = steps.wait(std::time::Duration::from_secs(120))?;
+    let ended = steps.wait(std::time::Duration::from_secs(300))?;
     assert!(ended.success(), "{}", told(&ended.to_string()));
     let log = std::fs::read_to_string(dir.join("steps.log")).unwrap_or_default();
     for word in ["zdd.toml: valid", "web: generation 2", "192.0.2.2:40000 -> web", "maps in /sys/fs/bpf/zdd"]

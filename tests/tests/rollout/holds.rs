@@ -47,7 +47,7 @@ fn in_a_freeze_window_no_weight_rises_unless_the_glass_is_broken_and_then_the_re
         "outage 7",
         "--wait",
         "--timeout",
-        "30s",
+        "5m",
     ];
     let (status, report) = world.zdd().json_any(&glass)?;
     assert_eq!((status.code(), report["phase"].as_str()), (Some(0), Some("promoted")), "{report:#}");

@@ -9,7 +9,8 @@ pub const PAGE: &str = "127.0.0.1:9900";
 
 /// The page, until it is dropped.
 pub struct Page {
-    text: Arc<Mutex<String>>,
+    /// What it says, and how often it has said so.
+    text: Arc<Mutex<(String, u32)>>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -18,7 +19,7 @@ impl Page {
     pub fn start(rig: &Rig, text: &str) -> Result<Page> {
         let listener = rig.in_ns("lb", || std::net::TcpListener::bind(PAGE))?.expect("the port is free");
         listener.set_nonblocking(true).expect("a plain socket option");
-        let text = Arc::new(Mutex::new(text.to_owned()));
+        let text = Arc::new(Mutex::new((text.to_owned(), 0)));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let shared = text.clone();
         let thread = std::thread::spawn(move || {
@@ -35,7 +36,12 @@ impl Page {
     }
 
     pub fn says(&self, text: &str) {
-        text.clone_into(&mut self.text.lock().unwrap_or_else(PoisonError::into_inner));
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = (text.to_owned(), 0);
+    }
+
+    /// How often it was read since it says this.
+    pub fn told(&self) -> u32 {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 }
 
@@ -48,7 +54,7 @@ impl Drop for Page {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, text: Arc<Mutex<String>>) {
+async fn serve(listener: std::net::TcpListener, text: Arc<Mutex<(String, u32)>>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
     while let Ok((mut stream, _)) = listener.accept().await {
@@ -56,7 +62,11 @@ async fn serve(listener: std::net::TcpListener, text: Arc<Mutex<String>>) {
         if stream.read(&mut asked).await.is_err() {
             continue;
         }
-        let body = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let body = {
+            let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+            text.1 += 1;
+            text.0.clone()
+        };
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         // A caller that has gone away needs no answer.
         drop(stream.write_all((head + &body).as_bytes()).await);

@@ -116,7 +116,7 @@ fn a_sick_or_draining_candidate_is_shown_as_it_is_and_a_preview_vip_can_come_and
     world.set_health(&[3, 4], true)?;
     assert_eq!(shown(&world)?["alarm"], Value::Null);
     // One that drains gets nobody, not even testers: its drain ends.
-    let drained = world.zdd().json(&["drain", "web/v2", "--wait", "--deadline", "60s"])?;
+    let drained = world.zdd().json(&["drain", "web/v2", "--wait", "--deadline", "10m"])?;
     assert_eq!((drained["drained"].clone(), ask(&world)?.as_str()), (json!(true), "v1"));
     world.zdd().run(&["undrain", "web/v2"])?;
     wait_for("the preview of v2", PATIENCE, LOOK_EVERY, || {

@@ -13,8 +13,8 @@ const HEALTH: &str = "[[service.rollout.analysis]]\nname = \"health\"\ninterval 
 /// A rolling rollout whose `restart` hook is a shell line.
 fn rolling(more: &str, restart: &str) -> String {
     format!(
-        "[service.rollout]\nstrategy = \"rolling\"\nmin_ready = \"300ms\"\ndrain_deadline = \"60s\"\n{more}\n{HEALTH}\
-         [[service.rollout.hook]]\non = \"restart\"\nexec = [\"/bin/sh\", \"-c\", {restart:?}]\ntimeout = \"5s\"\n"
+        "[service.rollout]\nstrategy = \"rolling\"\nmin_ready = \"300ms\"\ndrain_deadline = \"10m\"\n{more}\n{HEALTH}\
+         [[service.rollout.hook]]\non = \"restart\"\nexec = [\"/bin/sh\", \"-c\", {restart:?}]\ntimeout = \"1m\"\n"
     )
 }
 
@@ -106,7 +106,7 @@ fn a_backend_is_replaced_by_another_one_which_is_healthy_before_the_old_one_drai
 #[test]
 fn a_batch_that_does_not_come_back_is_the_last_and_is_taken_back() -> Result<()> {
     let (path, line) = notes();
-    let more = "progress_deadline = \"2s\"\nmax_unavailable = 1";
+    let more = "progress_deadline = \"6s\"\nmax_unavailable = 1";
     let setup = Setup {
         v1: vec![1, 2, 3],
         v2: vec![4],

@@ -54,7 +54,7 @@ async fn ask(address: SocketAddr, request: String) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     answer
 }
 
@@ -105,7 +105,7 @@ async fn a_stream_begins_with_the_history_and_goes_on_until_the_agent_ends() {
     let mut bytes = [0; 4096];
     while seen.matches("event: snapshot").count() < 3 {
         let read =
-            tokio::time::timeout(Duration::from_secs(20), stream.read(&mut bytes)).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(60), stream.read(&mut bytes)).await.unwrap().unwrap();
         assert!(read > 0, "it ended: {seen}");
         seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
     }
@@ -115,7 +115,7 @@ async fn a_stream_begins_with_the_history_and_goes_on_until_the_agent_ends() {
         "{seen}"
     );
     trigger.start();
-    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut Vec::new())).await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut Vec::new())).await;
     ended.expect("it ends with the agent").ok();
 }
 

@@ -62,7 +62,7 @@ impl Said {
 
 /// Far longer than anything here takes: a test that would hang fails instead.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("nothing came in 20 s")
+    tokio::time::timeout(Duration::from_secs(90), future).await.expect("nothing came in 90 s")
 }
 
 /// The command, without colours and without the caller's environment.

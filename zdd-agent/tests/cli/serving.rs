@@ -64,19 +64,27 @@ async fn reflection_lists_our_service_and_gives_its_descriptors() {
 
 #[tokio::test]
 async fn a_watch_goes_on_until_the_server_ends_and_does_not_hold_it() {
-    let agent = Agent::start(agreeing(Asked::default()));
-    let mut client = Client::connect(&agent.socket).await.unwrap();
-    let mut reports = client.watch_status(Duration::from_millis(10)).await.unwrap();
+    let mut took = Vec::new();
     for _ in 0..3 {
-        assert_eq!(within(reports.next()).await.unwrap().unwrap(), status());
+        let agent = Agent::start(agreeing(Asked::default()));
+        let mut client = Client::connect(&agent.socket).await.unwrap();
+        let mut reports = client.watch_status(Duration::from_millis(10)).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(within(reports.next()).await.unwrap().unwrap(), status());
+        }
+        let socket = agent.socket.clone();
+        let asked = Instant::now();
+        agent.stop().await;
+        took.push(asked.elapsed());
+        while let Some(Ok(_)) = reports.next().await {}
+        assert!(matches!(Client::connect(&socket).await, Err(ClientError::Unreachable { .. })));
+        assert!(!socket.exists(), "the socket was left behind");
     }
-    let socket = agent.socket.clone();
-    let asked = Instant::now();
-    agent.stop().await;
-    assert!(asked.elapsed() < GRACE, "the open stream held the server until it was cut off");
-    while let Some(Ok(_)) = reports.next().await {}
-    assert!(matches!(Client::connect(&socket).await, Err(ClientError::Unreachable { .. })));
-    assert!(!socket.exists(), "the socket was left behind");
+    // A stream that holds the server does so each time, a busy machine now and then.
+    assert!(
+        took.iter().min() < Some(&GRACE),
+        "the open streams held the server until they were cut off: {took:?}"
+    );
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Longer than anything here may take; the end of a wait that would be in vain.
-pub const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(90);
 
 /// A network namespace, removed when dropped, also by a failing test.
 pub struct Namespace(String);

@@ -43,6 +43,11 @@ async fn until(changes: &mut Receiver<NextHopChange>, of: &str, wanted: &str) ->
     seen
 }
 
+/// Nothing is found by looking again from time to time: only by what the kernel tells.
+fn only_told() -> ResolverOptions {
+    ResolverOptions { refresh: Duration::from_secs(3600), ..ResolverOptions::default() }
+}
+
 /// `lb` with eth0 10.9.0.1/24 and its first backend 10.9.0.2 on it.
 fn pair() -> (Namespace, Namespace) {
     let (lb, backend) = (Namespace::new(), Namespace::new());
@@ -58,7 +63,7 @@ fn a_backend_on_the_link_is_resolved_and_its_new_mac_is_followed() {
     // It tells everybody when its address changes, as failover software does.
     backend.set("net/ipv4/conf/eth0/arp_notify", "1");
     lb.enter(|| async {
-        let (resolver, mut changes) = Resolver::start(ResolverOptions::default()).expect("netlink");
+        let (resolver, mut changes) = Resolver::start(only_told()).expect("netlink");
         resolver.set(set(&["10.9.0.2"]));
         until(&mut changes, "10.9.0.2", "02:00:00:00:01:01%eth0").await;
         let states = resolver.states();
@@ -68,10 +73,8 @@ fn a_backend_on_the_link_is_resolved_and_its_new_mac_is_followed() {
             ("eth0", LB.to_string(), None)
         );
 
-        let changed = Instant::now();
         backend.ip("link set eth0 address 02:00:00:00:01:99");
         let between = until(&mut changes, "10.9.0.2", "02:00:00:00:01:99%eth0").await;
-        assert!(changed.elapsed() < Duration::from_secs(1), "took {:?}", changed.elapsed());
         assert!(between.is_empty(), "unresolved in between: {between:?}");
 
         // Our own address belongs to the frame as well.
@@ -112,12 +115,11 @@ fn a_mac_that_changes_in_silence_is_found_by_refreshing_stale_entries() {
 fn a_flushed_neighbour_table_leaves_the_next_hop_and_is_filled_again() {
     let (lb, _backend) = pair();
     lb.enter(|| async {
-        let (resolver, mut changes) = Resolver::start(ResolverOptions::default()).expect("netlink");
+        let (resolver, mut changes) = Resolver::start(only_told()).expect("netlink");
         resolver.set(set(&["10.9.0.2"]));
         until(&mut changes, "10.9.0.2", "02:00:00:00:01:01%eth0").await;
         let reachable = async || {
-            // Far less than the periodic refresh, which would find it too.
-            let deadline = Instant::now() + Duration::from_secs(5);
+            let deadline = Instant::now() + LONG;
             while !lb.ip("neigh show 10.9.0.2 dev eth0").contains("REACHABLE") {
                 assert!(Instant::now() < deadline, "not asked again");
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -139,16 +141,14 @@ fn behind_a_gateway_the_route_is_followed() {
     lb.ip("addr add 10.8.0.1/24 dev eth1");
     other.ip("addr add 10.8.0.2/24 dev eth0");
     lb.enter(|| async {
-        let (resolver, mut changes) = Resolver::start(ResolverOptions::default()).expect("netlink");
+        let (resolver, mut changes) = Resolver::start(only_told()).expect("netlink");
         resolver.set(set(&["10.50.0.9"]));
         let none = "unresolved: no route to 10.50.0.9: network is unreachable";
         until(&mut changes, "10.50.0.9", none).await;
         lb.ip("route add 10.50.0.0/24 via 10.9.0.2");
         until(&mut changes, "10.50.0.9", "02:00:00:00:01:01%eth0 via 10.9.0.2").await;
-        let replaced = Instant::now();
         lb.ip("route replace 10.50.0.0/24 via 10.8.0.2");
         until(&mut changes, "10.50.0.9", "02:00:00:00:02:01%eth1 via 10.8.0.2").await;
-        assert!(replaced.elapsed() < Duration::from_secs(1), "took {:?}", replaced.elapsed());
         lb.ip("link set eth1 down");
         until(&mut changes, "10.50.0.9", none).await;
         lb.ip("route add blackhole 10.50.0.0/16");
@@ -256,7 +256,8 @@ fn thousands_of_destinations_cost_one_neighbour_and_little_time() {
         all(&mut changes, "02:00:00:00:01:99").await;
         let second = started.elapsed();
         println!("first {first:?}, then {second:?}");
-        assert!(second < Duration::from_secs(1), "took {second:?}");
+        // One notice for all; were it thousands, or each looked at all, it would take a hundred times as long.
+        assert!(second < 10 * first.max(Duration::from_secs(1)), "took {second:?}");
     });
     drop(backend);
 }
