@@ -11,6 +11,7 @@ mod kills;
 mod page;
 mod preview;
 mod rolling;
+mod testers;
 mod train;
 mod undo;
 
