@@ -197,6 +197,9 @@ fn plan(plan: &RolloutPlan) -> String {
         "{}: {} from {} to {}, on failure {}\n",
         plan.service, plan.strategy, plan.stable, plan.candidate, plan.on_failure
     );
+    for preview in &plan.preview {
+        let _ = writeln!(text, "  preview {preview}: new flows go to {} from the start on", plan.candidate);
+    }
     text.push_str(&step_lines(&plan.steps, true));
     for refusal in &plan.refusals {
         let _ = writeln!(text, "  cannot start now: {}", refusal.replace('\n', "; "));

@@ -65,6 +65,7 @@ pub fn report(phase: &str) -> RolloutReport {
 
 pub fn plan() -> RolloutPlan {
     RolloutPlan {
+        preview: vec!["10.0.0.11:80/tcp".to_owned()],
         service: "web".to_owned(),
         strategy: "canary".to_owned(),
         stable: "v1".to_owned(),
