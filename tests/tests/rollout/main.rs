@@ -219,7 +219,9 @@ fn of_two_operators_one_wins_and_the_other_is_told() -> Result<()> {
     let seen = report["revision"].to_string();
     world.zdd().run(&["rollout", "promote", "web", "--revision", &seen])?;
     let said = world.refused(&["rollout", "promote", "web", "--revision", &seen])?;
-    said.says(1, &["you have seen", "promoted", "help: look at `zdd rollout status web`"]);
+    // What that was depends on who was faster: the promotion, or the weight that came of it.
+    let happened = format!("you have seen {seen}; the last that happened: ");
+    said.says(1, &[&happened, "help: look at `zdd rollout status web`"]);
     // Both at the same instant, many times: each pause of the plan is ended once.
     wait_rollout(&world, "the next waiting", |r| {
         r["weight"] == 0.5 && r["waits_for"][0].as_str().is_some_and(|w| w.contains("promote"))
