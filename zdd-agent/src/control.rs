@@ -222,6 +222,7 @@ pub enum Request {
         service: String,
         from: SocketAddr,
         port: Option<u16>,
+        preview: bool,
         reply: Reply<Explain>,
     },
     Rollout {
@@ -505,13 +506,15 @@ impl Handle {
     }
 
     /// Which version and backend a packet from this client gets now, and why. `port`: of the VIP, if it has many; else its first.
+    /// `preview`: it dials the preview VIP.
     pub async fn explain(
         &self,
         service: String,
         from: SocketAddr,
         port: Option<u16>,
+        preview: bool,
     ) -> Result<Explain, Refused> {
-        self.ask(|reply| Request::Explain { service, from, port, reply }).await
+        self.ask(|reply| Request::Explain { service, from, port, preview, reply }).await
     }
 
     /// Begins or moves a rollout.

@@ -4,10 +4,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{ChildStdout, Command};
 
-/// Bytes of output that are read; the first line of them is shown.
-const OUTPUT_LIMIT: u64 = 4 * 1024;
+/// Bytes of output that are kept; the first line of them is shown.
+const OUTPUT_LIMIT: usize = 4 * 1024;
 
 /// Kills a program and all it started, when the answer is there or nobody waits for it any more.
 struct Group(Option<u32>);
@@ -18,6 +18,15 @@ impl Drop for Group {
         // SAFETY: a plain system call. The group is the program's own: it was made its leader when it was started, and
         // as long as one process of it lives the number is nobody else's; if none does, there is no such group.
         unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
+/// Reads all that a program prints, so that it never waits for a reader, and keeps the beginning.
+async fn beginning(stdout: Option<ChildStdout>, kept: &mut Vec<u8>) {
+    let (Some(mut stdout), mut part) = (stdout, [0; 4096]) else { return };
+    while let Ok(read @ 1..) = stdout.read(&mut part).await {
+        let room = OUTPUT_LIMIT - kept.len();
+        kept.extend_from_slice(&part[..read.min(room)]);
     }
 }
 
@@ -46,6 +55,7 @@ pub async fn run(
         .map_err(|error| format!("cannot run {program}: {error}"))?;
     let _group = Group(child.id());
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let mut output = Vec::new();
     let talk = async {
         let write = async {
             if let Some(mut stdin) = stdin {
@@ -53,19 +63,21 @@ pub async fn run(
                 drop(stdin.write_all(input.as_bytes()).await);
             }
         };
-        let read = async {
-            let mut output = Vec::new();
-            if let Some(stdout) = stdout {
-                drop(stdout.take(OUTPUT_LIMIT).read_to_end(&mut output).await);
+        let (mut closed, mut read) = (false, std::pin::pin!(beginning(stdout, &mut output)));
+        let mut end = std::pin::pin!(async { tokio::join!(write, child.wait()).1 });
+        let status = loop {
+            tokio::select! {
+                status = &mut end => break status,
+                () = &mut read, if !closed => closed = true,
             }
-            output
         };
-        // Not the end of its output: a child that it left behind may hold that for ever.
-        let ((), status) = tokio::join!(write, child.wait());
-        let output = tokio::time::timeout(Duration::from_millis(100), read).await.unwrap_or_default();
-        (status, output)
+        // Not to the end of its output: a child that it left behind may hold that for ever.
+        if !closed {
+            drop(tokio::time::timeout(Duration::from_millis(100), read).await);
+        }
+        status
     };
-    let (status, output) = tokio::time::timeout(timeout, talk)
+    let status = tokio::time::timeout(timeout, talk)
         .await
         .map_err(|_| format!("no answer within {}", humantime::format_duration(timeout)))?;
     let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;

@@ -413,6 +413,9 @@ pub struct Explain {
     /// The port of the VIP that is dialled, host byte order, if the VIP has many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// The preview VIP that is dialled, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<String>,
 }
 
 /// One entry of the flow table.

@@ -32,7 +32,7 @@ pub use error::{Error, Result};
 pub use netns::Netns;
 pub use process::{Proc, line_of, run};
 pub use scratch::Scratch;
-pub use v6::{Families, SNAT_SOURCE6, VIP6, backend_address6, client_address6};
+pub use v6::{Families, PREVIEW6, SNAT_SOURCE6, VIP6, backend_address6, client_address6};
 pub use xdp_pass::XdpPass;
 
 /// How replies come back.
@@ -70,7 +70,7 @@ pub struct RigSpec {
     pub clients: u8,
     /// Addresses that the balancer owns (and, under `l2`, the backends).
     pub vips: Vec<Ipv4Addr>,
-    /// Everything has an IPv6 address beside its IPv4 one, and the VIP is [`VIP6`] too.
+    /// Everything has an IPv6 address beside its IPv4 one: the first VIP [`VIP6`], the second [`PREVIEW6`].
     pub v6: bool,
 }
 

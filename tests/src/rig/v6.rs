@@ -9,6 +9,9 @@ use super::{Forward, Netns, Result, Rig};
 /// The VIP of this family.
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0xff, 0, 0, 0, 0x10);
 
+/// The IPv6 one of [`super::PREVIEW`].
+pub const PREVIEW6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0xff, 0, 0, 0, 0x11);
+
 /// The IPv6 one of [`super::SNAT_SOURCE`].
 pub const SNAT_SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd80, 0, 0, 0xfe, 0, 0, 0, 1);
 
@@ -67,13 +70,20 @@ impl Rig {
         );
         lines.push("route add default via fd80::1".to_owned());
         c.ip_batch(&lines)?;
-        lb.ip_batch(&[
+        let mut lines = vec![
             "addr add fd80::1/64 dev zlc nodad".to_owned(),
             // Routed, not on the link: one neighbour to resolve instead of 250.
             "route add fd80:0:0:1::/64 via fd80::2".to_owned(),
-            format!("addr add {VIP6}/128 dev lo nodad"),
             format!("addr add {SNAT_SOURCE6}/128 dev lo nodad"),
-        ])
+        ];
+        lines.extend(self.vips6());
+        lb.ip_batch(&lines)
+    }
+
+    /// What gives a host the VIPs of this family: as many as there are of the other.
+    fn vips6(&self) -> impl Iterator<Item = String> {
+        let owned = [VIP6, PREVIEW6].into_iter().take(self.spec.vips.len());
+        owned.map(|vip| format!("addr add {vip}/128 dev lo nodad"))
     }
 
     /// `direct`: replies leave by the wire that does not touch the balancer, from the VIP. Linux answers for an IPv6 address only
@@ -88,10 +98,11 @@ impl Rig {
             return b.ip_batch(&[format!("route add {to} via fd81:0:0:{i:x}::1")]);
         }
         self.ns("c").ip_batch(&[format!("addr add fd82:0:0:{i:x}::1/64 dev r{i} nodad")])?;
-        b.ip_batch(&[
+        let mut lines = vec![
             format!("addr add fd82:0:0:{i:x}::2/64 dev r0 nodad"),
             format!("route add default via fd82:0:0:{i:x}::1"),
-            format!("addr add {VIP6}/128 dev lo nodad"),
-        ])
+        ];
+        lines.extend(self.vips6());
+        b.ip_batch(&lines)
     }
 }

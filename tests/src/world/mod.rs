@@ -13,7 +13,8 @@ use serde_json::Value;
 use zdd_agent::api::client::Client;
 
 use crate::rig::{
-    self, Agent, Error, Families, Forward, PREVIEW, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4, wait_for,
+    self, Agent, Error, Families, Forward, PREVIEW, PREVIEW6, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4,
+    wait_for,
 };
 use crate::traffic::{Counts, Fleet, Ledger, Load, LoadSpec, Member, ServerSpec, Servers, Target};
 
@@ -180,7 +181,10 @@ impl World {
 
     /// Whom clients dial: the VIP, or those of both families in turn.
     pub fn dialled(&self, port: u16) -> Target {
-        let (four, six) = (v4(VIP, port), SocketAddr::new(VIP6.into(), port));
+        self.target(v4(VIP, port), SocketAddr::new(VIP6.into(), port))
+    }
+
+    fn target(&self, four: SocketAddr, six: SocketAddr) -> Target {
         match self.setup.families {
             Families::V4 => Target::Vip(four),
             Families::V6 => Target::Vip(six),
@@ -496,9 +500,10 @@ impl World {
     /// Traffic of testers, through the preview VIP, with the clients' addresses: `long` long-lived connections, 100 short ones per second,
     /// and `udp` UDP flows.
     pub fn preview_load(&self, long: usize, udp: usize) -> Result<Load> {
+        let at = |port| self.target(v4(PREVIEW, port), SocketAddr::new(PREVIEW6.into(), port));
         let spec = LoadSpec {
-            tcp: Target::Vip(v4(PREVIEW, WEB_PORT)),
-            udp: Target::Vip(v4(PREVIEW, ECHO_PORT)),
+            tcp: at(WEB_PORT),
+            udp: at(ECHO_PORT),
             fleet: self.fleet.clone(),
             // Under `nat` too they come from an address of the balancer's.
             sources_seen: self.setup.forward == Forward::L2,

@@ -1,11 +1,12 @@
 //! What a test wants to be different from the usual world, and the configuration file that follows from it.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use crate::rig::{
-    Families, Forward, LB_INTERFACES, PREVIEW, SNAT_SOURCE, SNAT_SOURCE6, VIP, VIP6, backend_address,
-    backend_address6,
+    Families, Forward, LB_INTERFACES, PREVIEW, PREVIEW6, SNAT_SOURCE, SNAT_SOURCE6, VIP, VIP6,
+    backend_address, backend_address6,
 };
 
 /// Port of the VIP for TCP.
@@ -162,7 +163,12 @@ impl Setup {
 
     /// What clients dial, as the file spells it.
     fn vips(&self, port: u16, protocol: &str) -> String {
-        let (four, six) = (format!("\"{VIP}:{port}/{protocol}\""), format!("\"[{VIP6}]:{port}/{protocol}\""));
+        self.at(VIP, VIP6, port, protocol)
+    }
+
+    /// The addresses of its families, with a port.
+    fn at(&self, four: Ipv4Addr, six: Ipv6Addr, port: u16, protocol: &str) -> String {
+        let (four, six) = (format!("\"{four}:{port}/{protocol}\""), format!("\"[{six}]:{port}/{protocol}\""));
         match self.families {
             Families::V4 => four,
             Families::V6 => six,
@@ -197,8 +203,8 @@ impl Setup {
             let _ = writeln!(text, "udp = \"{}\"", self.udp);
         }
         if self.preview && (name == "web" || self.forward != Forward::L2) {
-            let at = if name == "echo" { format!("{ECHO_PORT}/udp") } else { format!("{WEB_PORT}/tcp") };
-            let _ = writeln!(text, "preview = \"{PREVIEW}:{at}\"");
+            let (port, protocol) = if name == "echo" { (ECHO_PORT, "udp") } else { (WEB_PORT, "tcp") };
+            let _ = writeln!(text, "preview = {}", self.at(PREVIEW, PREVIEW6, port, protocol));
         }
         if let Some(health) = if name == "echo" { &self.echo_health } else { &self.health } {
             let _ = writeln!(text, "health = {health}");

@@ -60,6 +60,23 @@ fn connections_stay_through_shift_and_rollback_in_every_kind_of_tunnel() -> Resu
 }
 
 #[test]
+fn testers_meet_the_candidate_through_every_kind_of_tunnel_and_nobody_else_does() -> Result<()> {
+    let net = Net::running(1500)?;
+    for (service, port, v6) in net::SERVICES {
+        let mut testers = open(&net, net::preview(v6, port), 10)?;
+        all_on(&testers, 2);
+        all_on(&open(&net, vip(v6, port), 10)?, 1);
+        net.zdd().run(&["drain", &format!("{service}/v2")])?;
+        all_on(&open(&net, net::preview(v6, port), 10)?, 1);
+        for (talk, who) in &mut testers {
+            assert_eq!(talk.who()?, *who, "{service}: a live connection stays where it began");
+        }
+    }
+    assert_eq!(net.counts("b2")?("drop_not_vip"), 0);
+    Ok(())
+}
+
+#[test]
 fn much_goes_up_and_down_over_1500_bytes() -> Result<()> {
     let net = Net::running(1500)?;
     for (service, to) in net::SERVICES.map(|(name, port, v6)| (name, vip(v6, port))) {

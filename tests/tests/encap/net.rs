@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use zdd_tests::rig::{
-    Agent, Error, Forward, Netns, Proc, Result, Rig, RigSpec, VIP, Zdd, built, v4, wait_for,
+    Agent, Error, Forward, Netns, PREVIEW, Proc, Result, Rig, RigSpec, VIP, Zdd, built, v4, wait_for,
 };
 use zdd_tests::world::{LOOK_EVERY, PATIENCE};
 
@@ -18,12 +18,20 @@ use super::echo::Server;
 /// The IPv6 VIP.
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
 
+/// Where testers dial, of each family.
+pub const PREVIEW6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2);
+
 /// Name, port, and whether the VIP is IPv6: 4in4, 4in6, 6in6.
 pub const SERVICES: [(&str, u16, bool); 3] = [("four", 80, false), ("mixed", 81, false), ("six", 80, true)];
 
 /// A VIP.
 pub fn vip(v6: bool, port: u16) -> SocketAddr {
     if v6 { SocketAddr::new(VIP6.into(), port) } else { v4(VIP, port) }
+}
+
+/// The preview VIP beside it.
+pub fn preview(v6: bool, port: u16) -> SocketAddr {
+    if v6 { SocketAddr::new(PREVIEW6.into(), port) } else { v4(PREVIEW, port) }
 }
 
 /// A backend's address: on its loopback, behind the address of its wire.
@@ -50,7 +58,8 @@ impl Net {
     /// Builds it; the way from the balancer to its backends carries packets of `mtu` bytes.
     pub fn running(mtu: u32) -> Result<Self> {
         let binary = built("zdd").expect("the binary zdd: cargo build -p zdd-agent");
-        let spec = RigSpec { forward: Forward::L2, backends: 2, clients: 3, vips: vec![VIP], v6: false };
+        let spec =
+            RigSpec { forward: Forward::L2, backends: 2, clients: 3, vips: vec![VIP, PREVIEW], v6: false };
         let rig = Rig::new(spec)?;
         wire_v6(&rig)?;
         for i in 1..=2u8 {
@@ -87,9 +96,10 @@ impl Net {
         );
         for (name, port, v6) in SERVICES {
             text += &format!(
-                "[[service]]\nname = \"{name}\"\nvip = \"{}/tcp\"\nforward = \"ipip\"\naffinity = \"flow\"\n\
-                 idle_timeout = \"30s\"\n",
-                vip(v6, port)
+                "[[service]]\nname = \"{name}\"\nvip = \"{}/tcp\"\npreview = \"{}/tcp\"\nforward = \"ipip\"\n\
+                 affinity = \"flow\"\nidle_timeout = \"30s\"\n",
+                vip(v6, port),
+                preview(v6, port)
             );
             for i in 1..=2u8 {
                 let to: IpAddr = if name == "four" { backend(i).into() } else { backend6(i).into() };
@@ -143,7 +153,9 @@ impl Net {
     pub fn start_decap(&mut self, b: &str) -> Result<()> {
         let log = self.rig.scratch().path(&format!("decap-{b}.log"));
         let mut command = self.decap_command("b0", &self.pin_dir(b));
-        command.args(["--vip", &VIP.to_string(), "--vip", &VIP6.to_string()]);
+        for vip in [VIP.into(), PREVIEW.into(), IpAddr::from(VIP6), PREVIEW6.into()] {
+            command.args(["--vip", &vip.to_string()]);
+        }
         let ready = || {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             text.matches("ready").count()
@@ -216,6 +228,7 @@ fn wire_v6(rig: &Rig) -> Result<()> {
     let c = vec!["addr add fd80::2/64 dev c0 nodad".to_owned(), "route add fd09::/16 via fd80::1".to_owned()];
     let mut lb =
         vec!["addr add fd80::1/64 dev zlc nodad".to_owned(), format!("addr add {VIP6}/128 dev lo nodad")];
+    lb.push(format!("addr add {PREVIEW6}/128 dev lo nodad"));
     let mut back = vec![];
     for i in 1..=2u8 {
         lb.push(format!("addr add fd81:{i}::1/64 dev zlb{i} nodad"));
@@ -226,6 +239,7 @@ fn wire_v6(rig: &Rig) -> Result<()> {
             format!("addr add fd82:{i}::2/64 dev r0 nodad"),
             format!("addr add {}/128 dev lo nodad", backend6(i)),
             format!("addr add {VIP6}/128 dev lo nodad"),
+            format!("addr add {PREVIEW6}/128 dev lo nodad"),
             format!("route add fd80::/64 via fd82:{i}::1"),
         ])?;
     }

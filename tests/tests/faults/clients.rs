@@ -24,7 +24,8 @@ pub fn who_gets(world: &World, weight: u32) -> Result<BTreeSet<IpAddr>> {
         let mut clients = BTreeSet::new();
         for client in (0..CLIENTS).map(|i| IpAddr::from(client_address(i))) {
             // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
-            let said = agent.explain("web", SocketAddr::new(client, 9), None).await.expect("an answer");
+            let said =
+                agent.explain("web", SocketAddr::new(client, 9), None, false).await.expect("an answer");
             if said.version.as_deref() == Some("v2") {
                 clients.insert(client);
             }

@@ -20,10 +20,10 @@ fn whole(report: &Value) {
 }
 
 /// splitmix64.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -31,17 +31,17 @@ impl Dice {
     }
 }
 
-fn number(name: &str, without: u64) -> u64 {
+pub fn number(name: &str, without: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(without)
 }
 
-fn pass(time: Duration) -> Result<()> {
+pub fn pass(time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     wait_for("the moment", PATIENCE, Duration::from_millis(1), || Ok((Instant::now() >= until).then_some(())))
 }
 
 /// An agent that does not live to be ready.
-fn stillborn(world: &World, after: Duration) -> Result<()> {
+pub fn stillborn(world: &World, after: Duration) -> Result<()> {
     let mut command = world.zdd().command(&["agent", "--config"]);
     command.arg(world.config());
     let agent = world.rig.ns("lb").spawn_logged(command, &world.agent_log())?;

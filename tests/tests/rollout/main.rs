@@ -11,6 +11,7 @@ mod kills;
 mod page;
 mod preview;
 mod rolling;
+mod testers;
 mod train;
 mod undo;
 
@@ -219,7 +220,8 @@ fn of_two_operators_one_wins_and_the_other_is_told() -> Result<()> {
     world.zdd().run(&["rollout", "promote", "web", "--revision", &seen])?;
     let said = world.refused(&["rollout", "promote", "web", "--revision", &seen])?;
     // What happened last is the promotion, or already the step after it.
-    said.says(1, &["you have seen", "the last that happened: ", "help: look at `zdd rollout status web`"]);
+    let seen = format!("you have seen {seen}; the last that happened: ");
+    said.says(1, &[&seen, "help: look at `zdd rollout status web`"]);
     assert!(["promote", "v2 has 50%"].iter().any(|last| said.stderr.contains(last)), "{}", said.stderr);
     // Both at the same instant, many times: each pause of the plan is ended once.
     wait_rollout(&world, "the next waiting", |r| {

@@ -1,9 +1,10 @@
 //! Preview VIPs: whoever dials one meets the version that is to be rolled out, and nobody else does.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
-use zdd_tests::rig::{self, Error, Forward, PREVIEW, Result, v4, wait_for};
+use zdd_tests::rig::{self, Error, Families, Forward, PREVIEW, PREVIEW6, Result, v4, wait_for};
 use zdd_tests::traffic::Load;
 use zdd_tests::world::status::service;
 use zdd_tests::world::{
@@ -13,9 +14,9 @@ use zdd_tests::world::{
 use crate::page::Page;
 use crate::{GOOD, analyses, asked, wait_rollout};
 
-fn running(forward: Forward) -> Result<(World, Page)> {
+fn running(forward: Forward, families: Families) -> Result<(World, Page)> {
     let rollout = format!("[service.rollout]\nstrategy = \"blue-green\"\n{}", analyses());
-    let setup = Setup { rollout: Some(rollout), forward, preview: true, ..Setup::default() };
+    let setup = Setup { rollout: Some(rollout), forward, families, preview: true, ..Setup::default() };
     let world = World::running(setup)?;
     let page = Page::start(&world.rig, GOOD)?;
     Ok((world, page))
@@ -45,10 +46,35 @@ fn apply(world: &World, from: &str, to: &str) -> Result<String> {
     world.zdd().run(&["apply", &file])
 }
 
+/// Whom testers meet is what they are told before.
+fn explained(world: &World, vips: &[String]) -> Result<()> {
+    for vip in vips {
+        let six = vip.starts_with('[');
+        let from = if six { rig::client_address6(1).into() } else { IpAddr::from(rig::client_address(1)) };
+        let from = SocketAddr::new(from, 9).to_string();
+        let ask = ["explain", "web", "--from", &from];
+        let said = |more: &[&str]| world.zdd().json(&[&ask, more].concat());
+        let (users, testers) = (said(&[])?, said(&["--preview"])?);
+        assert_eq!((&users["version"], users.get("preview")), (&json!("v1"), None));
+        assert_eq!((&testers["version"], &testers["preview"]), (&json!("v2"), &json!(vip)));
+        assert_ne!(testers["backend"], users["backend"]);
+        let text = world.zdd().run(&[&ask[..], &["--preview"]].concat())?;
+        assert!(text.contains(&format!("preview: {vip} is dialled")), "{text}");
+        let text = world.zdd().run(&["who-moves", "web", "v2=10%", "--from", &from])?;
+        let note = format!("the preview VIP {vip} stays: its new flows go to v2, whatever the weights");
+        assert!(text.contains(&note), "{text}");
+    }
+    let plan = world.zdd().json(&["rollout", "plan", "web", "v2"])?;
+    assert_eq!(plan["preview"], json!(vips));
+    let text = world.zdd().run(&["rollout", "plan", "web", "v2"])?;
+    assert!(text.contains(&format!("preview {}: new flows go to v2 from the start on", vips[0])), "{text}");
+    Ok(())
+}
+
 /// v2 is looked at with 0 %, promoted, drained into, undone; an agent dies in between, and those who live on the preview VIP notice
 /// nothing of it.
-fn a_blue_green(forward: Forward, udp: usize) -> Result<()> {
-    let (mut world, _page) = running(forward)?;
+fn a_blue_green(forward: Forward, families: Families, udp: usize) -> Result<()> {
+    let (mut world, _page) = running(forward, families)?;
     let users = world.load(20)?;
     let testers = world.preview_load(20, udp)?;
     let on = |load: &Load| {
@@ -57,9 +83,14 @@ fn a_blue_green(forward: Forward, udp: usize) -> Result<()> {
     };
     let here = (0, 20, 0, udp as u32);
     assert_eq!((on(&testers), meets(&testers)?, meets(&users)?), (here, only(1), only(0)));
-    let vip = format!("{PREVIEW}:{WEB_PORT}/tcp");
-    assert_eq!(shown(&world)?, json!({"vips": [vip], "version": "v2", "alarm": null}));
-    assert!(world.zdd().run(&["status"])?.contains(&format!("preview {vip}: new flows go to v2")));
+    let mut vips = vec![];
+    vips.extend(families.v4().then(|| format!("{PREVIEW}:{WEB_PORT}/tcp")));
+    vips.extend(families.v6().then(|| format!("[{PREVIEW6}]:{WEB_PORT}/tcp")));
+    assert_eq!(shown(&world)?, json!({"vips": vips, "version": "v2", "alarm": null}));
+    assert!(
+        world.zdd().run(&["status"])?.contains(&format!("preview {}: new flows go to v2", vips.join(", ")))
+    );
+    explained(&world, &vips)?;
 
     world.zdd().run(&["rollout", "start", "web", "v2"])?;
     wait_rollout(&world, "the waiting", |r| r["waits_for"].to_string().contains("promote"))?;
@@ -86,23 +117,23 @@ fn a_blue_green(forward: Forward, udp: usize) -> Result<()> {
 }
 
 #[test]
-fn testers_meet_the_candidate_at_0_percent_and_stay_there_under_l2() -> Result<()> {
-    a_blue_green(Forward::L2, 0)
+fn testers_meet_the_candidate_at_0_percent_and_stay_there_over_ipv6_under_l2() -> Result<()> {
+    a_blue_green(Forward::L2, Families::V6, 0)
 }
 
 #[test]
-fn testers_meet_the_candidate_at_0_percent_and_stay_there_under_nat() -> Result<()> {
-    a_blue_green(Forward::Nat, 10)
+fn testers_meet_the_candidate_at_0_percent_and_stay_there_over_both_families_under_nat() -> Result<()> {
+    a_blue_green(Forward::Nat, Families::Both, 10)
 }
 
 #[test]
 fn testers_meet_the_candidate_at_0_percent_and_stay_there_under_snat() -> Result<()> {
-    a_blue_green(Forward::Snat, 10)
+    a_blue_green(Forward::Snat, Families::V4, 10)
 }
 
 #[test]
 fn a_sick_or_draining_candidate_is_shown_as_it_is_and_a_preview_vip_can_come_and_go() -> Result<()> {
-    let (mut world, _page) = running(Forward::L2)?;
+    let (mut world, _page) = running(Forward::L2, Families::V4)?;
     let users = world.load(10)?;
     let ask = |world: &World| {
         ask_from(world.rig.ns("c"), rig::client_address(3), 0, v4(PREVIEW, WEB_PORT)).map(|met| met.version)
@@ -126,6 +157,8 @@ fn a_sick_or_draining_candidate_is_shown_as_it_is_and_a_preview_vip_can_come_and
     let line = format!("preview = \"{PREVIEW}:{WEB_PORT}/tcp\"\n");
     apply(&world, &line, "")?;
     assert_eq!(shown(&world)?, Value::Null);
+    let explain = ["explain", "web", "--from", "10.80.1.1:9", "--preview"];
+    world.refused(&explain)?.says(1, &["web has no preview VIP", "help: "]);
     assert!(ask(&world).is_err(), "it still answers");
     world.kill_agent();
     world.write_config()?;

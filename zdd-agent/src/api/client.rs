@@ -367,9 +367,10 @@ impl Client {
         service: &str,
         from: SocketAddr,
         port: Option<u16>,
+        preview: bool,
     ) -> Result<Explain, ClientError> {
-        let port = port.map(u32::from);
-        let request = pb::ExplainRequest { service: service.to_owned(), from: from.to_string(), port };
+        let (service, from, port) = (service.to_owned(), from.to_string(), port.map(u32::from));
+        let request = pb::ExplainRequest { service, from, port, preview };
         report(self.inner.explain(request).await)
     }
 

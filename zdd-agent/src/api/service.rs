@@ -245,8 +245,8 @@ impl pb::control_server::Control for Control {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::Explanation>, Status> {
-        let pb::ExplainRequest { service, from, port } = request.into_inner();
-        answer(self.handle.explain(service, address(&from)?, dialled(port)?).await)
+        let pb::ExplainRequest { service, from, port, preview } = request.into_inner();
+        answer(self.handle.explain(service, address(&from)?, dialled(port)?, preview).await)
     }
 
     async fn plan_rollout(

@@ -223,7 +223,7 @@ message!(
 message!(rollout::LineReport, RolloutLine { unix_ms, text });
 message!(
     rollout::RolloutPlan,
-    RolloutPlan { service, strategy, stable, candidate, steps, on_failure, refusals }
+    RolloutPlan { service, strategy, stable, candidate, steps, on_failure, refusals, preview }
 );
 message!(rollout::RolloutHistory, RolloutHistory { service, rollouts });
 message!(
@@ -304,7 +304,8 @@ message!(
         entry,
         why,
         cohort,
-        port
+        port,
+        preview
     }
 );
 message!(report::FlowEntry, FlowEntry { state, backend, alt, last_seen_ms });

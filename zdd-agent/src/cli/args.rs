@@ -242,7 +242,9 @@ pub enum Command {
         safely: Safely,
     },
     /// Say which version and backend a client gets now, and why.
-    #[command(after_help = "Examples:\n  zdd explain web --from 192.0.2.2:40000")]
+    #[command(
+        after_help = "Examples:\n  zdd explain web --from 192.0.2.2:40000\n  zdd explain web --from 192.0.2.2:40000 --preview"
+    )]
     Explain {
         /// Service.
         service: String,
@@ -252,6 +254,9 @@ pub enum Command {
         /// The port that it dials, of a VIP of many ports. Without it: the first one.
         #[arg(long, value_name = "PORT")]
         port: Option<u16>,
+        /// It dials the preview VIP.
+        #[arg(long)]
+        preview: bool,
     },
     /// Detach the XDP program and remove everything that is pinned. Flows break.
     Detach {

@@ -187,8 +187,8 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                 }
             }
         }
-        Command::Explain { service, from, port } => {
-            out.print(&client.explain(&service, from, port).await?, table::explain)?;
+        Command::Explain { service, from, port, preview } => {
+            out.print(&client.explain(&service, from, port, preview).await?, table::explain)?;
         }
         Command::Log { level, reason } => {
             let before = client.set_log_level(&level, reason).await?;

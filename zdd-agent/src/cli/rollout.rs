@@ -12,7 +12,9 @@ use super::table;
 use crate::api::client::{Client, ClientError};
 use crate::api::pb::ChangeOptions;
 use crate::control::{RolloutAct, RolloutAsk, TrainAct};
-use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StepReport, StoppedLine};
+use crate::rollout::report::{
+    RolloutHistory, RolloutPlan, RolloutReport, StepReport, StoppedLine, TrainReport,
+};
 
 /// How often somebody who waits looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -73,16 +75,53 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
 
 /// Runs one of `zdd train`.
 pub async fn train(command: TrainCommand, client: &mut Client, out: &mut Output) -> anyhow::Result<Outcome> {
-    let (train, act) = match command {
-        TrainCommand::Start { train, services, reason } => {
-            (train, TrainAct::Start { candidates: services, reason })
+    let none = Wait { wait: false, timeout: None };
+    let (train, act, wait) = match command {
+        TrainCommand::Start { train, services, reason, wait } => {
+            (train, TrainAct::Start { candidates: services, reason }, wait)
         }
-        TrainCommand::Status { train } => (train, TrainAct::Status),
-        TrainCommand::Abort { train, reason } => (train, TrainAct::Abort { reason }),
+        TrainCommand::Status { train, wait } => (train, TrainAct::Status, wait),
+        TrainCommand::Abort { train, reason } => (train, TrainAct::Abort { reason }, none),
     };
-    let report = client.train(&train, act).await?;
-    out.print(&report, |report| report.rollouts.iter().map(status).collect())?;
-    Ok(Outcome::Done)
+    let mut last = client.train(&train, act).await?;
+    let mut ended = Outcome::Done;
+    if wait.wait {
+        let end = async {
+            let run = ids(&last);
+            while train_outcome(&last).is_none() {
+                tokio::time::sleep(LOOK).await;
+                last = client.train(&train, TrainAct::Status).await?;
+                anyhow::ensure!(
+                    ids(&last) == run,
+                    "that run of train {train} is over, and another one has begun\nhelp: `zdd rollout history SERVICE` says how it ended"
+                );
+            }
+            Ok(())
+        };
+        let waited = match wait.timeout {
+            Some(timeout) => tokio::time::timeout(timeout, end).await.ok(),
+            None => Some(end.await),
+        };
+        ended = waited.transpose()?.and_then(|()| train_outcome(&last)).unwrap_or(Outcome::DeadlinePassed);
+    }
+    out.print(&last, |report| report.rollouts.iter().map(status).collect())?;
+    Ok(ended)
+}
+
+/// Which rollouts a run of a train is made of.
+fn ids(report: &TrainReport) -> Vec<(String, u64)> {
+    report.rollouts.iter().map(|rollout| (rollout.service.clone(), rollout.id)).collect()
+}
+
+/// How a train has ended; `None`: it goes on. One that is frozen holds all, and people decide; one that has gone back takes all back.
+fn train_outcome(report: &TrainReport) -> Option<Outcome> {
+    let all = |enough: fn(&RolloutReport) -> bool| report.rollouts.iter().all(enough);
+    let any = |phase: &str| report.rollouts.iter().any(|rollout| rollout.phase == phase);
+    if all(RolloutReport::over) {
+        Some(if any("rolled-back") { Outcome::RolledBack } else { Outcome::Done })
+    } else {
+        (any("frozen") && !any("rolling-back") && !any("rolled-back")).then_some(Outcome::Frozen)
+    }
 }
 
 /// Runs one of `zdd gate`.
@@ -197,6 +236,9 @@ fn plan(plan: &RolloutPlan) -> String {
         "{}: {} from {} to {}, on failure {}\n",
         plan.service, plan.strategy, plan.stable, plan.candidate, plan.on_failure
     );
+    for preview in &plan.preview {
+        let _ = writeln!(text, "  preview {preview}: new flows go to {} from the start on", plan.candidate);
+    }
     text.push_str(&step_lines(&plan.steps, true));
     for refusal in &plan.refusals {
         let _ = writeln!(text, "  cannot start now: {}", refusal.replace('\n', "; "));

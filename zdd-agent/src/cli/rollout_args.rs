@@ -145,11 +145,15 @@ pub enum TrainCommand {
         /// Why.
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Show the rollouts of a train's last run.
     Status {
         /// Train.
         train: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Give everything of a train back.
     Abort {

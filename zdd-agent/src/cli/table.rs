@@ -399,6 +399,9 @@ pub fn explain(report: &Explain) -> String {
     let version = report.version.as_deref().unwrap_or("none");
     let dirty = if report.dirty { ", not settled" } else { "" };
     let mut out = format!("{} -> {} {version} {}\n", report.from, report.service, or_none(report.backend));
+    if let Some(preview) = &report.preview {
+        let _ = writeln!(out, "  preview: {preview} is dialled");
+    }
     if let Some(port) = report.port {
         let _ = writeln!(out, "  port:  {port} is dialled");
     }

@@ -177,7 +177,7 @@ impl Reconciler {
         let kept: HashSet<u16> = self.services[index].saved.faces.iter().map(|at| at.id).collect();
         loop {
             let faces = &mut self.services[index].faces;
-            let Some(gone) = faces.iter().position(|face| !kept.contains(&face.at.id)) else { return };
+            let Some(gone) = faces.iter().position(|face| !kept.contains(&face.at.id)) else { break };
             // Places are counted from the first face on, so the last one is free now.
             let place = faces.len() as u32;
             let face = faces.remove(gone);
@@ -192,6 +192,8 @@ impl Reconciler {
             epochs.rows.remove(start, len, place, epoch);
             let name = service.saved.spec.name.as_str();
             tracing::info!(service = name, vip = %face.at.vip, "the preview VIP is removed");
+            // How many of the flows since the last look were testers' is not known any more.
+            self.sample_from_now(index);
         }
     }
 

@@ -42,6 +42,11 @@ impl Service {
         Some(row.and_then(of_row).unwrap_or(main))
     }
 
+    /// The same of a client that dials the preview VIP.
+    pub(super) fn preview_of(&self, client: &SocketAddr) -> Option<usize> {
+        self.faces.iter().position(|face| face.at.preview && face.at.vip.serves(client))
+    }
+
     /// The version of each group as a face's row shall have it.
     pub(super) fn groups_of<'a>(saved: &'a SavedService, face: &Face) -> Cow<'a, [u8]> {
         match leading(saved, face.at.cohort.as_deref()) {

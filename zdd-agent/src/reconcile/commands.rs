@@ -38,8 +38,8 @@ impl Reconciler {
             Request::Undrain { target, reply } => drop(reply.send(self.undrain(&target))),
             Request::DrainedWatch { target, reply } => drop(reply.send(self.drained_watch(&target))),
             Request::Apply { desired, dry_run, reply } => drop(reply.send(self.apply(*desired, dry_run))),
-            Request::Explain { service, from, port, reply } => {
-                drop(reply.send(self.explain(&service, from, port)));
+            Request::Explain { service, from, port, preview, reply } => {
+                drop(reply.send(self.explain(&service, from, port, preview)));
             }
             Request::Rollout { service, ask, reply } => drop(reply.send(self.rollout(&service, ask))),
             Request::RolloutStatus { service, reply } => drop(reply.send(self.rollout_status(&service))),

@@ -13,7 +13,7 @@ use super::Reconciler;
 use crate::admission;
 use crate::clock;
 use crate::control::Refused;
-use crate::desired::ServiceSpec;
+use crate::desired::Vip;
 use crate::report::{Explain, FlowEntry};
 
 impl Reconciler {
@@ -22,18 +22,30 @@ impl Reconciler {
         name: &str,
         from: SocketAddr,
         port: Option<u16>,
+        preview: bool,
     ) -> Result<Explain, Refused> {
         let index = self.index_of(name)?;
         let service = &self.services[index];
         let spec = &service.saved.spec;
-        let Some(face) = service.face_of(&from).map(|face| &service.faces[face]) else {
-            let family = if from.is_ipv4() { "IPv4" } else { "IPv6" };
+        if preview && spec.preview.is_empty() {
             return Err(Refused::invalid(format!(
-                "{name} has no {family} VIP that {from} could dial: it has {}",
-                spec.dialled()
+                "{name} has no preview VIP\nhelp: write one into its [[service]], as preview = \"10.0.0.11:80/tcp\", and `zdd apply`"
+            )));
+        }
+        let (face, vips, kind) = if preview {
+            (service.preview_of(&from), spec.preview.as_slice(), "preview VIP")
+        } else {
+            (service.face_of(&from), spec.vips.as_slice(), "VIP")
+        };
+        let Some(face) = face.map(|face| &service.faces[face]) else {
+            let family = if from.is_ipv4() { "IPv4" } else { "IPv6" };
+            let vips: Vec<String> = vips.iter().map(ToString::to_string).collect();
+            return Err(Refused::invalid(format!(
+                "{name} has no {family} {kind} that {from} could dial: it has {}",
+                vips.join(", ")
             )));
         };
-        let (port, behind) = dialled(spec, &from, port)?;
+        let (port, behind) = dialled(name, vips, &from, port)?;
         let key = FlowKey::new(from.ip().into(), from.port().to_be(), port.to_be(), face.at.vip_id);
         let place = steer::place(&service.view(), &key);
         let cell = face.cells[place.cell as usize];
@@ -85,22 +97,24 @@ impl Reconciler {
                 None => why.to_owned(),
             },
             cohort: face.at.cohort.clone(),
-            port: spec.vips.iter().any(|vip| vip.serves(&from) && vip.more > 0).then_some(port),
+            port: (face.at.vip.more > 0).then_some(port),
+            preview: preview.then(|| face.at.vip.to_string()),
         })
     }
 }
 
-/// The port of its VIP that a client dials, and how far behind the VIP's first it is.
+/// The port that a client dials, of the one of these VIPs of a service that it can dial, and how far behind the VIP's first it is.
 pub(super) fn dialled(
-    spec: &ServiceSpec,
+    service: &str,
+    vips: &[Vip],
     from: &SocketAddr,
     port: Option<u16>,
 ) -> Result<(u16, u16), Refused> {
-    let Some(vip) = spec.vips.iter().find(|vip| vip.serves(from)) else { return Ok((0, 0)) };
+    let Some(vip) = vips.iter().find(|vip| vip.serves(from)) else { return Ok((0, 0)) };
     let (first, last) = vip.ports();
     let port = port.unwrap_or(first);
     if port < first || port > last {
-        return Err(Refused::invalid(format!("nobody dials port {port} there: {} has {vip}", spec.name)));
+        return Err(Refused::invalid(format!("nobody dials port {port} there: {service} has {vip}")));
     }
     Ok((port, port - first))
 }

@@ -223,8 +223,8 @@ impl Face {
             mapped: mapped.into(),
             ..EndEntry::default()
         };
-        // Of what is mapped only the way out is seen, which would look like a backend that never answers.
-        let entry = entry.with_rate(if mapped { Rate::OFF } else { service.rate });
+        // Signals are of users: a probe that fails on purpose must not look like one of them, nor a thousand that succeed hide one.
+        let entry = entry.with_rate(if self.at.preview { Rate::OFF } else { service.rate });
         let service = service.name;
         dataplane.set_ends(self.ends(), entry, &format!("the VIP {} of {service}", self.at.vip))
     }

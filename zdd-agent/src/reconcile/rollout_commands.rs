@@ -313,7 +313,9 @@ impl Reconciler {
             OnFailure::Rollback => "rollback",
             OnFailure::Freeze => "freeze",
         };
+        let preview = &self.services[index].saved.spec.preview;
         Ok(RolloutPlan {
+            preview: preview.iter().map(ToString::to_string).collect(),
             service: name.to_owned(),
             strategy: spec.strategy.name().to_owned(),
             steps: report::steps(&spec, &stable, candidate, None),

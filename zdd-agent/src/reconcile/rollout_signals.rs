@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Reconciler;
+use super::rollouts::Begun;
 use crate::health::Health;
 use crate::rollout::machine::Work;
 use crate::rollout::provider;
@@ -54,20 +55,35 @@ impl Reconciler {
             .map_or(Duration::ZERO, |health| health.interval.min(Duration::from_secs(1)) + health.timeout)
     }
 
-    /// New flows of the candidate since its counters began.
-    pub(super) fn candidate_flows(&self, index: usize) -> u64 {
+    /// New flows of the candidate, and those of testers.
+    fn begun(&self, index: usize) -> Begun {
         let service = &self.services[index];
-        let Some(rollout) = &service.saved.rollouts.current else { return 0 };
+        let Some(rollout) = &service.saved.rollouts.current else { return Begun::default() };
         let candidate = &rollout.plan.candidate;
         let members = service.saved.backends.iter().filter(|backend| backend.version == *candidate);
         let live = members.map(|backend| self.dataplane.backend_counters(backend.id).new_flows);
-        live.sum::<u64>()
-            + service.saved.retired.get(candidate).map_or(0, |retired| retired.counters().new_flows)
+        let retired = service.saved.retired.get(candidate).map(|retired| retired.counters().new_flows);
+        let all = live.sum::<u64>() + retired.unwrap_or(0);
+        // Read after the former: one that begins in between is then no user too many.
+        let previews = service.faces.iter().filter(|face| face.at.preview);
+        let testers = previews.map(|face| self.dataplane.service_counters(face.at.id).new_flows).sum();
+        Begun { all, testers }
+    }
+
+    /// What counts for `min_samples` since a look: users. Before any of them meets the candidate there are testers alone, and
+    /// whoever measures by them may ask for a number of them.
+    fn samples(&self, index: usize, before: Begun, now: Begun) -> u64 {
+        let saved = &self.services[index].saved;
+        let Some(rollout) = &saved.rollouts.current else { return 0 };
+        let candidate = saved.spec.versions.iter().find(|version| version.name == rollout.plan.candidate);
+        let exposed = candidate.is_some_and(|version| version.weight > 0) || rollout.leading > 0;
+        let all = now.all.saturating_sub(before.all);
+        if exposed { all.saturating_sub(now.testers.saturating_sub(before.testers)) } else { all }
     }
 
     /// What came before says nothing of the weight that is in force now.
     pub(super) fn sample_from_now(&mut self, index: usize) {
-        let flows = self.candidate_flows(index);
+        let flows = self.begun(index);
         let service = &self.services[index];
         let Some(rollout) = &service.saved.rollouts.current else { return };
         let (name, id, count) = (service.name(), rollout.plan.id, rollout.plan.spec.analyses.len());
@@ -142,7 +158,7 @@ impl Reconciler {
 
     /// A success is one only when enough users have met the candidate since the measurement before.
     pub(super) fn weigh(&mut self, index: usize, token: u64, outcome: Outcome) -> Outcome {
-        let flows = self.candidate_flows(index);
+        let flows = self.begun(index);
         let service = &self.services[index];
         let Some(rollout) = &service.saved.rollouts.current else { return outcome };
         let under_way = rollout.progress.outstanding();
@@ -171,6 +187,6 @@ impl Reconciler {
             _ => outcome,
         };
         let before = self.rollouts.samples.insert(key, flows).unwrap_or(flows);
-        outcome.of_samples(flows.saturating_sub(before), spec.min_samples)
+        outcome.of_samples(self.samples(index, before, flows), spec.min_samples)
     }
 }

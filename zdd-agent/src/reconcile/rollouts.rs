@@ -32,6 +32,15 @@ pub(super) struct Answer {
     pub(super) event: Event,
 }
 
+/// New flows since counters began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Begun {
+    /// Of the candidate.
+    pub(super) all: u64,
+    /// Of the preview VIPs.
+    pub(super) testers: u64,
+}
+
 /// Measurements and calls under way.
 pub(super) struct Tasks {
     /// By service, number of the rollout, and token.
@@ -42,8 +51,8 @@ pub(super) struct Tasks {
     pub(super) answers: mpsc::Receiver<Answer>,
     /// When each rollout's clock was last read.
     clocks: HashMap<String, Instant>,
-    /// New flows of the candidate when each analysis was last judged: by service, rollout and analysis.
-    pub(super) samples: HashMap<(String, u64, usize), u64>,
+    /// New flows when each analysis was last judged: by service, rollout and analysis.
+    pub(super) samples: HashMap<(String, u64, usize), Begun>,
     /// Its signals then.
     pub(super) readings: HashMap<(String, u64, usize), Reading>,
     /// Calls of `event` hooks.
@@ -137,6 +146,8 @@ impl Reconciler {
         });
         let name = self.services[index].name().to_owned();
         self.rollouts.clocks.insert(name, Instant::now());
+        // A measurement may come before any weight.
+        self.sample_from_now(index);
         self.write_announcements(index, &effects);
         effects
     }

@@ -32,7 +32,7 @@ impl Reconciler {
             )));
         }
         for client in clients {
-            dialled(spec, client, port)?;
+            dialled(name, &spec.vips, client, port)?;
         }
         let weights: Vec<(String, BasisPoints)> =
             spec.versions.iter().map(|v| (v.name.clone(), v.weight)).collect();
@@ -72,6 +72,14 @@ impl Reconciler {
             ))
         });
         notes.extend(leading);
+        let previews = service.faces.iter().filter(|face| face.at.preview).filter_map(|face| {
+            let version = &service.saved.slots[service.preview_slot(face)?];
+            Some(format!(
+                "the preview VIP {} stays: its new flows go to {version}, whatever the weights",
+                face.at.vip
+            ))
+        });
+        notes.extend(previews);
         // Shares are those of everybody else.
         let row_len = service.saved.spec.cells as usize;
         let counts = |cell: usize| service.faces[cell / row_len].main();
@@ -174,7 +182,7 @@ impl Reconciler {
 fn cell_of(service: &Service, from: SocketAddr, port: Option<u16>) -> Option<usize> {
     let number = service.face_of(&from)?;
     let at = &service.faces[number].at;
-    let (port, _) = dialled(&service.saved.spec, &from, port).ok()?;
+    let (port, _) = dialled(service.name(), &service.saved.spec.vips, &from, port).ok()?;
     let key = FlowKey::new(from.ip().into(), from.port().to_be(), port.to_be(), at.vip_id);
     let cell = steer::place(&service.view(), &key).cell as usize;
     Some(number * service.saved.spec.cells as usize + cell)

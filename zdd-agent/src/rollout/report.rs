@@ -133,6 +133,9 @@ pub struct RolloutPlan {
     pub on_failure: String,
     /// What keeps it from being started now.
     pub refusals: Vec<String>,
+    /// The preview VIPs whose new flows go to the candidate from its start on, whatever its weight.
+    #[serde(default)]
+    pub preview: Vec<String>,
 }
 
 /// `zdd train`.

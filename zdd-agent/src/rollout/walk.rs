@@ -274,7 +274,8 @@ impl Walk<'_> {
         } else {
             // Left where it is, so that a retry after a freeze calls it again.
             run.failed = 0;
-            let why = format!("a {} hook failed: {why}", kind.name());
+            let article = if kind == HookKind::Expand { "an" } else { "a" };
+            let why = format!("{article} {} hook failed: {why}", kind.name());
             match kind {
                 // Nobody knows how far it came, and the old version may not be able to live with it.
                 HookKind::Contract => self.freeze(why),

@@ -148,7 +148,7 @@ fn changed(service: &str, note: String) -> ChangeReport {
     ChangeReport { service: service.to_owned(), generation: 9, notes: vec![note] }
 }
 
-pub fn explained(service: String, from: std::net::SocketAddr, port: Option<u16>) -> Explain {
+pub fn explained(service: String, from: std::net::SocketAddr, port: Option<u16>, preview: bool) -> Explain {
     let v1 = Some("10.1.0.1:8080".parse().unwrap());
     let v2 = Some("10.2.0.1:8080".parse().unwrap());
     Explain {
@@ -165,6 +165,7 @@ pub fn explained(service: String, from: std::net::SocketAddr, port: Option<u16>)
         why: "the flow has an entry and stays on its backend".to_owned(),
         cohort: Some("staff".to_owned()),
         port,
+        preview: preview.then(|| "10.0.0.11:80/tcp".to_owned()),
     }
 }
 
@@ -239,12 +240,13 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 ];
                 drop(reply.send(Ok(ApplyReport { changes, applied: !dry_run, warnings: vec![] })));
             }
-            Request::Explain { service, from, port, reply } => {
+            Request::Explain { service, from, port, preview, reply } => {
                 note(format!(
-                    "explain {service} {from}{}",
-                    port.map_or(String::new(), |port| format!(" port {port}"))
+                    "explain {service} {from}{}{}",
+                    port.map_or(String::new(), |port| format!(" port {port}")),
+                    if preview { " preview" } else { "" }
                 ));
-                drop(reply.send(Ok(explained(service, from, port))));
+                drop(reply.send(Ok(explained(service, from, port, preview))));
             }
             Request::Rollout { service, ask, reply } => {
                 note(format!("rollout {service} {ask:?}"));

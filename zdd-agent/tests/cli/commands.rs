@@ -365,6 +365,9 @@ async fn explain_says_which_backend_and_why() {
     let said = agent.run(&["explain", "web", "--from", "192.0.2.7:5555", "--port", "8005"]).await;
     assert!(said.stdout.contains("\n  port:  8005 is dialled\n"), "{}", said.stdout);
     assert_eq!(last(&asked), "explain web 192.0.2.7:5555 port 8005");
+    let said = agent.run(&["explain", "web", "--from", "192.0.2.7:5555", "--preview"]).await;
+    assert!(said.stdout.contains("\n  preview: 10.0.0.11:80/tcp is dialled\n"), "{}", said.stdout);
+    assert_eq!(last(&asked), "explain web 192.0.2.7:5555 preview");
     insta::assert_snapshot!(agent.run(&["explain", "web", "--from", "192.0.2.7:5555", "--json"]).await.all(), @r#"
     exit 0
     {"service":"web","from":"192.0.2.7:5555","version":"v1","backend":"10.1.0.1:8080","cell":4711,"group":4711,"base":"10.1.0.1:8080","current":"10.2.0.1:8080","dirty":true,"entry":{"state":"est","backend":"10.1.0.1:8080","alt":"10.2.0.1:8080","last_seen_ms":1250},"why":"the flow has an entry and stays on its backend","cohort":"staff"}

@@ -65,6 +65,7 @@ pub fn report(phase: &str) -> RolloutReport {
 
 pub fn plan() -> RolloutPlan {
     RolloutPlan {
+        preview: vec!["10.0.0.11:80/tcp".to_owned()],
         service: "web".to_owned(),
         strategy: "canary".to_owned(),
         stable: "v1".to_owned(),
@@ -114,6 +115,7 @@ async fn reports_are_text_or_json() {
     insta::assert_snapshot!(agent.run(&["rollout", "plan", "web", "v2"]).await.all(), @"
     exit 0
     web: canary from v1 to v2, on failure rollback
+      preview 10.0.0.11:80/tcp: new flows go to v2 from the start on
       · call pre-rollout         rollback: nothing to take back
       · 1% of new flows to v2    rollback: all new flows to v1; live ones stay where they are
       · 100% of new flows to v2  rollback: all new flows to v1; live ones stay where they are

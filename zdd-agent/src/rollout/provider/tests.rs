@@ -128,6 +128,28 @@ async fn nobody_there_and_a_bad_status_are_errors() {
 }
 
 #[tokio::test]
+async fn an_answer_without_end_is_an_error_and_no_memory() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let endless = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut sent = 0;
+        while stream.write_all(&[b'1'; 65536]).await.is_ok() {
+            sent += 65536;
+        }
+        sent
+    });
+    let timeout = Duration::from_secs(30);
+    let provider = Provider::Web { url, json: "$".to_owned(), success: at_most(1.0), timeout };
+    let said = measure(&provider, &about()).await.told();
+    assert!(said.starts_with("error: the answer cannot be read"), "{said}");
+    let sent = tokio::time::timeout(timeout, endless).await.unwrap().unwrap();
+    assert!(sent < 32 << 20, "{sent} bytes were taken");
+}
+
+#[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
@@ -152,6 +174,9 @@ async fn a_program_says_by_its_exit_code() {
     ] {
         assert_eq!(measure(&exec(script, long), &about()).await.told(), told);
     }
+    // Far more than a pipe holds, before and after what is shown.
+    let chatty = "echo fine; head -c 300000 /dev/zero | tr '\\0' x; exit 0";
+    assert_eq!(measure(&exec(chatty, long), &about()).await.told(), "success: fine");
     let missing = Provider::Exec { argv: vec!["/nowhere".to_owned()], timeout: long };
     assert!(measure(&missing, &about()).await.told().starts_with("error: cannot run /nowhere"));
 }
