@@ -219,10 +219,10 @@ fn three_balancers_get_a_new_agent_in_the_middle_of_a_shift_and_no_connection_br
         node.ask(&["shift", "web", "v2=50%"])?;
     }
     load.open_long(30);
-    for at in 0..nodes.len() {
+    for node in &mut nodes {
         // One as by a crash, the others as by a package.
-        nodes[at].upgrade(&new, at == 1)?;
-        let status = nodes[at].status()?;
+        node.upgrade(&new, node.number == 2)?;
+        let status = node.status()?;
         assert!((number(version(&status, "web", "v2"), "share") - 0.5).abs() < 0.001, "{status}");
         assert!(count(service(&status, "web"), "/dirty_cells") > 0, "the shift is not over");
         goes_on(&load)?;

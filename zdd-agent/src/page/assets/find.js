@@ -55,7 +55,7 @@ function line(row, told, open, rates, colours) {
   const key = `index/${row.name}`;
   return h("tr", { "data-key": key, "data-index": row.name },
     h("th", { scope: "row", class: "left" },
-      h("a", { href: open ? "#" : `#s-${row.name}`, "aria-expanded": String(open) }, row.name), " ", h("span", { class: "quiet" }, row.vips.join(", "))),
+      h("a", { href: open ? "#" : `#s-${row.name}`, "aria-expanded": String(open) }, row.name), " ", h("span", { class: "quiet wide" }, row.vips.join(", "))),
     h("td", { class: "left" }, row.versions.filter((version) => version.asked > 0 || version.draining).map((version) => [
       h("span", { class: `swatch k${colours.get(version.name)}`, "aria-hidden": "true" }),
       `${version.name} `, h("span", { "data-num": `${key}/${version.name}/asked`, "data-value": version.asked }, percent(version.asked)), " "])),
