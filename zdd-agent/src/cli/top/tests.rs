@@ -414,3 +414,16 @@ fn no_size_of_a_terminal_and_no_name_is_too_odd() {
     let shown = screen(&model, 140, 20);
     assert!(shown.contains("production-eu-1") && shown.contains("production-eu-2"), "{shown}");
 }
+
+#[test]
+fn a_rate_is_that_of_the_last_reports_though_more_are_kept() {
+    let mut model = Model::default();
+    for second in 0..15 {
+        model.report(status(0), Duration::from_secs(second));
+    }
+    for second in 0..15 {
+        model.report(status(second), Duration::from_secs(15 + second));
+    }
+    assert_eq!(model.rate(|status| status.reasons["base"]), 900.0);
+    assert_eq!(model.history("web").len(), 24);
+}
