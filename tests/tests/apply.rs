@@ -249,7 +249,22 @@ fn a_version_that_the_file_drops_is_seen_until_nobody_is_left_on_it() -> Result<
     let list = world.zdd().run(&["backend", "list", "web"])?;
     assert!(list.lines().any(|line| line.contains("v2 ") && line.contains(&address)), "{list}");
     as_before(&load)?;
-    unharmed(&load.finish());
+    // It can be waited for by its name, like any other, and does not come back by itself.
+    world.refused(&["undrain", "web/v2"])?.says(1, &["the file has dropped web/v2", "help: `zdd apply`"]);
+    let zdd = world.zdd();
+    let (status, said) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| zdd.json_any(&["drain", "web/v2", "--wait", "--deadline", "120s"]));
+        let early = world.zdd().json(&["drain", "web/v2"]);
+        assert!(early.is_ok_and(|early| early["drained"] == false && number(&early, "left") > 0.0));
+        assert!(!waiting.is_finished(), "it returned while connections were alive");
+        unharmed(&load.finish());
+        waiting.join().expect("no panic")
+    })?;
+    assert_eq!(
+        (status.code(), &said["drained"], &said["left"]),
+        (Some(0), &true.into(), &0.into()),
+        "{said}"
+    );
     world.wait_status("it to be forgotten", |s| find_backend(s, "web", &address).is_none().then_some(()))?;
     let versions = service(&world.status()?, "web")["versions"].as_array().map(Vec::len);
     assert_eq!(versions, Some(1));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use zdd_tests::browser::Browser;
-use zdd_tests::rig::Result;
+use zdd_tests::rig::{Result, VIP, backend_address};
 use zdd_tests::world::status::{number, version};
 use zdd_tests::world::{Setup, World, curl, unharmed};
 
@@ -259,5 +259,117 @@ fn other_names_and_sites_are_not_answered() -> Result<()> {
     // Nobody reaches it from elsewhere.
     let away = world.rig.ns("c").run(&["curl", "--silent", "--max-time", "3", "http://10.80.0.1:9178/"]);
     assert!(away.is_err(), "answered: {away:?}");
+    Ok(())
+}
+
+/// Fifty services more, each with its own split.
+fn many(world: &World) -> String {
+    let text = world.setup.toml(world.rig.scratch().dir());
+    let mut text =
+        text.replace("services = 8\n", "services = 128\n").replace("backends = 64\n", "backends = 256\n");
+    for n in 0..50 {
+        let own = |b: u8| format!("\"{}:{}\"", backend_address(b), 9000 + n);
+        text += &format!(
+            "[[service]]\nname = \"svc-{n:02}\"\nvip = \"{VIP}:{}/tcp\"\nforward = \"nat\"\ncells = 1024\n\
+             [[service.version]]\nname = \"blue\"\nweight = {}\nbackends = [{}]\n\
+             [[service.version]]\nname = \"green\"\nweight = {n}\nbackends = [{}]\n",
+            10_000 + n,
+            100 - n,
+            own(1),
+            own(3)
+        );
+    }
+    text
+}
+
+#[test]
+fn of_fifty_services_each_is_found_and_has_the_numbers_that_status_has() -> Result<()> {
+    let mut world = World::new(Setup { all_cells: 262_144, ..setup("") })?;
+    std::fs::write(world.config(), many(&world)).expect("written");
+    world.start_agent()?;
+    let browser = Browser::start(&world.rig, "lb", false)?;
+    browser.resize(1280, 900)?;
+    browser.open(PAGE)?;
+    let listed =
+        "[...document.querySelectorAll('#index tbody tr')].map((row) => row.dataset.index).join(' ')";
+    let open = "[...document.querySelectorAll('article')].map((card) => card.dataset.service).join(' ')";
+    browser.wait("all services", &format!("return {listed}.split(' ').length === 52"))?;
+    assert_eq!(browser.script(&format!("return {open}"))?, "", "none in full before it is asked for");
+    let shown = browser.script(
+        "return Object.fromEntries([...document.querySelectorAll('#index [data-num]')]\
+         .map((cell) => [cell.dataset.num, Number(cell.dataset.value)]))",
+    )?;
+    let status = world.status()?;
+    let mut compared = 0;
+    for service in status["services"].as_array().expect("services") {
+        let name = service["name"].as_str().expect("a name");
+        for version in service["versions"].as_array().expect("versions").iter().filter(|v| v["asked"] != 0.0)
+        {
+            let key = format!("index/{name}/{}/asked", version["name"].as_str().expect("a name"));
+            assert_eq!(shown[&key].as_f64(), version["asked"].as_f64(), "{key}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 2 + 1 + 49 * 2);
+    browser.picture(&picture(&world, "page-many.png"))?;
+
+    let find = |text: &str| {
+        browser.script(&format!(
+            "const field = document.getElementById('filter'); field.focus(); field.value = '{text}';\
+             field.dispatchEvent(new Event('input'))"
+        ))
+    };
+    for (text, found) in [
+        ("svc-17", "svc-17"),
+        ("SVC 33 green", "svc-33"),
+        (":9041", "svc-41"),
+        ("10.81.4.2", "web echo"),
+        ("nothing-like-it", ""),
+    ] {
+        find(text)?;
+        assert_eq!(browser.script(&format!("return {listed}"))?, found, "{text}");
+        assert_eq!(browser.script(&format!("return {open}"))?, found, "{text}");
+    }
+    find("svc-17")?;
+    assert_eq!(self::shown(&browser, "svc-17/green/asked")?, 0.17);
+    // What is typed, and where, survives the next snapshots.
+    let before = browser.script("return document.getElementById('as-of').dataset.value")?;
+    browser.wait(
+        "the next snapshots",
+        &format!("return document.getElementById('as-of').dataset.value > {before} + 2000"),
+    )?;
+    assert_eq!(
+        browser.script("return document.activeElement.id + document.activeElement.value")?,
+        "filtersvc-17"
+    );
+    fits(&browser)?;
+    browser.picture(&picture(&world, "page-many-found.png"))?;
+
+    // What changes, or is ill.
+    find("")?;
+    browser.script("document.getElementById('notable').click()")?;
+    browser.wait("nothing of note", &format!("return {listed} === '' && {open} === ''"))?;
+    world.zdd().run(&["shift", "svc-05", "green=50%"])?;
+    world.servers().set_healthy("b4", false);
+    browser.wait("what changes and what is ill", &format!("return {listed} === 'web echo svc-05'"))?;
+    let told = browser.script("return document.getElementById('index').innerText")?;
+    let told = told.as_str().expect("a text");
+    assert!(told.contains("1 unhealthy") && told.contains("not settled") && told.contains("50.00"), "{told}");
+
+    // One is followed to, and away again.
+    browser.script("document.getElementById('notable').click()")?;
+    let follow = "document.querySelector('[data-index=svc-40] a').click()";
+    browser.script(follow)?;
+    browser.wait("the one followed to", &format!("return {open} === 'svc-40'"))?;
+    browser.resize(360, 740)?;
+    browser.wait(
+        "the narrow page",
+        "return document.querySelector('.chart svg').getBoundingClientRect().width < 340",
+    )?;
+    fits(&browser)?;
+    browser.picture(&picture(&world, "page-many-narrow.png"))?;
+    browser.script(follow)?;
+    browser.wait("none", &format!("return {open} === ''"))?;
+    assert!(browser.complaints()?.is_empty(), "{:?}", browser.complaints()?);
     Ok(())
 }

@@ -12,8 +12,7 @@ use zdd_tests::world::{PATIENCE, Setup, World, curl, unharmed};
 const SERVER: &str = "http://127.0.0.1:9090";
 /// Prometheus' own start, and its first scrapes, on a busy machine.
 const LONG: Duration = Duration::from_secs(180);
-const CANARY: &str =
-    "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 25 }, { pause = \"until-promoted\" }]\n";
+const CANARY: &str = "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ cohort = \"staff\" }, { weight = 25 }, { pause = \"until-promoted\" }]\n";
 
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts")
@@ -125,8 +124,14 @@ fn selectors_are_found_with_their_matchers() {
 
 #[test]
 fn every_rule_and_panel_finds_its_numbers_in_a_live_agent() -> Result<()> {
-    let mut world =
-        World::running(Setup { rollout: Some(CANARY.to_owned()), idle_ms: 60_000, ..Setup::default() })?;
+    // With everything that has metrics of its own: signals, a cohort, a preview VIP, and with it ports of snat.
+    let mut world = World::running(Setup {
+        rollout: Some(CANARY.to_owned()),
+        preview: true,
+        api: "[cohort.staff]\ncidrs = [\"10.80.1.250/32\"]\n".to_owned(),
+        idle_ms: 60_000,
+        ..Setup::default()
+    })?;
     let load = world.load(10)?;
     // A scrape has to be as promtool wants metrics: names, help, units.
     let text = curl(world.rig.ns("lb"), None, "http://127.0.0.1:9177/metrics")?;
@@ -148,12 +153,12 @@ fn every_rule_and_panel_finds_its_numbers_in_a_live_agent() -> Result<()> {
     let _server = start(&world)?;
     world.zdd().run(&["rollout", "start", "web", "v2"])?;
     let expressions = dashboard();
-    assert!(expressions.len() > 25, "{expressions:?}");
+    assert!(expressions.len() > 40, "{expressions:?}");
     let rules: Value =
         serde_json::from_str(&curl(world.rig.ns("lb"), None, &format!("{SERVER}/api/v1/rules"))?)
             .expect("JSON");
     let rules = rules["data"]["groups"][0]["rules"].as_array().expect("rules").clone();
-    assert!(rules.len() >= 14, "{rules:?}");
+    assert!(rules.len() >= 17, "{rules:?}");
     // Rates need two scrapes, and new flows of both versions.
     let mut missing = Vec::new();
     let found = wait_for("every panel and every rule to find data", LONG, Duration::from_millis(500), || {

@@ -34,8 +34,12 @@ fn settings(terminal: &OwnedFd) -> libc::termios {
 
 impl Top {
     fn start(world: &World) -> Top {
+        Self::start_as(world, "xterm-256color", (ROWS, COLUMNS))
+    }
+
+    fn start_as(world: &World, kind: &str, (rows, columns): (NonZero<u16>, NonZero<u16>)) -> Top {
         let (mut master, mut slave) = (-1, -1);
-        let size = libc::winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
+        let size = libc::winsize { ws_row: rows.get(), ws_col: columns.get(), ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: valid pointers; no name and no settings are asked for.
         let opened = unsafe {
             libc::openpty(
@@ -58,7 +62,7 @@ impl Top {
         let before = settings(&slave);
         let end = || slave.try_clone().expect("a descriptor");
         let mut command = world.zdd().command(&["top"]);
-        command.env("TERM", "xterm-256color").stdin(end()).stdout(end()).stderr(end());
+        command.env("TERM", kind).stdin(end()).stdout(end()).stderr(end());
         // SAFETY: between fork and exec only two system calls, which are async-signal-safe.
         unsafe {
             command.pre_exec(|| {
@@ -69,7 +73,7 @@ impl Top {
             });
         }
         let child = command.spawn().expect("zdd top starts");
-        let screen = vt100::Parser::new(ROWS, COLUMNS, 0);
+        let screen = vt100::Parser::new(rows, columns, 0);
         Top { child, master: master.into(), slave, before, screen }
     }
 
@@ -101,6 +105,17 @@ impl Top {
 
     fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    /// Somebody drags the window's corner.
+    fn resize(&mut self, rows: NonZero<u16>, columns: NonZero<u16>) {
+        // What was drawn for the old size comes first.
+        self.shown();
+        self.screen.screen_mut().set_size(rows, columns);
+        let size = libc::winsize { ws_row: rows.get(), ws_col: columns.get(), ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: a live descriptor and a valid structure.
+        let set = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(set, 0, "a new size");
     }
 
     fn signal(&self, signal: i32) {
@@ -157,7 +172,9 @@ fn a_shift_and_a_rollback_are_made_on_the_screen_and_seen_there() -> Result<()> 
     top.press("n");
     top.shows("the refusal", &["not done: zdd rollback web"])?;
     assert!((share(&world, "v2")? - 0.25).abs() < 0.001, "n does nothing");
-    top.press("ry");
+    top.press("r");
+    top.shows("the question again", &["25.00% of new clients", "y does it"])?;
+    top.press("y");
     top.shows("the rollback", &["done: zdd rollback web"])?;
     assert_eq!(share(&world, "v2")?, 0.0);
     as_before(&load)?;
@@ -191,5 +208,81 @@ fn without_a_terminal_or_an_agent_it_says_so() -> Result<()> {
     let mut top = Top::start(&world);
     top.shows("the complaint", &["no agent answers on", "help: start one"])?;
     assert_eq!(top.ends()?.code(), Some(4));
+    Ok(())
+}
+
+const fn size(rows: u16, columns: u16) -> (NonZero<u16>, NonZero<u16>) {
+    (NonZero::new(rows).expect("not 0"), NonZero::new(columns).expect("not 0"))
+}
+
+#[test]
+fn any_size_of_the_terminal_will_do_and_it_may_change_at_any_time() -> Result<()> {
+    let mut world = World::running(Setup::default())?;
+    let mut top = Top::start_as(&world, "xterm-256color", size(5, 20));
+    top.shows("the smallest screen", &["> web", "v1", "100.00%"])?;
+    for (rows, columns) in [size(60, 300), size(1, 1), size(300, 20), size(2, 400)] {
+        top.resize(rows, columns);
+        // In a single cell there is nothing to be seen.
+        wait_for("it to draw", PATIENCE, LOOK_EVERY, || {
+            assert!(top.child.try_wait().expect("a child").is_none(), "it ended: {}", top.shown());
+            Ok::<_, Error>((columns.get() == 1 || !top.shown().trim().is_empty()).then_some(()))
+        })?;
+    }
+    // While there is no agent, too.
+    world.kill_agent();
+    let (rows, columns) = size(30, 130);
+    top.resize(rows, columns);
+    top.shows("the loss", &["NO AGENT, reconnecting", "OBSERVED", "q quit"])?;
+    let (rows, columns) = size(14, 90);
+    top.resize(rows, columns);
+    world.start_agent()?;
+    top.shows("the agent", &["connected", "> web", "q quit"])?;
+    top.press("q");
+    assert!(top.ends()?.success());
+    Ok(())
+}
+
+#[test]
+fn the_rollout_of_the_chosen_service_is_shown_with_its_handshakes() -> Result<()> {
+    let rollout = "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 25 }, { pause = \"until-promoted\" }]\n";
+    let world = World::running(Setup {
+        rollout: Some(rollout.to_owned()),
+        idle_ms: 60_000,
+        affinity: "flow",
+        ..Setup::default()
+    })?;
+    let load = world.load(10)?;
+    let mut top = Top::start(&world);
+    top.shows("handshakes of both versions", &["web/v1  handshake", "web/v2  handshake", " ms "])?;
+    assert!(!top.shown().contains("ROLLOUT"), "there is none yet");
+    world.zdd().run(&["rollout", "start", "web", "v2"])?;
+    top.shows(
+        "the rollout",
+        &["ROLLOUT 1 of web: v1 -> v2, canary, running at 25.00%", "done", "NOW", "waits for", "next"],
+    )?;
+    // It is the chosen service's: echo has none.
+    top.press("jjj");
+    let gone = wait_for("it to go", PATIENCE, LOOK_EVERY, || {
+        let shown = top.shown();
+        Ok::<_, Error>((shown.contains("> echo") && !shown.contains("ROLLOUT")).then_some(shown))
+    })?;
+    assert!(!gone.contains("handshake"), "{gone}");
+    top.press("k");
+    top.shows("it to come back", &["ROLLOUT 1 of web"])?;
+    world.zdd().run(&["rollout", "abort", "web"])?;
+    top.shows("the end", &["rolled-back at 0.00%"])?;
+    unharmed(&load.finish());
+    top.press("q");
+    assert!(top.ends()?.success());
+    Ok(())
+}
+
+#[test]
+fn a_terminal_that_cannot_draw_is_told_what_to_use() -> Result<()> {
+    let world = World::running_unchecked(Setup::default())?;
+    let mut top = Top::start_as(&world, "dumb", (ROWS, COLUMNS));
+    let said = top.shows("the complaint", &["type dumb", "help: use `zdd status --watch`"])?;
+    assert!(!top.screen.screen().alternate_screen(), "{said}");
+    assert_eq!(top.ends()?.code(), Some(1));
     Ok(())
 }

@@ -166,6 +166,11 @@ fn a_trace_ends_with_the_agent_and_the_next_one_knows_nothing_of_it() -> Result<
     assert!(said.contains("the agent went away"), "{said}");
     as_before(&load)?;
     world.start_agent()?;
+    // A disk without room, and a place that is none, are told with the way out.
+    for place in ["/dev/full", "/nowhere/web.pcapng"] {
+        let refused = world.refused(&["trace", "web", "--count", "5", "--write", place])?;
+        refused.says(1, &[&format!("cannot write {place}"), "help: make room, or name another file"]);
+    }
     let said = world.zdd().run(&["trace", "web", "--count", "5"])?;
     assert_eq!(said.lines().count(), 5, "{said}");
     // One whose reader has gone away ends too, and then nobody looks.

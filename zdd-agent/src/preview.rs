@@ -74,6 +74,13 @@ mod tests {
     }
 
     #[test]
+    fn of_those_with_the_same_weight_it_is_the_first() {
+        let spec = spec("");
+        let rollouts = rollouts(&spec, "v1", Phase::Running);
+        assert_eq!(version(&spec, &rollouts, |name| name != "v1"), Some("v2"));
+    }
+
+    #[test]
     fn it_is_the_rollouts_candidate_else_the_named_one_else_the_last_candidate_else_the_second() {
         let (plain, named) = (spec(""), spec("preview_version = \"v3\""));
         let none = SavedRollouts::default();

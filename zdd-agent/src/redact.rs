@@ -281,6 +281,25 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_secret_is_called_it_is_taken_out() {
+        for name in [
+            "password",
+            "passwd",
+            "secret",
+            "token",
+            "api_key",
+            "apikey",
+            "api-key",
+            "authorization",
+            "signature",
+            "credential",
+        ] {
+            let told = Secrets::default().text(&format!("{name}=hush-1234 n=1"));
+            assert_eq!(told, format!("{name}={HIDDEN} n=1"));
+        }
+    }
+
+    #[test]
     fn what_looks_like_a_secret_is_taken_out_of_any_text() {
         let mut secrets = Secrets::default();
         for (text, shown) in [

@@ -8,7 +8,7 @@
 //! A file that cannot be read is an error, never an empty state: starting afresh beside pinned maps would move live flows.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -110,6 +110,31 @@ pub struct Store {
     settled: AtomicU64,
     /// One at a time.
     settling: Mutex<()>,
+}
+
+/// Bytes kept for the first line: more than it ever has, with every number at its longest.
+const HEADER: usize = 128;
+/// Bytes that are written at once.
+const BUFFER: usize = 64 << 10;
+
+/// The body on its way to the file.
+struct Body {
+    to: BufWriter<File>,
+    len: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Write for Body {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.crc.update(&bytes[..written]);
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 impl Store {
@@ -309,20 +334,12 @@ impl Store {
     }
 
     fn write_beside<T: Serialize>(&self, number: u64, state: &T) -> Result<(), StoreError> {
-        let body = serde_json::to_vec(state).map_err(StoreError::Encode)?;
-        let header = Header {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            len: body.len() as u64,
-            crc32: crc32fast::hash(&body),
-            number,
-        };
-        let mut bytes = serde_json::to_vec(&header).map_err(StoreError::Encode)?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&body);
-        // What was staged before may be in force: it stays whole until this is. One that a kill cuts is known by its length.
+        // What was staged before may be in force: it stays whole until this is. One that a kill cuts has no header yet.
         let new = self.staged_as(number);
-        let done = Self::write_new(&new, &bytes).map_err(|error| Self::io("write", new.clone(), error));
+        let done = Self::write_new(&new, number, state).map_err(|error| match error.classify() {
+            serde_json::error::Category::Io => Self::io("write", new.clone(), error.into()),
+            _ => StoreError::Encode(error),
+        });
         if done.is_err() {
             drop(fs::remove_file(&new));
         }
@@ -353,10 +370,29 @@ impl Store {
         self.beside(&format!(".new.{number}"))
     }
 
-    fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// As it is encoded it is written: a state of a thousand services is tens of MiB of text, which would have to stay in memory twice.
+    fn write_new<T: Serialize>(path: &Path, number: u64, state: &T) -> serde_json::Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(bytes)
+        let io = serde_json::Error::io;
+        let file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(io)?;
+        let mut body =
+            Body { to: BufWriter::with_capacity(BUFFER, file), len: 0, crc: crc32fast::Hasher::new() };
+        // Its place is kept by blanks until what it says is known: with them alone the file is none.
+        body.to.write_all(&[b' '; HEADER]).and_then(|()| body.to.write_all(b"\n")).map_err(io)?;
+        serde_json::to_writer(&mut body, state)?;
+        body.flush().map_err(io)?;
+        let header = Header {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            len: body.len,
+            crc32: body.crc.finalize(),
+            number,
+        };
+        let header = serde_json::to_vec(&header)?;
+        debug_assert!(header.len() <= HEADER);
+        let mut file = body.to.into_inner().map_err(|error| io(error.into_error()))?;
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).map_err(io)
     }
 
     /// Gives the present state a second name, and that name the place of the backup: at no instant is either missing.

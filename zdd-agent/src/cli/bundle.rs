@@ -50,9 +50,7 @@ struct Bundle {
 impl Bundle {
     fn create(file: &Path) -> anyhow::Result<Bundle> {
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-        let made = made.with_context(|| {
-            format!("cannot write {}\nhelp: name another file: zdd support-bundle FILE", file.display())
-        })?;
+        let made = made.with_context(|| unwritten(file))?;
         let report = Report { file: file.to_owned(), contents: Vec::new(), missing: Vec::new() };
         let tar = tar::Builder::new(GzEncoder::new(made, Compression::default()));
         Ok(Bundle { tar, secrets: environment(), report })
@@ -123,7 +121,36 @@ pub async fn run(
 ) -> anyhow::Result<Outcome> {
     let file =
         file.unwrap_or_else(|| format!("zdd-support-{}.tar.gz", crate::clock::unix_ms() / 1000).into());
-    let mut bundle = Bundle::create(&file)?;
+    let bundle = Bundle::create(&file)?;
+    let report = match collect(bundle, config, logs, at).await {
+        Ok(report) => report,
+        Err(error) => {
+            // Half an archive helps nobody, and takes the room that was missing.
+            drop(std::fs::remove_file(&file));
+            return Err(error.context(unwritten(&file)));
+        }
+    };
+    out.print(&report, |report| {
+        let missing: String = report.missing.iter().map(|line| format!("  not there: {line}\n")).collect();
+        format!(
+            "{}: {} files, without secrets as far as zdd knows them; look through it before you pass it on\n{missing}",
+            report.file.display(),
+            report.contents.len()
+        )
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn unwritten(file: &Path) -> String {
+    format!("cannot write {}\nhelp: name another file: zdd support-bundle FILE", file.display())
+}
+
+async fn collect(
+    mut bundle: Bundle,
+    config: Option<PathBuf>,
+    logs: &[PathBuf],
+    at: &At,
+) -> anyhow::Result<Report> {
     let config = config.unwrap_or_else(|| CONFIG.into());
     let text = std::fs::read_to_string(&config).map_err(|error| format!("{}: {error}", config.display()));
     if let Ok(text) = &text {
@@ -158,16 +185,7 @@ pub async fn run(
     for (n, log) in (1..).zip(logs) {
         bundle.maybe(&format!("log-{n}.txt"), end_of(log))?;
     }
-    let report = bundle.finish()?;
-    out.print(&report, |report| {
-        let missing: String = report.missing.iter().map(|line| format!("  not there: {line}\n")).collect();
-        format!(
-            "{}: {} files, without secrets as far as zdd knows them; look through it before you pass it on\n{missing}",
-            report.file.display(),
-            report.contents.len()
-        )
-    })?;
-    Ok(Outcome::Done)
+    bundle.finish()
 }
 
 /// What the agent says.

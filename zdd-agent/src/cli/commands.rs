@@ -139,7 +139,11 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             out.print(&backends, |backends| table::backends(backends, colours))?;
         }
         Command::Drain { if_file: Some(file), .. } if !file.exists() => {
-            remark("note", &format!("{} is not there: nothing is drained", file.display()));
+            let note = format!("{} is not there: nothing is drained", file.display());
+            match out.is_json() {
+                true => out.print(&Skipped { skipped: note }, |_| String::new())?,
+                false => remark("note", &note),
+            }
         }
         Command::Drain { target: None, node, deadline, wait, force, safely, .. } => {
             let node = node.named().unwrap_or_default();
@@ -221,6 +225,12 @@ async fn wait_drained(
     anyhow::bail!(
         "the drain of {target} was undone, or the agent stops\nhelp: look at `zdd status`, then drain again"
     )
+}
+
+/// `zdd drain --node --if-file FILE --json` without the file.
+#[derive(Debug, Serialize)]
+struct Skipped {
+    skipped: String,
 }
 
 /// `zdd log --json`.

@@ -30,7 +30,7 @@ pub async fn run(config: Option<&Path>, socket: &Path, out: &mut Output) -> anyh
             "none is named: interfaces, settings, pins and backends were not looked at (--config FILE)",
         )),
         Some(Err(errors)) => findings.extend(errors.errors.iter().map(|error| {
-            let what = format!("{}:{}:{}: {}", errors.file, error.line, error.column, error.message);
+            let what = format!("{}: {}", errors.place(error), error.message);
             Finding::problem("config", what, &*error.help)
         })),
         Some(Ok((desired, warnings))) => {

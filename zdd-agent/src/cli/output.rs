@@ -44,7 +44,8 @@ impl Output {
         report: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        let clear = self.tty && !self.json;
+        let dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
+        let clear = self.tty && !self.json && !dumb;
         self.print(
             report,
             |report| if clear { format!("\x1b[H\x1b[2J{}", text(report)) } else { text(report) + "\n" },

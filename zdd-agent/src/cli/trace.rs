@@ -17,7 +17,7 @@ use crate::trace::{TraceFilter, TracedPacket, reasons};
 /// Where packets go.
 enum Sink {
     Lines,
-    Capture(Writer, Box<dyn Write>),
+    Capture(Writer, Box<dyn Write>, PathBuf),
 }
 
 impl Sink {
@@ -26,22 +26,37 @@ impl Sink {
         let mut to: Box<dyn Write> = if path == Path::new("-") {
             Box::new(std::io::stdout())
         } else {
-            let opened = File::create(path).with_context(|| format!("cannot write {}", path.display()));
-            Box::new(opened?)
+            Box::new(File::create(path).map_err(gone).with_context(|| unwritten(path))?)
         };
         let (writer, head) = Writer::begin(snap);
-        to.write_all(&head).and_then(|()| to.flush()).map_err(gone)?;
-        Ok(Sink::Capture(writer, to))
+        to.write_all(&head).and_then(|()| to.flush()).map_err(|error| lost(error, path))?;
+        Ok(Sink::Capture(writer, to, path.clone()))
     }
 
     fn take(&mut self, packet: &TracedPacket, out: &mut Output) -> anyhow::Result<()> {
         match self {
             Sink::Lines => out.print(packet, line),
             // Each at once: whoever reads a pipe looks at it live.
-            Sink::Capture(writer, to) => {
-                to.write_all(&writer.packet(packet)).and_then(|()| to.flush()).map_err(gone)
-            }
+            Sink::Capture(writer, to, path) => to
+                .write_all(&writer.packet(packet))
+                .and_then(|()| to.flush())
+                .map_err(|error| lost(error, path)),
         }
+    }
+}
+
+fn unwritten(path: &Path) -> String {
+    format!(
+        "cannot write {}\nhelp: make room, or name another file; --write - goes to standard output",
+        path.display()
+    )
+}
+
+/// A pipe whose reader has what it wanted is no error.
+fn lost(error: std::io::Error, path: &Path) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => gone(error),
+        _ => gone(error).context(unwritten(path)),
     }
 }
 

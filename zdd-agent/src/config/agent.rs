@@ -304,15 +304,23 @@ fn listen(key: &str, text: &str) -> Result<Option<SocketAddr>, Unreadable> {
     Ok(Some(address))
 }
 
-/// A collector's address, or none. In clear only: the one to talk to is on this host, and passes on as it likes.
+/// A collector's address, or none. In clear only: the one to talk to is on this host, and passes on as it likes. An address with a name
+/// and password in it is refused without repeating it: nobody would send them, and status, logs and bundles would have to hide them.
 fn collector(text: &str) -> Result<Option<String>, Unreadable> {
     if text == "off" {
         return Ok(None);
     }
+    if text.contains('@') {
+        return Err(Unreadable(
+            "it has a name or password in it, and those are not sent; write the address of a collector on this host, \
+             \"http://127.0.0.1:4318\", which adds what the next one wants"
+                .to_owned(),
+        ));
+    }
     let uri = text
         .parse::<hyper::Uri>()
         .ok()
-        .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+        .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()));
     match uri {
         Some(_) => Ok(Some(text.to_owned())),
         None => {

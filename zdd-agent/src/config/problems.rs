@@ -54,6 +54,13 @@ impl ConfigErrors {
     }
 }
 
+impl ConfigErrors {
+    /// Where a mistake is: `file:line:column`, or the file alone when it is about all of it.
+    pub fn place(&self, error: &ConfigError) -> String {
+        Place(&self.file, error.line, error.column).to_string()
+    }
+}
+
 impl std::error::Error for ConfigErrors {}
 
 /// Two lines for each mistake: `file:line:column: what`, and `help: ` with the way out.

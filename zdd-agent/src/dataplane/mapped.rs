@@ -5,7 +5,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -91,6 +91,15 @@ impl<T> Mapped<T> {
         (first >> self.shift..=last >> self.shift).for_each(|part| self.ensure(part));
         // SAFETY: within the mapping.
         unsafe { self.start.add(first) }
+    }
+
+    /// Sets a value by a system call, which brings nothing into this process's memory: for one of many that nobody here looks at. A
+    /// packet may meet half of it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn write(&self, index: u32, value: &T) -> io::Result<()> {
+        super::per_cpu::write(self.map.as_fd(), index, value)
     }
 
     #[inline]

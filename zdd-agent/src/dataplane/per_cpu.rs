@@ -76,12 +76,16 @@ pub(super) fn sums(map: BorrowedFd<'_>, count: u32, cpus: usize) -> io::Result<V
 
 /// Sets one value to 0 on all `cpus` CPUs.
 pub(super) fn clear(map: BorrowedFd<'_>, index: u32, cpus: usize) -> io::Result<()> {
-    let zero = vec![Counters::default(); cpus];
+    write(map, index, vec![Counters::default(); cpus].as_slice())
+}
+
+/// Sets one value of an array to `value`, which is as long as the map's values are.
+pub(super) fn write<T: ?Sized>(map: BorrowedFd<'_>, index: u32, value: &T) -> io::Result<()> {
     let mut update = Update {
         map_fd: map.as_raw_fd() as u32,
         pad: 0,
         key: std::ptr::from_ref(&index) as u64,
-        value: zero.as_ptr() as u64,
+        value: std::ptr::from_ref(value).cast::<u8>() as u64,
         flags: 0,
     };
     bpf(BPF_MAP_UPDATE_ELEM, &mut update).map(drop)

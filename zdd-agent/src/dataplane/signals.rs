@@ -6,6 +6,7 @@ use zdd_common::signals::stage::FREE;
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{Event, SignalCounters, SignalFlow};
 
+use super::error::DataplaneError;
 use super::object::Dataplane;
 
 impl Dataplane {
@@ -15,10 +16,15 @@ impl Dataplane {
         unsafe { self.signals.at(id.into()).read_volatile() }
     }
 
-    /// Sets a backend's signals to 0, before its id is used again.
-    pub fn clear_signals(&self, id: BackendId) {
-        // SAFETY: a mapped value, of a backend that no cell names.
-        unsafe { self.signals.at(id.into()).write_volatile(SignalCounters::default()) };
+    /// Sets a backend's signals to 0, before its id is used again. Where no flows are followed nobody looks at them, so they are not
+    /// brought into this process's memory: of 20,000 backends they are 35 MiB.
+    ///
+    /// # Errors
+    /// [`DataplaneError`] when the kernel refuses.
+    pub fn clear_signals(&self, id: BackendId) -> Result<(), DataplaneError> {
+        self.signals
+            .write(id.into(), &SignalCounters::default())
+            .map_err(|error| DataplaneError::kernel("cannot clear signals", error))
     }
 
     /// Secret that chooses which flows are followed.

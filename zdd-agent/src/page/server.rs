@@ -27,11 +27,12 @@ const ACTION_LIMIT: usize = 16 * 1024;
 const JSON: &str = "application/json";
 
 /// The files, as they were when this was built.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("assets/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
     ("/app.js", "text/javascript; charset=utf-8", include_str!("assets/app.js")),
     ("/dom.js", "text/javascript; charset=utf-8", include_str!("assets/dom.js")),
+    ("/find.js", "text/javascript; charset=utf-8", include_str!("assets/find.js")),
     ("/views.js", "text/javascript; charset=utf-8", include_str!("assets/views.js")),
     ("/chart.js", "text/javascript; charset=utf-8", include_str!("assets/chart.js")),
 ];

@@ -238,7 +238,7 @@ impl Reconciler {
         };
         let internal = |error: crate::dataplane::DataplaneError| Refused::internal(error.to_string());
         self.dataplane.clear_backend_counters(id).map_err(internal)?;
-        self.dataplane.clear_signals(id);
+        self.dataplane.clear_signals(id).map_err(internal)?;
         let service = &mut self.services[index];
         service.saved.backends.push(SavedBackend {
             id,

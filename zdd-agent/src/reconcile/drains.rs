@@ -42,7 +42,11 @@ impl Reconciler {
         let has = |index: &usize| {
             let saved = &self.services[*index].saved;
             match target {
-                Target::Version { version, .. } => saved.spec.versions.iter().any(|v| v.name == *version),
+                // Also one that the file has dropped, while somebody is left on it.
+                Target::Version { version, .. } => {
+                    saved.spec.versions.iter().any(|v| v.name == *version)
+                        || saved.backends.iter().any(|b| b.version == *version)
+                }
                 Target::Backend { address, .. } => saved.backends.iter().any(|b| b.address == *address),
             }
         };
@@ -80,11 +84,24 @@ impl Reconciler {
         chosen.map(|backend| backend.id).collect()
     }
 
+    /// Whether the file has dropped a version that somebody is left on: its backends drain each by itself, and are forgotten then.
+    fn dropped(&self, index: usize, version: &str) -> bool {
+        let saved = &self.services[index].saved;
+        saved.spec.versions.iter().all(|v| v.name != version)
+            && saved.backends.iter().any(|b| b.version == version)
+    }
+
     pub(super) fn drain_of(&self, index: usize, target: &Target) -> Option<Drain> {
         let saved = &self.services[index].saved;
         match target {
             Target::Version { version, .. } => {
-                saved.draining.iter().find(|d| d.version == *version).map(|d| d.drain)
+                let own = saved.draining.iter().find(|d| d.version == *version).map(|d| d.drain);
+                let dropped = || {
+                    let drains = saved.backends.iter().filter(|b| b.version == *version).map(|b| b.drain);
+                    // As long as the deadline of one has not passed, the version's has not.
+                    drains.collect::<Option<Vec<Drain>>>()?.into_iter().min_by_key(|drain| drain.passed)
+                };
+                own.or_else(|| self.dropped(index, version).then(dropped).flatten())
             }
             Target::Backend { address, .. } => {
                 saved.backends.iter().find(|b| b.address == *address).and_then(|b| b.drain)
@@ -98,9 +115,15 @@ impl Reconciler {
         deadline: Option<Duration>,
     ) -> Result<DrainReport, Refused> {
         let index = self.resolve(target)?;
+        let named = deadline.is_some();
         let deadline = deadline.or(self.services[index].saved.spec.drain_timeout);
         let before = self.services[index].saved.clone();
         match target {
+            // It drains since the file dropped it; only its deadline can be new.
+            Target::Version { version, .. } if self.dropped(index, version) => {
+                let own = self.services[index].saved.backends.iter_mut().filter(|b| b.version == *version);
+                own.filter(|b| named || b.drain.is_none()).for_each(|b| b.drain = Some(begin(deadline)));
+            }
             Target::Version { version, .. } => self.drain_version(index, version, deadline)?,
             Target::Backend { address, .. } => {
                 self.others_can_take(index, &[*address])?;
@@ -155,6 +178,13 @@ impl Reconciler {
         let index = self.resolve(target)?;
         if self.drain_of(index, target).is_none() {
             return Err(Refused::conflict(format!("{target} does not drain")));
+        }
+        if let Target::Version { version, .. } = target
+            && self.dropped(index, version)
+        {
+            return Err(Refused::conflict(format!(
+                "the file has dropped {target}\nhelp: `zdd apply` of a file that has it takes it back"
+            )));
         }
         let before = self.services[index].saved.clone();
         let saved = &mut self.services[index].saved;

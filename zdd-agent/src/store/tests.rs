@@ -47,6 +47,32 @@ fn what_was_saved_is_loaded_and_the_one_before_is_kept() {
     assert_eq!(store.load::<u32>().unwrap(), Some(2));
 }
 
+/// A kill while it is written leaves a file without a header, or without an end.
+#[test]
+fn a_writing_that_was_not_finished_is_none() {
+    let (dir, store) = saved("unfinished");
+    let before = store.load::<Vec<String>>().unwrap();
+    let news = vec!["7".repeat(100_000)];
+    store.stage(&news).unwrap();
+    let staged = fs::read_dir(&dir.0).unwrap().map(|entry| entry.unwrap().path());
+    let staged = staged.into_iter().find(|path| path.to_string_lossy().contains(".new.")).unwrap();
+    let whole = fs::read(&staged).unwrap();
+    let header = whole.iter().position(|&byte| byte == b'\n').unwrap();
+    assert!(whole[..header].starts_with(b"{\"format\":\"zdd-state\""));
+    for unfinished in [
+        // Nothing of the header is there before all of the body is.
+        [&vec![b' '; header][..], &whole[header..]].concat(),
+        [&vec![b' '; header][..], &whole[header..header + 100]].concat(),
+        // The disk has the header and lost the end of the body.
+        whole[..whole.len() - 1].to_vec(),
+    ] {
+        fs::write(&staged, unfinished).unwrap();
+        assert_eq!(Store::open(&dir.0).unwrap().load::<Vec<String>>().unwrap(), before);
+    }
+    fs::write(&staged, whole).unwrap();
+    assert_eq!(Store::open(&dir.0).unwrap().load::<Vec<String>>().unwrap(), Some(news));
+}
+
 #[test]
 fn every_truncation_is_refused() {
     let (_dir, store) = saved("every-truncation");

@@ -1,4 +1,4 @@
-//! Errors that a script can rely on: exit code, `error:` and `help:` on stderr, nothing on stdout.
+//! Errors that a script can rely on: exit code, `error:` and `help:` on stderr or one JSON object there, nothing on stdout.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zdd_agent::control::Refused;
 
 use crate::answers::{Asked, CONFIG, agreeing, refusing};
-use crate::rig::{Agent, Dir, run};
+use crate::rig::{Agent, Dir, Said, run};
 
 #[tokio::test]
 async fn without_an_agent_every_command_exits_with_4_and_says_the_way_out() {
@@ -250,4 +250,73 @@ async fn a_second_agent_on_the_same_socket_is_refused() {
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
     assert!(said.stderr.contains("error: another agent answers on DIR/zdd.sock\nhelp: "), "{}", said.stderr);
     assert_eq!(agent.run(&["backend", "list"]).await.code, Some(0));
+}
+
+/// Whoever reads standard output as JSON meets results only; what went wrong is one JSON object on standard error.
+#[tokio::test]
+async fn with_json_every_error_is_one_object_on_standard_error() {
+    let told = |said: &Said| -> serde_json::Value {
+        assert_eq!(said.stdout, "", "{}", said.all());
+        assert!(said.stderr.ends_with('\n') && said.stderr.lines().count() == 1, "{}", said.all());
+        let error = serde_json::from_str::<serde_json::Value>(&said.stderr).unwrap()["error"].take();
+        assert_eq!(error["exit"], said.code.unwrap(), "{error}");
+        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
+        assert!(!error["message"].as_str().unwrap().contains("help: "), "{error}");
+        error
+    };
+    let kind = |said: &Said| (told(said)["kind"].as_str().unwrap().to_owned(), said.code.unwrap());
+    let dir = Dir::new();
+    let nowhere = dir.0.join("zdd.sock");
+    insta::assert_snapshot!(run(&dir, &nowhere, &["--json", "status"]).await.all(), @r#"
+    exit 4
+    {"error":{"kind":"unreachable","exit":4,"message":"no agent answers on DIR/zdd.sock: No such file or directory (os error 2)","help":"start one with `zdd agent --config FILE`, or name another socket with --socket PATH or ZDD_SOCKET"}}
+    "#);
+    for command in [&["top", "--json"][..], &["trace", "--json"], &["doctor", "--json", "--config"]] {
+        told(&run(&dir, &nowhere, command).await);
+    }
+    let bundle = dir.0.join("none/bundle.tar.gz");
+    let said = run(&dir, &nowhere, &["support-bundle", bundle.to_str().unwrap(), "--json"]).await;
+    assert_eq!((kind(&said), told(&said)["help"].is_string()), (("failed".to_owned(), 1), true));
+
+    let message = "version v2 of web has no healthy backend\nhelp: repair it, or use --force: its share then goes to v1";
+    let agent = Agent::start(refusing(Refused::refused(message)));
+    insta::assert_snapshot!(agent.run(&["shift", "web", "v2=10%", "--json"]).await.all(), @r#"
+    exit 1
+    {"error":{"kind":"failed_precondition","exit":1,"message":"version v2 of web has no healthy backend","help":"repair it, or use --force: its share then goes to v1"}}
+    "#);
+    let refusals = [
+        (Refused::not_found("x"), "not_found"),
+        (Refused::invalid("x"), "invalid_argument"),
+        (Refused::conflict("x"), "already_exists"),
+        (Refused::internal("x"), "internal"),
+    ];
+    for (refused, word) in refusals {
+        let agent = Agent::start(refusing(refused));
+        assert_eq!(kind(&agent.run(&["rollback", "web", "--json"]).await), (word.to_owned(), 1));
+    }
+    for command in [&["shfit", "--json"][..], &["shift", "web", "v2=101%", "--json"], &["--json"]] {
+        assert_eq!(kind(&agent.run(command).await), ("usage".to_owned(), 2), "{command:?}");
+    }
+    assert_eq!(
+        kind(&agent.run(&["trace", "--reason", "lost", "--json"]).await),
+        ("invalid_argument".to_owned(), 1)
+    );
+
+    let bad = agent.dir.file("bad.toml", &CONFIG.replace("weight = 90", "wieght = 90"));
+    let said = agent.run(&["apply", bad.to_str().unwrap(), "--json"]).await;
+    let error = told(&said);
+    assert_eq!((&error["kind"], &error["file"]), (&"configuration".into(), &"DIR/bad.toml".into()));
+    let mistakes = error["mistakes"].as_array().unwrap();
+    assert_eq!((mistakes.len(), &mistakes[0]["line"]), (2, &11.into()), "{error}");
+    assert!(mistakes.iter().all(|mistake| mistake["help"].is_string()), "{error}");
+    // Asked for, so no error; and not JSON.
+    let help = agent.run(&["shift", "--help", "--json"]).await;
+    assert!(
+        help.code == Some(0) && help.stderr.is_empty() && help.stdout.contains("Usage:"),
+        "{}",
+        help.all()
+    );
+    let file = agent.dir.0.join("leaving");
+    let said = agent.run(&["drain", "--node", "n1", "--if-file", file.to_str().unwrap(), "--json"]).await;
+    assert_eq!(said.all(), "exit 0\n{\"skipped\":\"DIR/leaving is not there: nothing is drained\"}\n");
 }

@@ -1,5 +1,6 @@
 //! `zdd top`: the agent's numbers on a whole screen, and the few things that one does while looking at them.
 
+mod details;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -12,12 +13,13 @@ use futures::StreamExt as _;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Outcome;
 use crate::api::client::{At, Client, ClientError};
 use crate::control::Target;
 use crate::report::Status;
+use crate::rollout::report::RolloutReport;
 use model::{Action, Effect, Key, Model};
 
 /// Between two reports.
@@ -30,6 +32,7 @@ const KEY_PATIENCE: Duration = Duration::from_millis(100);
 /// What happens while the screen is up.
 enum News {
     Report(Box<Status>),
+    Rollout(String, Option<Box<RolloutReport>>),
     Lost(String),
     Pressed(Key),
     Resized,
@@ -60,6 +63,11 @@ pub async fn run(at: &At) -> anyhow::Result<Outcome> {
             "`zdd top` needs a terminal for its input and output\nhelp: use `zdd status --watch` or `zdd status --json` where there is none"
         );
     }
+    if std::env::var_os("TERM").is_some_and(|kind| kind == "dumb") {
+        anyhow::bail!(
+            "`zdd top` cannot draw on a terminal of type dumb\nhelp: use `zdd status --watch`, or set TERM to what the terminal really is"
+        );
+    }
     // Said before the screen is taken: a wrong socket is better told on the command line.
     let mut client = Client::connect_to(at).await?;
     let first = client.status().await?;
@@ -72,9 +80,13 @@ pub async fn run(at: &At) -> anyhow::Result<Outcome> {
     model.report(first, Duration::ZERO);
     let mut screen = Screen::open()?;
     tokio::spawn(follow(at.clone(), news.clone()));
+    let (choose, chosen) = watch::channel(String::new());
+    tokio::spawn(follow_rollout(at.clone(), chosen, news.clone()));
     let keys = news.clone();
     std::thread::spawn(move || read_keys(&keys));
     loop {
+        let chosen = model.chosen().map(|service| service.name.clone()).unwrap_or_default();
+        choose.send_if_modified(|before| std::mem::replace(before, chosen.clone()) != chosen);
         screen.0.draw(|frame| view::draw(&model, frame))?;
         let one = tokio::select! {
             one = arriving.recv() => one,
@@ -86,6 +98,10 @@ pub async fn run(at: &At) -> anyhow::Result<Outcome> {
             None | Some(News::Interrupted) => break,
             Some(News::Report(status)) => {
                 model.report(*status, begin.elapsed());
+                Effect::None
+            }
+            Some(News::Rollout(service, rollout)) => {
+                model.rollout_of(&service, rollout.map(|rollout| *rollout));
                 Effect::None
             }
             Some(News::Lost(why)) => {
@@ -140,6 +156,35 @@ async fn watch(at: &At, news: &mpsc::Sender<News>) -> Result<(), ClientError> {
         }
     }
     Ok(())
+}
+
+/// The rollout of the chosen service, each time another is chosen and once in a while. Of the chosen one alone: a thousand services
+/// would be a thousand questions.
+async fn follow_rollout(at: At, mut chosen: watch::Receiver<String>, news: mpsc::Sender<News>) {
+    loop {
+        let service = chosen.borrow_and_update().clone();
+        if !service.is_empty() {
+            let told = match Client::connect_to(&at).await {
+                Ok(mut client) => client.rollout_status(&service).await,
+                Err(error) => Err(error),
+            };
+            // That nobody answers is told by whoever follows the status.
+            let known = match told {
+                Ok(rollout) => Some(Some(Box::new(rollout))),
+                Err(ClientError::Refused(_)) => Some(None),
+                Err(_) => None,
+            };
+            if let Some(rollout) = known
+                && news.send(News::Rollout(service, rollout)).await.is_err()
+            {
+                return;
+            }
+        }
+        match tokio::time::timeout(INTERVAL, chosen.changed()).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(_)) => return,
+        }
+    }
 }
 
 /// Keys until nobody wants them any more.

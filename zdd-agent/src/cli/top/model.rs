@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::desired::BasisPoints;
-use crate::report::{ServiceStatus, Status, VersionStatus};
+use crate::report::{ServiceStatus, SignalsStatus, Status, TimesStatus, VersionStatus};
+use crate::rollout::report::RolloutReport;
 use crate::text::{parse_percent, percent};
 
 /// Over how many reports rates and the observed split are taken.
 const WINDOW: usize = 10;
-/// How many points the history of new flows has.
+/// How many points the histories of new flows and of times have.
 const HISTORY: usize = 24;
 
 /// A key, as far as it means something here.
@@ -93,6 +94,8 @@ pub enum Row {
 pub struct Model {
     samples: VecDeque<Sample>,
     history: BTreeMap<String, VecDeque<f64>>,
+    /// Of the service that was chosen when it was asked for.
+    rollout: Option<RolloutReport>,
     pub selected: usize,
     pub dialog: Option<Dialog>,
     /// What the last action led to, or why a key did nothing.
@@ -109,7 +112,7 @@ impl Model {
             self.samples.clear();
         }
         self.samples.push_back(Sample { at, status });
-        while self.samples.len() > WINDOW + 1 {
+        while self.samples.len() > HISTORY + 1 {
             self.samples.pop_front();
         }
         let Some(status) = self.status() else { return };
@@ -140,6 +143,25 @@ impl Model {
         }
     }
 
+    /// The rollout of a service, under way or over; `None`: it never had one.
+    pub fn rollout_of(&mut self, service: &str, rollout: Option<RolloutReport>) {
+        if self.chosen().is_some_and(|chosen| chosen.name == service) {
+            self.rollout = rollout;
+        }
+    }
+
+    /// The rollout of the chosen service, as far as it is known.
+    pub fn rollout(&self) -> Option<&RolloutReport> {
+        let chosen = self.chosen()?;
+        self.rollout.as_ref().filter(|rollout| rollout.service == chosen.name)
+    }
+
+    /// The service that is chosen, or whose version is.
+    pub fn chosen(&self) -> Option<&ServiceStatus> {
+        let (Row::Service(at) | Row::Version(at, _)) = *self.rows().get(self.selected)?;
+        self.status()?.services.get(at)
+    }
+
     /// The last report.
     pub fn status(&self) -> Option<&Status> {
         self.samples.back().map(|sample| &sample.status)
@@ -157,10 +179,15 @@ impl Model {
 
     /// Growth of a total per second over the window; 0 while there is one report only, and when it fell.
     pub fn rate(&self, total: impl Fn(&Status) -> u64) -> f64 {
-        match (self.samples.front(), self.samples.back()) {
+        match (self.first(), self.samples.back()) {
             (Some(first), Some(last)) => rate_between(first, last, total),
             _ => 0.0,
         }
+    }
+
+    /// Where the window begins.
+    fn first(&self) -> Option<&Sample> {
+        self.samples.get(self.samples.len().saturating_sub(WINDOW + 1))
     }
 
     fn last_rate(&self, total: impl Fn(&Status) -> u64) -> f64 {
@@ -170,7 +197,7 @@ impl Model {
 
     /// The share of the new flows of the window that a version got; `None` while there were none.
     pub fn observed(&self, of: &ServiceStatus, version: &VersionStatus) -> Option<f64> {
-        let first = service(&self.samples.front()?.status, &of.name)?;
+        let first = service(&self.first()?.status, &of.name)?;
         let grown = |now: &VersionStatus| {
             let before =
                 first.versions.iter().find(|v| v.name == now.name).map_or(now.new_flows, |v| v.new_flows);
@@ -178,6 +205,26 @@ impl Model {
         };
         let all: u64 = of.versions.iter().map(grown).sum();
         (all > 0).then(|| grown(version) as f64 / all as f64)
+    }
+
+    /// The mean of a version's times between each two reports that are kept, oldest first, in seconds; `None` where none was measured.
+    pub fn times(
+        &self,
+        of: &str,
+        version: &str,
+        which: impl Fn(&SignalsStatus) -> &TimesStatus,
+    ) -> Vec<Option<f64>> {
+        let find = |sample: &Sample| {
+            let versions = &service(&sample.status, of)?.versions;
+            let times = which(versions.iter().find(|v| v.name == version)?.signals.as_ref()?);
+            Some((times.count, times.sum_s))
+        };
+        let read: Vec<Option<(u64, f64)>> = self.samples.iter().map(find).collect();
+        let mean = |pair: &[Option<(u64, f64)>]| {
+            let ((before, sum), (now, grown)) = (pair[0]?, pair[1]?);
+            (now > before).then(|| (grown - sum).max(0.0) / (now - before) as f64)
+        };
+        read.windows(2).map(mean).collect()
     }
 
     /// New flows per second of a service, oldest first.

@@ -9,9 +9,10 @@ use super::model::{Action, Dialog, Effect, Key, Model};
 use super::view;
 use crate::desired::{Affinity, Forward};
 use crate::report::{
-    BackendState, BackendStatus, FlowTableStatus, Health, Role, ServiceCounters, ServiceStatus, Status,
-    SynFilterStatus, VersionStatus,
+    BackendState, BackendStatus, FlowTableStatus, Health, Role, ServiceCounters, ServiceStatus,
+    SignalsStatus, Status, SynFilterStatus, TimesStatus, VersionStatus,
 };
+use crate::rollout::report::{AnalysisReport, RolloutReport, StepReport};
 
 fn backend(address: &str, ill: Option<&str>) -> BackendStatus {
     BackendStatus {
@@ -251,4 +252,178 @@ fn totals_that_fall_and_services_that_go_are_no_rate() {
     model.report(Status { services: vec![], ..status(0) }, Duration::from_secs(6));
     assert_eq!((model.selected, model.rows().len()), (0, 0));
     screen(&model, 80, 24);
+}
+
+fn rollout() -> RolloutReport {
+    let step = |what: &str, state: &str| StepReport {
+        what: what.to_owned(),
+        rollback: String::new(),
+        state: state.to_owned(),
+    };
+    let health = AnalysisReport {
+        name: "health".to_owned(),
+        count: 1,
+        proven: 1,
+        failure_limit: 2,
+        last: Some("success (1)".to_owned()),
+        ..serde_json::from_value(serde_json::json!({
+            "name": "", "provider": "builtin", "dry_run": false, "proven": 0, "count": 0, "successes": 0, "failures": 0,
+            "failure_limit": 0, "inconclusive": 0, "inconclusive_limit": 0, "errors_in_row": 0,
+            "consecutive_error_limit": 0, "measuring": false, "last": null
+        }))
+        .unwrap()
+    };
+    RolloutReport {
+        service: "web".to_owned(),
+        id: 3,
+        revision: 9,
+        strategy: "canary".to_owned(),
+        stable: "v1".to_owned(),
+        candidate: "v2".to_owned(),
+        phase: "running".to_owned(),
+        why: None,
+        weight: 0.1,
+        cohorts: vec![],
+        paused: None,
+        gate_closed: true,
+        stopped: None,
+        broke_glass: None,
+        train: None,
+        waits_for: vec!["2m to pass".to_owned()],
+        steps: vec![
+            step("1 % to v2", "done"),
+            step("pause 2m", "done"),
+            step("10 % to v2", "done"),
+            step("pause 2m", "now"),
+            step("50 % to v2", "next"),
+            step("100 % to v2", "next"),
+        ],
+        analyses: vec![health],
+        started_unix_ms: 0,
+        watched_ms: 0,
+        log: vec![],
+    }
+}
+
+/// v1's handshakes take 1 ms longer in each second.
+fn followed(seconds: u64) -> Status {
+    let mut status = status(seconds);
+    let sum_ms: u64 = (0..=seconds).sum();
+    let times = |count: u64, sum_s: f64| TimesStatus { count, sum_s, ..TimesStatus::default() };
+    status.services[0].versions[0].signals = Some(SignalsStatus {
+        one_in: 1,
+        handshake: times(seconds * 10, sum_ms as f64 / 100.0),
+        ..SignalsStatus::default()
+    });
+    status
+}
+
+#[test]
+fn the_chosen_services_rollout_is_a_tree_with_its_handshakes_below() {
+    let mut model = Model::default();
+    for second in 0..5 {
+        model.report(followed(second), Duration::from_secs(second));
+    }
+    model.rollout_of("another", Some(rollout()));
+    assert!(model.rollout().is_none(), "of a service that is not chosen any more");
+    model.rollout_of("web", Some(rollout()));
+    insta::assert_snapshot!(screen(&model, 100, 30), @r"
+    zdd 0.1.0  pid 42  connected
+    flows 60 of 262144 (2 half-open)  syn filter 1.2% full
+      SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
+    > web                  gen 7                                 100     1000    60      ▁████ 20.0/s tu
+        v1                 stable    90.00%   90.00%   90.00%    90.0    900     30      2/2
+        v2                 candidate 10.00%   10.00%   10.00%    10.0    100     30      0/1 10.1.0.3:80
+
+
+
+
+
+
+
+
+
+    ROLLOUT 3 of web: v1 -> v2, canary, running at 10.00%, gate closed
+     ├─ done  1 % to v2
+     ├─ done  pause 2m
+     ├─ done  10 % to v2
+     ├─ NOW   pause 2m
+     │     └─ health: 1 of 1 proven, 0 failures of 2 tolerated; last success (1)
+     │     └─ waits for 2m to pass
+     ├─ next  50 % to v2
+     └─ next  100 % to v2
+    web/v1  handshake 4.00 ms ▃▄▆█   first byte -
+    PACKETS                         /s        TOTAL                                   /s        TOTAL
+    base                           900         3600   pass_not_vip                     0            7
+    new                            100          400
+    web: v2 waits
+    q quit  up/down choose  s shift  d drain  u undrain  r rollback  ? help
+    ");
+    // Where there is little room, the present step stays.
+    let small = screen(&model, 100, 15);
+    assert!(small.contains("ROLLOUT 3 of web") && small.contains("NOW   pause 2m"), "{small}");
+    assert!(small.contains("handshake 4.00 ms"), "{small}");
+}
+
+#[test]
+fn no_size_of_a_terminal_and_no_name_is_too_odd() {
+    let mut model = Model::default();
+    for second in 0..3 {
+        let mut status = followed(second);
+        let more = (0..60).map(|n| {
+            let mut service = status.services[0].clone();
+            service.name = format!("{}{n:02}", "a".repeat(61));
+            service
+        });
+        let more: Vec<_> = more.collect();
+        status.services.extend(more);
+        model.report(status, Duration::from_secs(second));
+    }
+    model.rollout_of("web", Some(rollout()));
+    for (width, height) in
+        [(1, 1), (2, 2), (5, 20), (20, 5), (20, 11), (20, 12), (80, 24), (500, 200), (1000, 3)]
+    {
+        for keys in ["", "?", "vvs12345", "r", "vd"] {
+            let mut model = Model::default();
+            model.report(followed(1), Duration::ZERO);
+            model.rollout_of("web", Some(rollout()));
+            press(&mut model, keys);
+            model.message = (keys.is_empty()).then(|| "x".repeat(400));
+            screen(&model, width, height);
+        }
+        screen(&model, width, height);
+    }
+    // The smallest usable one still shows what is chosen and what is asked.
+    let mut model = self::model();
+    let shown = screen(&model, 20, 5);
+    assert!(shown.contains("> web") && shown.contains("v1") && shown.contains("90.00%"), "{shown}");
+    model.selected = 1;
+    assert!(screen(&model, 20, 5).contains("q quit"), "{}", screen(&model, 20, 5));
+    press(&mut model, "r");
+    model.prospect(&Action::Rollback { service: "web".to_owned() }, "2.00% move".to_owned());
+    let shown = screen(&model, 20, 7);
+    assert!(shown.contains("zdd rollback") && shown.contains("web"), "{shown}");
+    // Long names that differ in their ends can be told apart where there is room.
+    let mut model = Model::default();
+    let mut wide = status(1);
+    let mut other = wide.services[0].clone();
+    wide.services[0].name = "checkout-service-production-eu-1".to_owned();
+    other.name = "checkout-service-production-eu-2".to_owned();
+    wide.services.push(other);
+    model.report(wide, Duration::ZERO);
+    let shown = screen(&model, 140, 20);
+    assert!(shown.contains("production-eu-1") && shown.contains("production-eu-2"), "{shown}");
+}
+
+#[test]
+fn a_rate_is_that_of_the_last_reports_though_more_are_kept() {
+    let mut model = Model::default();
+    for second in 0..15 {
+        model.report(status(0), Duration::from_secs(second));
+    }
+    for second in 0..15 {
+        model.report(status(second), Duration::from_secs(15 + second));
+    }
+    assert_eq!(model.rate(|status| status.reasons["base"]), 900.0);
+    assert_eq!(model.history("web").len(), 24);
 }

@@ -4,8 +4,9 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Clear, Paragraph, Row as TableRow, Table, TableState};
+use ratatui::widgets::{Block, Clear, Paragraph, Row as TableRow, Table, TableState, Wrap};
 
+use super::details;
 use super::model::{Dialog, Model, Row, service};
 use crate::report::{Health, Role, ServiceStatus, Status, VersionStatus};
 
@@ -24,29 +25,38 @@ u  undrain it                             r  roll its service back
 Each asks first, and says what it would move.
 Any key closes this.";
 
-fn bold() -> Style {
+pub(super) fn bold() -> Style {
     Style::new().add_modifier(Modifier::BOLD)
 }
 
-fn coloured(colour: Color) -> Style {
+pub(super) fn coloured(colour: Color) -> Style {
     Style::new().fg(colour)
 }
 
-/// Draws everything.
+/// Lines below which only the tables and one line each above and below them are shown.
+const ROOM: u16 = 12;
+
+/// Draws everything that there is room for.
 pub fn draw(model: &Model, frame: &mut Frame<'_>) {
+    let area = frame.area();
+    let roomy = area.height >= ROOM;
     let reasons = model.status().map_or(0, |status| status.reasons.values().filter(|n| **n > 0).count());
-    let height = (reasons.div_ceil(2) as u16 + 1).min(frame.area().height / 3);
-    let [head, main, counts, foot] = Layout::vertical([
-        Constraint::Length(2),
-        Constraint::Min(3),
-        Constraint::Length(height),
-        Constraint::Length(2),
+    let counted = if roomy { (reasons.div_ceil(2) as u16 + 1).min(area.height / 4) } else { 0 };
+    let details = if roomy { details::lines(model, usize::from(area.height / 3)) } else { Vec::new() };
+    let edge = if roomy { 2 } else { 1 };
+    let [head, main, told, counts, foot] = Layout::vertical([
+        Constraint::Length(edge),
+        Constraint::Min(1),
+        Constraint::Length(details.len() as u16),
+        Constraint::Length(counted),
+        Constraint::Length(edge),
     ])
-    .areas(frame.area());
+    .areas(area);
     frame.render_widget(Paragraph::new(header(model)), head);
     services(model, frame, main);
-    frame.render_widget(Paragraph::new(packets(model, usize::from(height))), counts);
-    frame.render_widget(Paragraph::new(footer(model)), foot);
+    frame.render_widget(Paragraph::new(details), told);
+    frame.render_widget(Paragraph::new(packets(model, usize::from(counted))), counts);
+    frame.render_widget(Paragraph::new(footer(model, roomy)), foot);
     if let Some(dialog) = &model.dialog {
         popup(dialog, frame);
     }
@@ -85,7 +95,7 @@ fn header(model: &Model) -> Vec<Line<'static>> {
     vec![Line::from(first), Line::from(second.unwrap_or_default())]
 }
 
-fn percent(fraction: f64) -> String {
+pub(super) fn percent(fraction: f64) -> String {
     format!("{:.2}%", fraction * 100.0)
 }
 
@@ -100,7 +110,7 @@ fn short(rate: f64) -> String {
 }
 
 /// Bars for the points, the highest as high as a line.
-fn bars(points: &[f64]) -> String {
+pub(super) fn bars(points: &[f64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = points.iter().copied().fold(0.0, f64::max);
     let bar = |point: &f64| match most {
@@ -110,27 +120,45 @@ fn bars(points: &[f64]) -> String {
     points.iter().map(bar).collect()
 }
 
+/// The columns, the narrowest terminal that has room for them, and their widths; the first is as wide as names are, the last takes
+/// what is left.
+const COLUMNS: [(&str, u16, u16); 9] = [
+    ("SERVICE", 0, 0),
+    ("ROLE", 80, 9),
+    ("ASKED", 0, 8),
+    ("TABLE", 56, 8),
+    ("OBSERVED", 56, 9),
+    ("NEW/s", 72, 7),
+    ("PKT/s", 80, 7),
+    ("LIVE", 72, 7),
+    ("HEALTH", 32, 0),
+];
+
 fn services(model: &Model, frame: &mut Frame<'_>, area: Rect) {
-    let heads = ["SERVICE", "ROLE", "ASKED", "TABLE", "OBSERVED", "NEW/s", "PKT/s", "LIVE", "HEALTH"];
-    let widths = [
-        Constraint::Length(20),
-        Constraint::Length(9),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Fill(1),
-    ];
     let Some(status) = model.status() else { return };
-    let rows = model.rows().into_iter().filter_map(|row| match row {
-        Row::Service(at) => Some(service_row(model, status.services.get(at)?)),
-        Row::Version(at, version) => {
-            let service = status.services.get(at)?;
-            Some(version_row(model, service, service.versions.get(version)?))
-        }
+    let shown: Vec<usize> = (0..COLUMNS.len()).filter(|at| area.width >= COLUMNS[*at].1).collect();
+    // Two services must not look alike because their names are cut at the same letter, as far as there is room.
+    let longest = status.services.iter().map(|service| service.name.len()).max().unwrap_or(0) as u16;
+    let most =
+        if area.width < 80 { area.width.saturating_sub(11).clamp(4, 18) } else { (area.width / 4).max(18) };
+    let names = Constraint::Length(longest.clamp(18.min(most), most) + 2);
+    let widths = shown.iter().map(|at| match COLUMNS[*at] {
+        ("SERVICE", ..) => names,
+        ("HEALTH", ..) => Constraint::Fill(1),
+        (_, _, width) => Constraint::Length(width),
     });
+    let rows = model.rows().into_iter().filter_map(|row| {
+        let cells = match row {
+            Row::Service(at) => service_row(model, status.services.get(at)?),
+            Row::Version(at, version) => {
+                let service = status.services.get(at)?;
+                version_row(model, service, service.versions.get(version)?)
+            }
+        };
+        let cells = cells.into_iter().enumerate().filter(|(at, _)| shown.contains(at));
+        Some(TableRow::new(cells.map(|(_, cell)| cell)))
+    });
+    let heads = shown.iter().map(|at| COLUMNS[*at].0);
     let table = Table::new(rows, widths)
         .header(TableRow::new(heads).style(bold()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -139,7 +167,7 @@ fn services(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn service_row<'a>(model: &Model, of: &ServiceStatus) -> TableRow<'a> {
+fn service_row(model: &Model, of: &ServiceStatus) -> [Line<'static>; COLUMNS.len()] {
     let name = of.name.clone();
     let rate = |total: fn(&ServiceStatus) -> u64| {
         short(model.rate(|status| service(status, &name).map_or(0, total)))
@@ -156,7 +184,7 @@ fn service_row<'a>(model: &Model, of: &ServiceStatus) -> TableRow<'a> {
         Some(alarm) => (format!("ALARM: {alarm}"), coloured(Color::Red)),
         None => (format!("{} {settled}", bars(&model.history(&of.name))), Style::new()),
     };
-    TableRow::new([
+    [
         Line::styled(of.name.clone(), bold()),
         Line::from(format!("gen {}", of.generation)),
         Line::from(""),
@@ -166,10 +194,10 @@ fn service_row<'a>(model: &Model, of: &ServiceStatus) -> TableRow<'a> {
         Line::from(rate(|s| s.counters.packets)),
         Line::from(live.to_string()),
         Line::styled(health, style),
-    ])
+    ]
 }
 
-fn version_row<'a>(model: &Model, of: &ServiceStatus, version: &VersionStatus) -> TableRow<'a> {
+fn version_row(model: &Model, of: &ServiceStatus, version: &VersionStatus) -> [Line<'static>; COLUMNS.len()] {
     let (service_name, name) = (of.name.clone(), version.name.clone());
     let rate = |total: fn(&VersionStatus) -> u64| {
         let find = |status: &Status| {
@@ -184,7 +212,7 @@ fn version_row<'a>(model: &Model, of: &ServiceStatus, version: &VersionStatus) -
         Role::Candidate => "candidate",
     };
     let (health, colour) = health(version);
-    TableRow::new([
+    [
         Line::from(format!("  {name}")),
         Line::from(role),
         Line::from(percent(version.asked)),
@@ -194,7 +222,7 @@ fn version_row<'a>(model: &Model, of: &ServiceStatus, version: &VersionStatus) -
         Line::from(rate(|v| v.packets)),
         Line::from(version.flows.to_string()),
         Line::styled(health, coloured(colour)),
-    ])
+    ]
 }
 
 /// How many are healthy, and the last failure of the first that is not.
@@ -236,7 +264,7 @@ fn packets(model: &Model, height: usize) -> Vec<Line<'static>> {
     lines
 }
 
-fn footer(model: &Model) -> Vec<Line<'static>> {
+fn footer(model: &Model, roomy: bool) -> Vec<Line<'static>> {
     let chosen = model.rows().get(model.selected).copied().zip(model.status());
     let note = chosen.and_then(|(row, status)| {
         let (Row::Service(at) | Row::Version(at, _)) = row;
@@ -249,8 +277,10 @@ fn footer(model: &Model) -> Vec<Line<'static>> {
         }
         service.notes.first().map(|note| format!("{}: {note}", service.name))
     });
-    let message = model.message.clone().or(note).unwrap_or_default();
-    vec![Line::from(message), Line::styled(KEYS, Style::new().add_modifier(Modifier::DIM))]
+    let keys = Line::styled(KEYS, Style::new().add_modifier(Modifier::DIM));
+    let message = Line::from(model.message.clone().or(note).unwrap_or_default());
+    // Where there is room for one, what was just said counts more.
+    if roomy || message.width() > 0 { vec![message, keys] } else { vec![keys] }
 }
 
 fn popup(dialog: &Dialog, frame: &mut Frame<'_>) {
@@ -269,11 +299,17 @@ fn popup(dialog: &Dialog, frame: &mut Frame<'_>) {
         Dialog::Help => (" help ", HELP.to_owned()),
     };
     let area = frame.area();
-    let width = text.lines().map(|line| line.chars().count()).max().unwrap_or(0) as u16 + 4;
-    let (width, height) = (width.min(area.width), (text.lines().count() as u16 + 2).min(area.height));
+    let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0) as u16;
+    let width = (longest + 4).min(area.width);
+    let inner = usize::from(width.saturating_sub(4)).max(1);
+    // What is asked must be readable before it is answered: long lines go on below.
+    let wrapped: usize = text.lines().map(|line| line.chars().count().div_ceil(inner).max(1)).sum();
+    // Words are kept whole, which may take one more.
+    let slack = usize::from(wrapped > text.lines().count());
+    let height = ((wrapped + slack) as u16 + 2).min(area.height);
     let place =
         Rect::new(area.x + (area.width - width) / 2, area.y + (area.height - height) / 2, width, height);
     frame.render_widget(Clear, place);
     let block = Block::bordered().title(title).padding(ratatui::widgets::Padding::horizontal(1));
-    frame.render_widget(Paragraph::new(text).block(block), place);
+    frame.render_widget(Paragraph::new(text).block(block).wrap(Wrap { trim: false }), place);
 }

@@ -132,6 +132,11 @@ fn agents() {
     zdd.toml:3:8: `otlp`: `https://collector:4318` is no collector
     help: write "http://127.0.0.1:4318" or "off"
     "#);
+    for address in ["http://me:hush@collector:4318", "https://me:hush@collector:4318", "http://hush@:4318"] {
+        let told = with_agent(&format!("otlp = \"{address}\""));
+        assert!(told.contains("name or password in it") && told.contains("http://127.0.0.1:4318"), "{told}");
+        assert!(!told.contains("hush"), "{told}");
+    }
     insta::assert_snapshot!(with_agent("log = \"xml\""), @r#"
     zdd.toml:3:7: `log`: `xml` is no form of log
     help: write "text" or "json"

@@ -3,6 +3,7 @@
 import { h, show, clock, percent } from "/dom.js";
 import { SPAN } from "/chart.js";
 import { attention, service, host } from "/views.js";
+import { MANY, chosen, index } from "/find.js";
 
 const at = (id) => document.getElementById(id);
 /** A snapshot comes each second; after this long without one, what is shown is old, ms. */
@@ -99,7 +100,14 @@ function draw() {
   show(at("attention-list"), attention(snapshot));
   const rates = ratesOf();
   const width = Math.max(280, Math.floor(at("services").clientWidth) - (innerWidth < 672 ? 26 : 34));
-  show(at("services"), status.services.map((row) => service(row, {
+  const many = status.services.length > MANY;
+  at("find").hidden = !many;
+  const found = many ? chosen(snapshot, at("filter").value, at("notable").checked, location.hash.slice(3)) : null;
+  if (many) {
+    show(at("found"), `${found.listed.length} of ${status.services.length}`);
+    show(at("index"), index(found, rates, colours));
+  }
+  show(at("services"), (many ? found.open : status.services).map((row) => service(row, {
     rates, width, points: points.get(row.name), colours: colours.get(row.name),
     rollout: rollouts.find((rollout) => rollout.service === row.name),
     acts: actions && token() && reached ? acts : null,
@@ -210,5 +218,9 @@ const acts = {
 
 setInterval(draw, 1000);
 addEventListener("resize", draw);
+addEventListener("hashchange", draw);
+at("filter").addEventListener("input", draw);
+at("notable").addEventListener("change", draw);
+at("find").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 draw();
 follow();
