@@ -3,16 +3,121 @@
 #[path = "encap/echo.rs"]
 mod echo;
 
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use echo::{Server, Talk};
-use zdd_tests::rig::{self, Families, Forward, Result, client_address, wait_for};
+use zdd_tests::rig::{self, Families, Forward, Result, VIP, client_address, v4, wait_for};
 use zdd_tests::traffic::Load;
 use zdd_tests::world::status::count;
-use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
+use zdd_tests::world::{ECHO_PORT, LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
 
 fn setup(families: Families) -> Setup {
     Setup { forward: Forward::Snat, families, ..Setup::default() }
+}
+
+/// An echo server over UDP in a namespace.
+struct Echo {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    fn start(ns: &rig::Netns, at: SocketAddr) -> Result<Self> {
+        let socket = ns.enter(|| UdpSocket::bind(at))?.expect("a server's socket");
+        socket.set_read_timeout(Some(LOOK_EVERY)).expect("a timeout");
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !ended.load(Ordering::Relaxed) {
+                // What a router says of an answer is told here, at the next call.
+                let Ok((length, peer)) = socket.recv_from(&mut buffer) else { continue };
+                drop(socket.send_to(&buffer[..length], peer));
+            }
+        });
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+/// A path narrows behind either side of us, and the routers there tell who sent what did not fit: the client, by what it was told about our packet,
+/// and the backend, by what it was told about the VIP's. Then both send fragments, which we lead after their first ones.
+#[test]
+fn routers_on_either_side_tell_client_and_backend_of_a_narrower_path() -> Result<()> {
+    let mut world = World::without_servers(Setup {
+        udp: "now",
+        v2: vec![],
+        health: None,
+        echo_health: None,
+        ..setup(Families::V4)
+    })?;
+    for role in ["x", "y"] {
+        world.rig.add_namespace(role)?;
+    }
+    let rig = &world.rig;
+    for (router, near, far, net, mtu) in
+        [("b4", "bx", "x", "10.91.0", 1200), ("c", "cy", "y", "10.92.0", 1000)]
+    {
+        let dev = format!("{far}0");
+        rig.wire((router, near), (far, &dev))?;
+        rig.ns(router).sysctl("net/ipv4/ip_forward", "1")?;
+        rig.ns(router)
+            .ip_batch(&[format!("addr add {net}.1/30 dev {near}"), format!("link set {near} mtu {mtu}")])?;
+        rig.ns(far).ip_batch(&[
+            format!("addr add {net}.2/30 dev {dev}"),
+            format!("link set {dev} mtu {mtu}"),
+            format!("route add default via {net}.1"),
+        ])?;
+    }
+    rig.ns("lb").ip_batch(&[
+        "route add 10.91.0.0/30 via 10.81.4.2".into(),
+        "route add 10.92.0.0/30 via 10.80.0.2".into(),
+    ])?;
+    let _echo = Echo::start(rig.ns("x"), v4(Ipv4Addr::UNSPECIFIED, ECHO_PORT))?;
+    world.start_agent()?;
+    world.zdd().run(&["backend", "add", "echo", "v2", &format!("10.91.0.2:{ECHO_PORT}")])?;
+    world.zdd().run(&["shift", "echo", "v2=100%"])?;
+    // What c asks does not fit on its way to x; what x answers y, not on its way to y, who asks in fragments.
+    for (role, size) in [("c", 1400), ("y", 1100)] {
+        let asked: Vec<u8> = (0..size).map(|n| ((n * 31) >> 3) as u8).collect();
+        let open = || {
+            let socket = UdpSocket::bind(v4(Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.connect(v4(VIP, ECHO_PORT))?;
+            socket.set_read_timeout(Some(LOOK_EVERY))?;
+            std::io::Result::Ok(socket)
+        };
+        let socket = world.rig.ns(role).enter(open)?.expect("a client's socket");
+        let mut answer = vec![0; 65_536];
+        wait_for("an echo over the narrow paths", PATIENCE, LOOK_EVERY, || {
+            // What was told about an earlier datagram is an error of this one.
+            drop(socket.send(&asked));
+            let heard = socket.recv(&mut answer).ok();
+            Ok::<_, rig::Error>(heard.filter(|length| answer[..*length] == asked).map(drop))
+        })?;
+    }
+    let way = world.rig.ns("c").run(&["ip", "route", "get", &VIP.to_string()])?;
+    assert!(way.contains("mtu 1200"), "the client was told: {way}");
+    let way = world.rig.ns("x").run(&["ip", "route", "get", &rig::SNAT_SOURCE.to_string()])?;
+    assert!(way.contains("mtu 1000"), "the backend was told: {way}");
+    let status = world.status()?;
+    let reasons = &status["reasons"];
+    for reason in ["fragment", "icmp_error"] {
+        assert!(count(reasons, &format!("/{reason}")) > 0, "{reason}: {reasons}");
+    }
+    for reason in ["drop_fragment_early", "pass_no_mapping", "drop_no_port"] {
+        assert_eq!(count(reasons, &format!("/{reason}")), 0, "{reason}: {reasons}");
+    }
+    Ok(())
 }
 
 /// Shift, rollback, drain, and an agent that is killed, under connections that must not notice.

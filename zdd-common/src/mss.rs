@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use crate::checksum::Delta;
 use crate::frame::Frame;
-use crate::packet::{Packet, TCP_CHECKSUM, ipv4, ipv6};
+use crate::packet::{L3, Packet, TCP_CHECKSUM, ipv4, ipv6};
 
 /// Offset of the data offset in a TCP header.
 const WORDS: usize = 12;
@@ -53,7 +53,7 @@ pub fn fit<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn clamp<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, most: u32) {
     let l4 = packet.l4 as usize;
-    let at = find(frame, l4);
+    let at = find(frame, packet);
     if at == NOWHERE {
         return;
     }
@@ -70,11 +70,16 @@ const NOWHERE: usize = 0;
 /// The last place at which the option fits into the longest header.
 const LAST: usize = 60 - MSS_LENGTH as usize;
 
-/// Offset of the first MSS option in the TCP header at `l4`.
+/// Offset of the first MSS option in the packet's TCP header.
 #[inline(always)]
-fn find<F: Frame + ?Sized>(frame: &F, l4: usize) -> usize {
+fn find<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> usize {
+    let l4 = packet.l4 as usize;
     let Some(words) = frame.read::<u8>(l4 + WORDS) else { return NOWHERE };
     let end = ((words >> 4) as usize) * 4;
+    // A header that goes on behind the packet, into Ethernet's padding: what stands there is under no checksum.
+    if l4 + end > L3 + packet.ip_length as usize {
+        return NOWHERE;
+    }
     let mut at = HEADER;
     // Each step takes a byte at least.
     for _ in HEADER..=LAST {

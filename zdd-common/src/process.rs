@@ -451,7 +451,7 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         work.next = Next::Encapsulate;
         return;
     }
-    if backend.mode == Mode::Snat as u16 || backend.mode == Mode::Nat as u16 && work.end.mapped != 0 {
+    if maps(&backend, &work.end) {
         work.next = Next::MapOut;
         return;
     }
@@ -546,6 +546,12 @@ fn fit_answer<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, packe
     {
         mss::fit(frame, packet, port.mtu);
     }
+}
+
+/// Whether what goes to a backend by a VIP gets a port of ours.
+#[inline(always)]
+pub(crate) fn maps(backend: &Backend, vip: &EndEntry) -> bool {
+    backend.mode == Mode::Snat as u16 || backend.mode == Mode::Nat as u16 && vip.mapped != 0
 }
 
 #[inline(always)]

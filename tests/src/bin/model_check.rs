@@ -142,7 +142,7 @@ impl Told for snat::config::Config {
     }
 
     fn exception(&self) -> Option<&'static str> {
-        None
+        self.exception
     }
 
     fn words(violation: &Self::Violation) -> String {

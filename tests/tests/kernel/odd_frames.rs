@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{
     Ethernet2Header, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpNumber, Ipv4Header,
     Ipv6FragmentHeader, Ipv6Header, SingleVlanHeader, VlanId,
@@ -153,4 +154,39 @@ impl Error {
         frame.extend_from_slice(&self.quote);
         frame
     }
+}
+
+/// The error by which `src` tells the sender `dst` of an untagged frame about `mtu`.
+pub fn told(frame: &[u8], src: IpAddr, dst: IpAddr, mtu: u32) -> Vec<u8> {
+    let mut out = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let quote = &frame[L3..L3 + 544];
+            let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu as u16 };
+            let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), quote);
+            let mut ip =
+                Ipv4Header::new(8 + 544, 64, IpNumber::ICMP, src.octets(), dst.octets()).expect("it fits");
+            ip.dscp = 48.try_into().expect("six bits");
+            ip.dont_fragment = true;
+            ip.header_checksum = ip.calc_header_checksum();
+            out.extend([&ip.to_bytes()[..], &icmp.to_bytes()[..], quote].concat());
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let quote = &frame[L3..L3 + 1232];
+            let kind = Icmpv6Type::PacketTooBig { mtu };
+            let icmp = Icmpv6Header::with_checksum(kind, src.octets(), dst.octets(), quote).expect("it fits");
+            let ip = Ipv6Header {
+                traffic_class: 0xc0,
+                payload_length: 8 + 1232,
+                next_header: IpNumber::IPV6_ICMP,
+                hop_limit: 64,
+                source: src.octets(),
+                destination: dst.octets(),
+                ..Ipv6Header::default()
+            };
+            out.extend([&ip.to_bytes()[..], &icmp.to_bytes()[..], quote].concat());
+        }
+        families => panic!("one family: {families:?}"),
+    }
+    out
 }

@@ -38,7 +38,7 @@ wire!(DatagramKey, 40, { src: Addr, dst: Addr, id: u32, proto: u8, zero: [u8; 3]
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Trail {
-    /// [`Trail::BACKEND`], [`Trail::REPLY`] or [`Trail::PASSED`].
+    /// [`Trail::BACKEND`] and so on.
     pub to: u16,
     /// The service.
     pub service: u16,
@@ -68,6 +68,8 @@ impl Trail {
     pub const PASSED: u16 = 3;
     /// From a `snat` backend to a port of ours.
     pub const MAPPED: u16 = 4;
+    /// To a backend that needs a port of ours, and got none: as good as no trail. The program that maps writes another over it.
+    pub const UNMAPPED: u16 = 5;
 }
 
 #[inline(always)]
@@ -91,7 +93,7 @@ pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
     // A service that was never committed has no backend to follow to: the first fragment passes.
     let passes = odd.work.steered.reason as u32 == Reason::PassNoService as u32;
     let (to, port) = match odd.work.next {
-        Next::Steer if !passes => (Trail::BACKEND, 0),
+        Next::Steer if !passes => (to_backend(tables, odd), 0),
         Next::Reply => (Trail::REPLY, odd.work.packet.src_port),
         _ if is_vip_address(tables, odd.work.packet.dst) => (Trail::PASSED, 0),
         _ => return super::done(),
@@ -108,6 +110,15 @@ pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
     };
     tables.leave_trail(&key(odd), &trail);
     super::done()
+}
+
+/// What a first fragment for a VIP leaves for now.
+#[inline(always)]
+fn to_backend<T: Tables>(tables: &mut T, odd: &Odd) -> u16 {
+    match tables.backend(odd.work.steered.backend) {
+        Some(backend) if process::maps(&backend, &odd.work.end) => Trail::UNMAPPED,
+        _ => Trail::BACKEND,
+    }
 }
 
 /// Finds out where a later fragment goes.

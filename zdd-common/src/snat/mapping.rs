@@ -251,9 +251,9 @@ pub fn sweep(mapping: Mapping, times: &Timeouts, scarce: bool, now: u64) -> Fate
         return if silent(times.grace) { Fate::Free } else { Fate::Keep };
     }
     let life = match (mapping.udp(), mapping.established()) {
-        (true, true) => times.udp_idle,
-        (true, false) if scarce => times.udp_idle.min(times.scarce),
-        (true, false) => times.udp_idle,
+        // Once answered it is a flow, though its client has said no more: it may only listen.
+        (true, _) if scarce && !mapping.has_answer() => times.udp_idle.min(times.scarce),
+        (true, _) => times.udp_idle,
         (false, _) if mapping.finished() => times.time_wait,
         (false, true) => times.idle,
         (false, false) if scarce => times.scarce,
@@ -336,6 +336,8 @@ mod tests {
         assert!(matches!(fate(Mapping::new(5, false, 1, at(0))), Fate::Over(_)));
         assert!(matches!(fate(Mapping::new(5, true, 1, at(0))), Fate::Over(_)));
         assert_eq!(fate(handshake()), Fate::Keep);
+        // A client that asked once, and only listens.
+        assert_eq!(fate(Mapping::new(5, true, 1, at(0)).datagram(true, at(0))), Fate::Keep);
         assert_eq!(
             fate(Mapping::new(5, true, 1, at(0)).datagram(true, at(0)).datagram(false, at(0))),
             Fate::Keep

@@ -82,6 +82,8 @@ pub struct Budget {
     pub wipes: u8,
     /// Removals of backend 1.
     pub removals: u8,
+    /// Times that routers bring a connection's next packets to the other node.
+    pub reroutes: u8,
 }
 
 /// A rule taken out.
@@ -99,6 +101,8 @@ pub enum Without {
     Near,
     /// Half-open mappings live shorter than a handshake.
     HalfLife,
+    /// Mappings of UDP end sooner than the flow that was answered.
+    UdpIdle,
 }
 
 /// Every rule that can be taken out, with its name on the command line and the world that shows it.
@@ -109,6 +113,7 @@ pub const RULES: &[(&str, Without, &str)] = &[
     ("snat-rival", Without::Rival, "snat-race"),
     ("snat-near", Without::Near, "snat-forged"),
     ("snat-half-life", Without::HalfLife, "snat-one"),
+    ("snat-udp-idle", Without::UdpIdle, "snat-udp"),
 ];
 
 /// A rule by its name on the command line.
@@ -123,6 +128,12 @@ pub struct Config {
     pub name: &'static str,
     /// What it is for, one line.
     pub about: &'static str,
+    /// UDP instead of TCP: a flow is promised something once it was answered, and ends by silence.
+    pub udp: bool,
+    /// Balancer nodes, 1 or 2. Each of two gives out one of two ports.
+    pub nodes: u8,
+    /// Whether nothing is promised to a connection that comes to the other node: exception (d).
+    pub moved_is_lost: bool,
     /// Ports that may be given out, 1 or 2, in buckets whose other ports are taken.
     pub ports: u8,
     /// Connections.
@@ -147,6 +158,8 @@ pub struct Config {
     pub budget: Budget,
     /// Clock.
     pub clock: Clock,
+    /// A documented exception that this world exists to show: it is expected to break.
+    pub exception: Option<&'static str>,
     /// The rule taken out, if any.
     pub without: Option<Without>,
 }
@@ -157,6 +170,9 @@ impl Config {
         Self {
             name,
             about,
+            udp: false,
+            nodes: 1,
+            moved_is_lost: true,
             ports: 1,
             conns: vec![Conn { tuple: 0, isn: ISN, backend: 1 }],
             flight: 0,
@@ -169,6 +185,7 @@ impl Config {
             forgeries: Vec::new(),
             budget: Budget::default(),
             clock: Clock::SHORT,
+            exception: None,
             without: None,
         }
     }

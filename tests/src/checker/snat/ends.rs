@@ -41,13 +41,21 @@ pub enum Note {
     Removed,
     /// A new connection waits: every port is taken, or another CPU is about to give it one.
     NoPort,
+    /// Routers brought a connection to another node.
+    Rerouted,
     /// A port was given out whose last owner went without a word: its backend still thinks that it lives.
     Orphan,
 }
 
 /// Names of [`Note`]s, by number.
-pub const NOTES: [&str; 5] =
-    ["silent too long", "wiped", "backend removed", "no port: waits", "port of one gone silently"];
+pub const NOTES: [&str; 6] = [
+    "silent too long",
+    "wiped",
+    "backend removed",
+    "no port: waits",
+    "came to another node",
+    "port of one gone silently",
+];
 
 /// The outcome of one step.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,15 +98,16 @@ pub fn arrive(
         let flow = &mut state.flows[usize::from(packet.conn)];
         let at_home = |port: u8| ran == Ran::Out(backend_of(config, packet), port);
         if flow.promised() {
-            // A copy of its SYN may find another CPU at work on the mapping, and be dropped.
-            let copy = packet.kind == Kind::Syn && ran == Ran::Not(Reason::DropNoPort) && !alone;
+            // A copy of its SYN, or a datagram, may find another CPU at work on the mapping, and be dropped.
+            let may_be_lost = packet.kind == Kind::Syn || config.udp;
+            let copy = may_be_lost && ran == Ran::Not(Reason::DropNoPort) && !alone;
             if !at_home(flow.port) && !copy {
                 outcome.broke(Violation::Moved(packet.conn, ran));
             }
             flow.confirmed |= packet.kind != Kind::Syn;
         } else if ran == Ran::Not(Reason::DropNoPort) {
             outcome.note(Note::NoPort);
-            if packet.kind == Kind::Syn && alone && free {
+            if (packet.kind == Kind::Syn || config.udp) && alone && free {
                 outcome.broke(Violation::Refused(packet.conn));
             }
         }
@@ -114,7 +123,7 @@ pub fn arrive(
 /// Whether a socket's connection is one that somebody still counts on.
 fn counts(state: &State, sock: &Sock) -> bool {
     let flow = &state.flows[usize::from(sock.conn)];
-    flow.promised() || flow.phase == Phase::Syn
+    flow.promised() || flow.phase == Phase::Syn && !flow.lost
 }
 
 fn to_backend(
@@ -142,6 +151,10 @@ fn to_backend(
         return;
     }
     let sock = &mut state.socks[usize::from(backend) - 1][usize::from(port)];
+    if config.udp {
+        *sock = Sock { stage: Stage::Established, conn: packet.conn, age: 0 };
+        return;
+    }
     if packet.kind == Kind::Syn {
         if sock.stage == Stage::None || other {
             *sock = Sock { stage: Stage::Received, conn: packet.conn, age: 0 };
@@ -181,15 +194,16 @@ fn to_client(config: &Config, state: &mut State, packet: &Packet, ran: Ran, outc
     let flow = &mut state.flows[usize::from(id)];
     let home = config.conns[usize::from(id)].tuple;
     match ran {
-        Ran::Back(tuple) if tuple == home => take(flow, packet),
+        Ran::Back(tuple) if tuple == home => take(config, flow, packet),
         // It goes on speaking to a port that was taken from it: its peer has long been silent, or does not answer its FIN.
         Ran::Back(_) if !flow.promised() && (flow.released || !packet.owned) => outcome.note(Note::Orphan),
         Ran::Back(_) => outcome.broke(Violation::Misdelivered(id)),
         _ => {
             // Its handshake has come as far as the backend, which answers within its time.
             let begins = flow.phase == Phase::Syn
+                && !flow.lost
                 && flow.age <= config.clock.handshake
-                && packet.kind == Kind::SynAck
+                && (packet.kind == Kind::SynAck || config.udp)
                 && packet.age == 0;
             if flow.promised() || begins {
                 outcome.broke(Violation::Lost(id));
@@ -199,12 +213,17 @@ fn to_client(config: &Config, state: &mut State, packet: &Packet, ran: Ran, outc
 }
 
 /// The client takes what its backend sent.
-fn take(flow: &mut Flow, packet: &Packet) {
+fn take(config: &Config, flow: &mut Flow, packet: &Packet) {
     flow.age = flow.age.min(packet.age);
     match (packet.kind, flow.phase) {
         (Kind::SynAck, Phase::Syn) => {
             flow.phase = Phase::Est;
             flow.port = packet.port;
+        }
+        (Kind::Data, Phase::Syn) if config.udp => {
+            flow.phase = Phase::Est;
+            flow.port = packet.port;
+            flow.confirmed = true;
         }
         (Kind::BackRst, Phase::Syn | Phase::Est | Phase::Fin) => flow.phase = Phase::Gone,
         (Kind::BackFin, Phase::Fin) => flow.phase = Phase::Gone,
@@ -233,7 +252,8 @@ pub fn check(config: &Config, state: &State) -> Option<Violation> {
         let same = |other: &[u64; 7]| {
             other[0] != 0 && other[1..2] == way[1..2] && word(other).backend() == of.backend()
         };
-        if ways[..number].iter().any(same) {
+        // Of two nodes, either may have given it one.
+        if config.nodes == 1 && ways[..number].iter().any(same) {
             return Some(Violation::Twice);
         }
     }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
 use zdd_common::hash::HashKey;
 use zdd_common::model::Model;
-use zdd_common::net::{Addr, End, TCP};
+use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::process::{Verdict, process};
 use zdd_common::reason::Reason;
 use zdd_common::snat::mapping::{Bucket, Mapping};
@@ -66,7 +66,9 @@ fn tables() -> Model<Traced> {
     let service = Service { groups: 1, per_group: 1, affinity: Affinity::Flow as u32, ..Service::default() };
     model.services.insert(1, Service { commit: Commit::new(0, 1).0, ..service });
     let vip = EndEntry { kind: EndKind::Vip as u16, service: 1, id: 9, ..EndEntry::default() };
-    model.ends.insert(End::new(Addr::v4(VIP.0), VIP.1.to_be(), TCP), vip);
+    for proto in [TCP, UDP] {
+        model.ends.insert(End::new(Addr::v4(VIP.0), VIP.1.to_be(), proto), vip);
+    }
     for id in 1..=BACKENDS as u16 {
         let addr = Addr::v4(backend(id as u8));
         let next_hop = NextHop::new([3; 6], 1).0;
@@ -74,7 +76,9 @@ fn tables() -> Model<Traced> {
         let port = BACKEND_PORT.to_be();
         model.backends.insert(id, Backend { addr, next_hop, port, mode, ..Backend::default() });
         let entry = EndEntry { kind: EndKind::SnatBackend as u16, service: 1, id, ..EndEntry::default() };
-        model.ends.insert(End::new(addr, port, TCP), entry);
+        for proto in [TCP, UDP] {
+            model.ends.insert(End::new(addr, port, proto), entry);
+        }
     }
     let route = Route { ifindex: 8, src_mac: [4; 6], dst_mac: [5; 6], fits: 0 };
     model.routes.insert(Addr::v4(CLIENT), route);
@@ -85,11 +89,21 @@ thread_local! {
     static TABLES: RefCell<Model<Traced>> = RefCell::new(tables());
 }
 
-fn lay(config: &Config, ways: &[Way; PORTS]) -> Vec<Bucket> {
+/// The ports that the node to which a packet comes gives out.
+fn open(config: &Config, packet: &Packet) -> [Option<(usize, usize)>; PORTS] {
+    let mut open = [None; PORTS];
+    for (number, (to, at)) in open.iter_mut().zip(OPEN).enumerate().take(config.ports.into()) {
+        *to = (config.nodes == 1 || usize::from(packet.port) == number).then_some(at);
+    }
+    open
+}
+
+fn lay(open: &[Option<(usize, usize)>; PORTS], ways: &[Way; PORTS]) -> Vec<Bucket> {
     // Somebody else's, of a backend that nobody here knows.
     let taken = Mapping::new(63, false, 0xdead, Tick(1)).0;
     let mut table = vec![Bucket { words: [taken; 8], ..Bucket::default() }; 2];
-    for (way, (bucket, at)) in ways.iter().zip(OPEN).take(config.ports.into()) {
+    for (way, at) in ways.iter().zip(open) {
+        let Some((bucket, at)) = *at else { continue };
         let bucket = &mut table[bucket];
         [bucket.words[at], bucket.ports[at], bucket.reached[at]] = [way[0], way[1], way[2]];
         bucket.clients[at] = Addr { hi: way[3], lo: way[4] };
@@ -98,8 +112,9 @@ fn lay(config: &Config, ways: &[Way; PORTS]) -> Vec<Bucket> {
     table
 }
 
-fn take(config: &Config, table: &[Bucket], ways: &mut [Way; PORTS]) {
-    for (way, (bucket, at)) in ways.iter_mut().zip(OPEN).take(config.ports.into()) {
+fn take(open: &[Option<(usize, usize)>; PORTS], table: &[Bucket], ways: &mut [Way; PORTS]) {
+    for (way, at) in ways.iter_mut().zip(open) {
+        let Some((bucket, at)) = *at else { continue };
         let of = &table[bucket];
         let (client, vip) = (of.clients[at], of.vips[at]);
         *way = [of.words[at], of.ports[at], of.reached[at], client.hi, client.lo, vip.hi, vip.lo];
@@ -152,11 +167,16 @@ fn frame(config: &Config, packet: &Packet) -> Vec<u8> {
         _ => packet.seq,
     };
     let mut bytes = vec![2; 12];
-    bytes.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, TCP, 0, 0]);
+    let (length, proto) = if config.udp { (28, UDP) } else { (40, TCP) };
+    bytes.extend([8, 0, 0x45, 0, 0, length, 0, 0, 0x40, 0, 64, proto, 0, 0]);
     bytes.extend(src.0);
     bytes.extend(dst.0);
     bytes.extend(src.1.to_be_bytes());
     bytes.extend(dst.1.to_be_bytes());
+    if config.udp {
+        bytes.extend([0, 8, 0, 0]);
+        return bytes;
+    }
     bytes.extend(seq.to_be_bytes());
     bytes.extend([0, 0, 0, 1, 5 << 4, flags, 16, 0, 0, 0, 0, 0]);
     bytes
@@ -180,13 +200,12 @@ pub fn run(config: &Config, ways: &mut [Way; PORTS], packet: &Packet, mid: Optio
     TABLES.with_borrow_mut(|model| {
         model.now_ns = at(if mid.is_some() { packet.age } else { 0 });
         model.cells = vec![Cell::settled(backend_of(config, packet).into())];
-        model.mappings = lay(config, ways);
+        let open = open(config, packet);
+        model.mappings = lay(&open, ways);
         let mut bytes = frame(config, packet);
         let (verdict, whole) = match mid {
             None => (process(&mut bytes, model), true),
             Some(mid) => {
-                let mut open = [None; PORTS];
-                open.iter_mut().zip(OPEN).take(config.ports.into()).for_each(|(to, at)| *to = Some(at));
                 let rivals_unseen = config.is_without(Without::Rival);
                 let script = Script::new(mid, model.mappings.as_ptr(), open, rivals_unseen);
                 let (verdict, told, whole) = script.follow(|| process(&mut bytes, model));
@@ -194,7 +213,7 @@ pub fn run(config: &Config, ways: &mut [Way; PORTS], packet: &Packet, mid: Optio
                 (verdict, whole)
             }
         };
-        take(config, &model.mappings, ways);
+        take(&open, &model.mappings, ways);
         match verdict {
             _ if !whole => Ran::Inside,
             Verdict::Redirect(..) => {

@@ -31,6 +31,7 @@ fn event(config: &Config, event: &Event) -> String {
         Event::SweepAct(port) => format!("sweep acts: port {port}"),
         Event::Wipe => "the table is lost".into(),
         Event::Remove => "backend 1 is removed".into(),
+        Event::Reroute(conn) => format!("routers bring c{} to the other node", conn + 1),
     }
 }
 

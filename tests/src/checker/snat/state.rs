@@ -95,6 +95,10 @@ pub struct Flow {
     pub got_fin: bool,
     /// A packet of the client's after the handshake has passed.
     pub confirmed: bool,
+    /// Routers brought it to another node, which knows nothing of it: nothing is promised any more, though it goes on.
+    pub lost: bool,
+    /// The node that its packets come to.
+    pub node: u8,
     /// Nothing is promised any more: silent for too long, gone without a word, its mapping lost in a wipe, its backend removed.
     pub released: bool,
     /// The port that it has at its backend.
@@ -106,7 +110,7 @@ pub struct Flow {
 impl Flow {
     /// Whether the promise holds for it.
     pub fn promised(&self) -> bool {
-        matches!(self.phase, Phase::Est | Phase::Fin)
+        matches!(self.phase, Phase::Est | Phase::Fin) && !self.lost
     }
 }
 
@@ -149,7 +153,7 @@ pub struct Packet {
     pub kind: Kind,
     /// Its connection; [`NEVER`] if it is forged, in the first client's name.
     pub conn: u8,
-    /// Of a backend's: the port of ours that it is for.
+    /// Of a backend's: the port of ours that it is for. Of a client's: the node that it comes to.
     pub port: u8,
     /// Its sequence number.
     pub seq: u32,
@@ -318,7 +322,11 @@ impl State {
             add(u64::from_le_bytes([sock.stage as u8, sock.conn, sock.age, 1, 0, 0, 0, 0]));
         }
         for flow in &self.flows {
-            let flags = u8::from(flow.got_fin) | u8::from(flow.confirmed) << 1 | u8::from(flow.released) << 2;
+            let flags = u8::from(flow.got_fin)
+                | u8::from(flow.confirmed) << 1
+                | u8::from(flow.released) << 2
+                | u8::from(flow.lost) << 3
+                | flow.node << 4;
             add(u64::from_le_bytes([flow.phase as u8, flags, flow.port, flow.age, 2, 0, 0, 0]));
         }
         let mut packet = |p: &Packet| {
@@ -344,7 +352,8 @@ impl State {
         add(self.sweep.old);
         add(self.sweep.new);
         let left = &self.left;
-        add(u64::from_le_bytes([left.forged, left.wipes, left.removals, self.removed.into(), 4, 0, 0, 0]));
+        let (removed, reroutes) = (self.removed.into(), left.reroutes);
+        add(u64::from_le_bytes([left.forged, left.wipes, left.removals, removed, 4, reroutes, 0, 0]));
         hash
     }
 }

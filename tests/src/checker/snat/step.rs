@@ -35,6 +35,8 @@ pub enum Event {
     Wipe,
     /// Backend 1 is removed.
     Remove,
+    /// Routers bring a connection's next packets to the other node.
+    Reroute(u8),
 }
 
 /// A possible next state.
@@ -131,7 +133,11 @@ impl Steps<'_> {
         let packet = Packet { age: 0, ..packet };
         self.simple(event, |state, outcome| {
             prepare(state);
-            let free = state.ways[..usize::from(config.ports)].iter().any(|way| way[0] == 0);
+            let ways = &state.ways[..usize::from(config.ports)];
+            let free = match config.nodes {
+                1 => ways.iter().any(|way| way[0] == 0),
+                _ => ways[usize::from(packet.port)][0] == 0,
+            };
             let alone = state.quiet();
             forge_reached(config, state, &packet);
             let ran = run(config, &mut state.ways, &packet, None);
@@ -167,25 +173,28 @@ impl Steps<'_> {
     fn client(&mut self, number: usize) {
         let (config, flow, conn) = (self.config, self.from.flows[number], self.config.conns[number]);
         let id = number as u8;
-        let packet = |kind, seq| Packet { kind, conn: id, seq, ..Packet::default() };
+        let packet = |kind, seq| Packet { kind, conn: id, seq, port: flow.node, ..Packet::default() };
+        let first = if config.udp { Kind::Ack } else { Kind::Syn };
         let next = conn.isn.wrapping_add(1);
         match flow.phase {
             Phase::Unborn => {
                 let earlier = self.from.flows[..number].iter().zip(&config.conns);
                 let waits = earlier.into_iter().any(|(f, c)| c.tuple == conn.tuple && f.phase != Phase::Gone);
                 if !waits && !(self.from.removed && conn.backend == 1) {
-                    self.send(packet(Kind::Syn, conn.isn), |state| {
+                    self.send(packet(first, conn.isn), |state| {
                         state.flows[number].phase = Phase::Syn;
                         state.flows[number].age = NEVER;
                     });
                 }
             }
             Phase::Syn => {
-                self.send(packet(Kind::Syn, conn.isn), |_| {});
+                self.send(packet(first, conn.isn), |_| {});
                 self.leave(number);
+                self.reroute(number);
             }
             Phase::Est => {
                 self.send(packet(Kind::Ack, next), |_| {});
+                self.reroute(number);
                 if config.fin {
                     self.send(packet(Kind::Fin, next), |_| {});
                     self.closes(number);
@@ -234,6 +243,19 @@ impl Steps<'_> {
             self.simple(Event::Leave(number as u8), |state, _| {
                 state.flows[number].phase = Phase::Gone;
                 state.flows[number].released = true;
+                true
+            });
+        }
+    }
+
+    fn reroute(&mut self, number: usize) {
+        let lost = self.config.moved_is_lost;
+        if self.from.left.reroutes > 0 {
+            self.simple(Event::Reroute(number as u8), |state, outcome| {
+                state.left.reroutes -= 1;
+                state.flows[number].node ^= 1;
+                state.flows[number].lost |= lost;
+                outcome.note(Note::Rerouted);
                 true
             });
         }
@@ -380,11 +402,11 @@ fn look(config: &Config, state: &State, port: u8) -> Option<Pending> {
     let used = state.ways[..usize::from(config.ports)].iter().filter(|way| way[0] != 0).count();
     let scarce = config.pressure && used * 2 > config.ports.into();
     let gone = state.removed && of.backend() == 1 && of.is(MappingState::Live);
-    let fate = if gone {
-        mapping::over(of, at(0))
-    } else {
-        mapping::sweep(of, &config.clock.timeouts(), scarce, at(0))
-    };
+    let mut timeouts = config.clock.timeouts();
+    if config.is_without(Without::UdpIdle) {
+        timeouts.udp_idle = 0;
+    }
+    let fate = if gone { mapping::over(of, at(0)) } else { mapping::sweep(of, &timeouts, scarce, at(0)) };
     let new = match fate {
         Fate::Keep => return None,
         Fate::Over(new) => new.0,

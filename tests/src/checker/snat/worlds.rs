@@ -86,6 +86,94 @@ pub fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
+            Size::Short,
+            Config {
+                udp: true,
+                conns: vec![first, other],
+                flight: 1,
+                ..Config::base("snat-udp", "two clients of UDP, one port, late datagrams")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                udp: true,
+                conns: vec![first, other, Conn { tuple: 2, ..first }],
+                ports: 2,
+                pressure: true,
+                ..Config::base("snat-udp-full", "three clients of UDP, two ports, which are scarce")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                udp: true,
+                conns: vec![first, other],
+                mids: 1,
+                clock: INSIDE,
+                ..Config::base(
+                    "snat-udp-inside",
+                    "two clients of UDP, one port, a datagram inside, step by step",
+                )
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                nodes: 2,
+                ports: 2,
+                conns: vec![first, other],
+                budget: Budget { reroutes: 1, ..Budget::default() },
+                ..Config::base(
+                    "snat-nodes",
+                    "two clients, two nodes with a port each, routers move a connection: it is lost, nobody else is",
+                )
+            },
+        ),
+        (
+            Size::Long,
+            Config {
+                nodes: 2,
+                ports: 2,
+                conns: vec![first, again, other],
+                flight: 1,
+                fin: true,
+                budget: Budget { reroutes: 2, ..Budget::default() },
+                ..Config::base(
+                    "snat-nodes-reuse",
+                    "the same, late packets, a client's port used again, moved twice",
+                )
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                nodes: 2,
+                ports: 2,
+                moved_is_lost: false,
+                budget: Budget { reroutes: 1, ..Budget::default() },
+                exception: Some("routers move a connection to a node that has no port of it (d)"),
+                ..Config::base("snat-nodes-apart", "a connection that is moved to another node")
+            },
+        ),
+        (
+            Size::Long,
+            Config {
+                conns: vec![first, again, other],
+                ports: 2,
+                flight: 1,
+                fin: true,
+                rst: true,
+                pressure: true,
+                clock: Clock::WAITS,
+                budget: Budget { removals: 1, ..Budget::default() },
+                ..Config::base(
+                    "long-snat",
+                    "a client that uses its port again, another, two ports, late packets, every way to end, a removal",
+                )
+            },
+        ),
+        (
             Size::Usual,
             Config {
                 conns: vec![first],

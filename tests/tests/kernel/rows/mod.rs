@@ -4,6 +4,7 @@
 mod admission;
 mod extension;
 mod fragment;
+mod hostile;
 mod icmp;
 mod ipip;
 mod l2;
@@ -12,7 +13,9 @@ mod nat;
 mod parse;
 mod reply;
 pub mod scene;
+mod sizes;
 mod snat;
+mod snat_odd;
 mod steer;
 mod vlan;
 
@@ -238,6 +241,9 @@ fn every_row_holds() {
     rows.extend(fragment::rows());
     rows.extend(icmp::rows());
     rows.extend(snat::rows());
+    rows.extend(snat_odd::rows());
+    rows.extend(sizes::rows());
+    rows.extend(hostile::rows());
     rows.extend(admission::rows());
     let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len(), "every row has a name of its own");

@@ -1,9 +1,7 @@
 //! `ipip` over ports with an MTU: what fits, what the sender is told of what does not, and the MSS of SYNs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use etherparse::icmpv4::DestUnreachableHeader;
-use etherparse::{Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header};
 use zdd_common::entries::Port;
 use zdd_common::reason::Reason;
 
@@ -11,7 +9,7 @@ use super::actions::{REDIRECT, TX};
 use super::ipip::{TUNNELS, Tunnel, summed};
 use super::{Row, patch};
 use crate::frames::{ACK, L3, L4, Pkt, SYN};
-use crate::odd_frames::{QINQ, VLAN, tagged};
+use crate::odd_frames::{QINQ, VLAN, tagged, told};
 use crate::rig::{MAC_B, Rig};
 
 /// A slot that no other row uses.
@@ -39,42 +37,7 @@ fn long(t: Tunnel, length: usize, hops: u8) -> Vec<u8> {
 
 /// The error that tells the sender of `frame` about `mtu`.
 fn error(t: Tunnel, frame: &[u8], mtu: u32) -> Vec<u8> {
-    let mut out = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
-    match (t.vip().0, t.client().0) {
-        (IpAddr::V4(vip), IpAddr::V4(client)) => {
-            let quote = &frame[L3..L3 + 544];
-            let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu as u16 };
-            let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), quote);
-            let mut ip =
-                Ipv4Header::new(8 + 544, 64, IpNumber::ICMP, vip.octets(), client.octets()).expect("it fits");
-            ip.dscp = 48.try_into().expect("six bits");
-            ip.dont_fragment = true;
-            ip.header_checksum = ip.calc_header_checksum();
-            out.extend(ip.to_bytes());
-            out.extend(icmp.to_bytes());
-            out.extend(quote);
-        }
-        (IpAddr::V6(vip), IpAddr::V6(client)) => {
-            let quote = &frame[L3..L3 + 1232];
-            let kind = Icmpv6Type::PacketTooBig { mtu };
-            let icmp =
-                Icmpv6Header::with_checksum(kind, vip.octets(), client.octets(), quote).expect("it fits");
-            let ip = Ipv6Header {
-                traffic_class: 0xc0,
-                payload_length: 8 + 1232,
-                next_header: IpNumber::IPV6_ICMP,
-                hop_limit: 64,
-                source: vip.octets(),
-                destination: client.octets(),
-                ..Ipv6Header::default()
-            };
-            out.extend(ip.to_bytes());
-            out.extend(icmp.to_bytes());
-            out.extend(quote);
-        }
-        families => panic!("one family: {families:?}"),
-    }
-    out
+    told(frame, t.vip().0, t.client().0, mtu)
 }
 
 pub(super) fn rows() -> Vec<Row> {
