@@ -412,8 +412,10 @@ impl World {
             let mut all = Vec::new();
             for address in four.chain(six) {
                 // Port 9 is nobody's: the answer is about the client, not about a flow with an entry.
-                let said =
-                    client.explain(service, SocketAddr::new(address, 9), None).await.expect("an answer");
+                let said = client
+                    .explain(service, SocketAddr::new(address, 9), None, false)
+                    .await
+                    .expect("an answer");
                 let said = serde_json::to_value(said).expect("a report is JSON");
                 all.push(format!("{} {}", said["version"], said["backend"]));
             }
