@@ -37,9 +37,17 @@ pub struct About {
 impl About {
     /// Names in double braces stand for what is being rolled out.
     fn fill(&self, text: &str) -> String {
-        text.replace("{{service}}", &self.service)
-            .replace("{{stable}}", &self.stable)
-            .replace("{{candidate}}", &self.candidate)
+        self.filled(text, str::to_owned)
+    }
+
+    /// [`About::fill`], each name written as `written` writes it.
+    fn filled(&self, text: &str, written: impl Fn(&str) -> String) -> String {
+        let names = [
+            ("{{service}}", &self.service),
+            ("{{stable}}", &self.stable),
+            ("{{candidate}}", &self.candidate),
+        ];
+        names.iter().fold(text.to_owned(), |text, (braced, name)| text.replace(braced, &written(name)))
     }
 
     fn variables(&self) -> Vec<(&'static str, String)> {
@@ -67,8 +75,9 @@ impl About {
 pub async fn measure(provider: &Provider, about: &About) -> Outcome {
     match provider {
         Provider::Web { url, json, success, timeout } => {
-            match http_client::get(url, &about.headers(), &TlsSpec::default(), *timeout).await {
-                Ok(body) => judge::from_json(&body, json, success),
+            let url = about.filled(url, encoded);
+            match http_client::get(&url, &about.headers(), &TlsSpec::default(), *timeout).await {
+                Ok(body) => judge::from_json(&body, &about.fill(json), success),
                 Err(why) => Outcome::Error(why),
             }
         }
@@ -117,7 +126,7 @@ pub async fn call(hook: &HookSpec, about: &About) -> Result<(), String> {
     }
 }
 
-/// Percent-encoding of a query's value (RFC 3986): everything but unreserved letters.
+/// Percent-encoding of a part of an address (RFC 3986): everything but unreserved letters.
 fn encoded(text: &str) -> String {
     let letter = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),

@@ -73,6 +73,21 @@ async fn a_value_in_a_document_is_judged_and_what_is_no_value_is_no_success() {
 }
 
 #[tokio::test]
+async fn names_stand_in_an_address_and_in_a_path_of_a_document() {
+    let (address, served) = once("200 OK", r#"{"v2 b": {"errors": 0}}"#.to_owned()).await;
+    let provider = Provider::Web {
+        url: format!("{address}/{{{{service}}}}/stats?version={{{{candidate}}}}&than={{{{stable}}}}"),
+        json: "$['{{candidate}}'].errors".to_owned(),
+        success: at_most(0.0),
+        timeout: Duration::from_secs(5),
+    };
+    let about = About { candidate: "v2 b".to_owned(), ..about() };
+    assert_eq!(measure(&provider, &about).await.told(), "success: 0");
+    let asked = served.await.unwrap();
+    assert!(asked.starts_with("GET /web/stats?version=v2%20b&than=v1 HTTP/1.1\r\n"), "{asked}");
+}
+
+#[tokio::test]
 async fn a_query_gives_one_number_or_says_why_not() {
     let answers = [
         (
