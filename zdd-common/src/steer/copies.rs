@@ -3,6 +3,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use super::{Segment, Transport, steer};
 use crate::entries::{BackendId, Cell, Class, Commit, FlowKey, Positions, Service, ServiceView, Word};
@@ -33,6 +34,7 @@ struct Shared {
     order: Vec<Who>,
     done: usize,
     ended: [bool; 2],
+    looks: [usize; 2],
 }
 
 impl Shared {
@@ -63,15 +65,26 @@ struct Turns<'a> {
 impl Turns<'_> {
     fn wait(&self) -> MutexGuard<'_, Shared> {
         let shared = self.shared.lock().expect("nobody panicked");
-        self.moved.wait_while(shared, |shared| shared.turn() != Some(self.copy)).expect("nobody panicked")
+        let others = |shared: &mut Shared| shared.turn() != Some(self.copy);
+        let (shared, late) =
+            self.moved.wait_timeout_while(shared, Duration::from_secs(60), others).expect("nobody panicked");
+        assert!(!late.timed_out(), "the other copy has not gone on");
+        shared
     }
 
     fn look<R>(&self, with: impl FnOnce(&mut Model) -> R) -> R {
         let mut shared = self.wait();
         let seen = with(&mut shared.model);
         shared.done += 1;
+        shared.looks[self.copy] += 1;
+        assert!(shared.looks[self.copy] <= LOOKS, "a SYN looks more often: not all orders are tried");
         self.moved.notify_all();
         seen
+    }
+
+    /// Asks for what nobody changes: in which order does not matter.
+    fn same<R>(&self, with: impl FnOnce(&mut Model) -> R) -> R {
+        with(&mut self.shared.lock().expect("nobody panicked").model)
     }
 
     /// Steers the SYN.
@@ -89,10 +102,10 @@ impl SteerTables for Turns<'_> {
     type Slot = Slot;
 
     fn now_ns(&mut self) -> u64 {
-        self.look(|model| model.now_ns())
+        self.same(|model| model.now_ns())
     }
     fn service(&mut self, id: u16) -> Option<ServiceView> {
-        self.look(|model| model.service(id))
+        self.same(|model| model.service(id))
     }
     fn commit(&mut self, id: u16) -> Commit {
         self.look(|model| model.commit(id))
@@ -150,7 +163,8 @@ fn settled() -> Model {
 
 /// Where the copies go.
 fn play(order: &[Who], without: Option<Rule>) -> [BackendId; 2] {
-    let shared = Shared { model: settled(), order: order.to_vec(), done: 0, ended: [false; 2] };
+    let shared =
+        Shared { model: settled(), order: order.to_vec(), done: 0, ended: [false; 2], looks: [0; 2] };
     let (shared, moved) = (&Mutex::new(shared), &Condvar::new());
     thread::scope(|scope| {
         let copy = |copy| scope.spawn(move || Turns { shared, moved, copy, without }.steer());
