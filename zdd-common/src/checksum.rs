@@ -5,6 +5,12 @@
 pub struct Delta(u64);
 
 impl Delta {
+    /// Of nothing.
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self(0)
+    }
+
     /// A field of two bytes changed; both values as read from the frame.
     #[inline(always)]
     pub const fn word(self, old: u16, new: u16) -> Self {
@@ -52,6 +58,14 @@ impl Delta {
     }
 }
 
+/// The checksum after the first byte of one of its words became less by one, as a time to live does.
+#[inline(always)]
+pub const fn after_one_less(checksum: u16) -> u16 {
+    // The word falls by this, so the checksum, which is the sum's complement, rises by it; 0xffff stands for 0 (RFC 1624).
+    let sum = checksum as u32 + u16::from_ne_bytes([1, 0]) as u32;
+    (sum + (sum + 1 >> 16)) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +77,23 @@ mod tests {
             sum = (sum & 0xffff) + (sum >> 16);
         }
         !(sum as u16)
+    }
+
+    #[test]
+    fn one_less_is_what_the_general_way_says() {
+        for first in 1..=u8::MAX {
+            for rest in 0..=u16::MAX {
+                let [proto, other] = rest.to_ne_bytes();
+                let (old, new) = (u16::from_ne_bytes([first, proto]), u16::from_ne_bytes([first - 1, proto]));
+                // Every checksum but the one that no header has.
+                let checksum = rest.wrapping_mul(u16::from(other) | 1).min(0xfffe);
+                assert_eq!(after_one_less(checksum), Delta::new().word(old, new).apply(checksum));
+            }
+        }
+        for checksum in 0..0xffff {
+            let general = Delta::new().word(u16::from_ne_bytes([9, 6]), u16::from_ne_bytes([8, 6]));
+            assert_eq!(after_one_less(checksum), general.apply(checksum), "{checksum:#x}");
+        }
     }
 
     proptest! {

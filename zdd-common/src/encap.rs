@@ -7,7 +7,6 @@
 use crate::checksum::Delta;
 use crate::entries::Backend;
 use crate::frame::Frame;
-use crate::hash::fold;
 use crate::net::Addr;
 use crate::packet::{ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet, ipv4, ipv6};
 
@@ -24,13 +23,16 @@ pub const fn overhead(addr: &Addr) -> usize {
     if addr.is_v4() { ipv4::LEN } else { ipv6::LEN }
 }
 
-/// A number of the packet's flow. It fills the outer source's varied bits and the IPv6 flow label (RFC 6438), so that NICs
+/// A number of the packet's client and ports. It fills the outer source's varied bits and the IPv6 flow label (RFC 6438), so that NICs
 /// and routers which hash outer headers spread flows, and keep each flow's packets in order.
 #[inline(always)]
 pub const fn variation(packet: &Packet) -> u64 {
-    let ports = packet.src_port as u64 | (packet.dst_port as u64) << 16 | (packet.proto as u64) << 32;
-    // An IPv4 address lies above the ports and meets none of their bits.
-    fold(packet.src.hi ^ packet.dst.lo.rotate_left(13), packet.src.lo ^ ports)
+    let ports = packet.src_port as u64 | (packet.dst_port as u64) << 16;
+    // An IPv4 address lies above the ports and meets none of their bits. One multiplication: the highest bits depend on all, and are
+    // taken to where the lowest are.
+    let word = packet.src.hi ^ packet.src.lo ^ ports;
+    let hash = word.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    hash ^ hash >> 32
 }
 
 /// Source of the outer header for a flow of this variation.
@@ -43,20 +45,35 @@ pub const fn source(backend: &Backend, variation: u64) -> Addr {
 /// are the caller's. False: there is no room in front of the frame, which is as it was.
 #[inline(always)]
 pub fn encapsulate<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, backend: &Backend) -> bool {
-    let variation = variation(packet);
-    let (next, class) = if packet.v6 {
+    let class = if packet.v6 {
         let [a, b] = frame.read::<[u8; 2]>(L3).unwrap_or_default();
-        (IPV6, a << 4 | b >> 4)
+        a << 4 | b >> 4
     } else {
-        (IPV4, frame.read::<u8>(L3 + 1).unwrap_or_default())
+        frame.read::<u8>(L3 + ipv4::CLASS).unwrap_or_default()
     };
+    outer(frame, packet, class, backend, |frame, ethertype| frame.write(ETHERTYPE, ethertype))
+}
+
+/// The same of a packet whose DSCP and ECN are known. `before` writes the EtherType and what else is to stand before the outer header,
+/// and may spoil the header's first two bytes.
+#[inline(always)]
+pub(crate) fn outer<F: Frame + ?Sized>(
+    frame: &mut F,
+    packet: &Packet,
+    class: u8,
+    backend: &Backend,
+    before: impl Fn(&mut F, u16) -> bool,
+) -> bool {
+    let variation = variation(packet);
+    let next = if packet.v6 { IPV6 } else { IPV4 };
     let source = source(backend, variation);
     if backend.addr.is_v4() {
-        frame.prepend(ipv4::LEN) && outer_v4(frame, packet.ip_length, (next, class), source, backend.addr)
+        let header = outer_v4(packet.ip_length, (next, class), source, backend.addr);
+        frame.prepend(ipv4::LEN) && before(frame, ETHERTYPE_IPV4) && frame.write(L3, header)
     } else {
         let label = (variation >> 44) as u32;
-        frame.prepend(ipv6::LEN)
-            && outer_v6(frame, packet.ip_length, (next, class, label), source, backend.addr)
+        let header = outer_v6(packet.ip_length, (next, class, label), source, backend.addr);
+        frame.prepend(ipv6::LEN) && before(frame, ETHERTYPE_IPV6) && frame.write(L3, header)
     }
 }
 
@@ -65,22 +82,15 @@ pub fn encapsulate<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, backend: &
 const ATOMIC: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
 
 #[inline(always)]
-fn outer_v4<F: Frame + ?Sized>(
-    frame: &mut F,
-    inner: u16,
-    (next, class): (u8, u8),
-    source: Addr,
-    to: Addr,
-) -> bool {
+const fn outer_v4(inner: u16, (next, class): (u8, u8), source: Addr, to: Addr) -> [u32; 5] {
     let [high, low] = inner.wrapping_add(ipv4::LEN as u16).to_be_bytes();
     let first = u32::from_ne_bytes([0x45, class, high, low]);
     let (source, to) = (u32::from_ne_bytes(source.v4_octets()), u32::from_ne_bytes(to.v4_octets()));
     let third = u32::from_ne_bytes([HOPS, next, 0, 0]);
-    let sum = Delta::default().more(first).more(ATOMIC).more(third).more(source).more(to).whole();
+    let sum = Delta::new().more(first).more(ATOMIC).more(third).more(source).more(to).whole();
     let [a, b] = sum.to_ne_bytes();
     let third = u32::from_ne_bytes([HOPS, next, a, b]);
-    // In one go: each write is checked against the frame's end by itself.
-    frame.write(L3, [first, ATOMIC, third, source, to]) && frame.write(ETHERTYPE, ETHERTYPE_IPV4)
+    [first, ATOMIC, third, source, to]
 }
 
 /// Two words as they lie one after the other.
@@ -91,16 +101,9 @@ const fn both(first: u32, second: u32) -> [u8; 8] {
 }
 
 #[inline(always)]
-fn outer_v6<F: Frame + ?Sized>(
-    frame: &mut F,
-    inner: u16,
-    (next, class, label): (u8, u8, u32),
-    source: Addr,
-    to: Addr,
-) -> bool {
-    let first = (6 << 28 | u32::from(class) << 20 | label & 0xf_ffff).to_be();
+const fn outer_v6(inner: u16, (next, class, label): (u8, u8, u32), source: Addr, to: Addr) -> [u64; 5] {
+    let first = (6 << 28 | (class as u32) << 20 | label & 0xf_ffff).to_be();
     let [high, low] = inner.to_be_bytes();
     let second = u32::from_ne_bytes([high, low, next, HOPS]);
-    let words = u64::from_ne_bytes(both(first, second));
-    frame.write(L3, [words, source.hi, source.lo, to.hi, to.lo]) && frame.write(ETHERTYPE, ETHERTYPE_IPV6)
+    [u64::from_ne_bytes(both(first, second)), source.hi, source.lo, to.hi, to.lo]
 }

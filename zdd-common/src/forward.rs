@@ -1,9 +1,9 @@
 //! Rewriting a frame for where it goes.
 
-use crate::checksum::Delta;
+use crate::checksum::{Delta, after_one_less};
 use crate::frame::Frame;
 use crate::net::{Addr, TCP};
-use crate::packet::{L3, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
+use crate::packet::{L3, Outside, Packet, TCP_CHECKSUM, UDP_CHECKSUM, ipv4, ipv6};
 
 /// Which end of a packet is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,34 +17,44 @@ pub enum Side {
 /// Writes both MAC addresses. False: the frame is too short, which a parsed one never is.
 #[inline(always)]
 pub fn ethernet<F: Frame + ?Sized>(frame: &mut F, dst: [u8; 6], src: [u8; 6]) -> bool {
-    frame.write_link(0, dst) && frame.write_link(6, src)
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (dst, src);
+    let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+    // In one go: each write is checked against the frame's end by itself.
+    frame.write_link(0, words)
+}
+
+/// Writes a whole Ethernet header without tags, and two bytes behind it, which are somebody else's to overwrite.
+#[inline(always)]
+pub(crate) fn front<F: Frame + ?Sized>(frame: &mut F, dst: [u8; 6], src: [u8; 6], ethertype: u16) -> bool {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l], [m, n]) = (dst, src, ethertype.to_ne_bytes());
+    let words = [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, 0, 0]].map(u64::from_ne_bytes);
+    frame.write(0, words)
 }
 
 /// Takes one hop off (RFC 1812 5.3.1, RFC 8200 3), as a router does; `None` when none is left.
 #[inline(always)]
 pub fn take_hop<F: Frame + ?Sized>(frame: &mut F, packet: &Packet) -> Option<()> {
+    let mut outside = Outside::default();
     if packet.v6 {
-        let hops: u8 = frame.read(L3 + ipv6::HOP_LIMIT)?;
-        if hops <= 1 {
-            return None;
-        }
-        return frame.write(L3 + ipv6::HOP_LIMIT, hops - 1).then_some(());
+        outside.hops = frame.read(L3 + ipv6::HOP_LIMIT)?;
+    } else {
+        let [hops, _, a, b] = frame.read::<[u8; 4]>(L3 + ipv4::TTL)?;
+        outside.hops = hops;
+        outside.checksum = u16::from_ne_bytes([a, b]);
     }
-    // TTL, protocol and checksum are one word.
-    let [hops, proto, a, b] = frame.read::<[u8; 4]>(L3 + ipv4::TTL)?;
-    if hops <= 1 {
-        return None;
-    }
-    let (old, new) = (u16::from_ne_bytes([hops, proto]), u16::from_ne_bytes([hops - 1, proto]));
-    let [a, b] = Delta::default().word(old, new).apply(u16::from_ne_bytes([a, b])).to_ne_bytes();
-    frame.write(L3 + ipv4::TTL, [hops - 1, proto, a, b]).then_some(())
+    if outside.hops <= 1 { None } else { lower_hops(frame, packet, outside) }
 }
 
-/// Whether [`take_hop`] finds one.
+/// The same of a packet of which is known that there are two at the least.
 #[inline(always)]
-pub fn has_hop<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
-    let at = L3 + if packet.v6 { ipv6::HOP_LIMIT } else { ipv4::TTL };
-    frame.read::<u8>(at).unwrap_or_default() > 1
+pub(crate) fn lower_hops<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, outside: Outside) -> Option<()> {
+    let hops = outside.hops.wrapping_sub(1);
+    if packet.v6 {
+        return frame.write(L3 + ipv6::HOP_LIMIT, hops).then_some(());
+    }
+    // TTL, protocol and checksum are one word.
+    let [a, b] = after_one_less(outside.checksum).to_ne_bytes();
+    frame.write(L3 + ipv4::TTL, [hops, packet.proto, a, b]).then_some(())
 }
 
 /// Replaces one end's address and port (network byte order), and corrects the checksums. `None`: the frame is too short.

@@ -85,9 +85,11 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(
     work: &mut Work,
     express: bool,
 ) -> Verdict {
+    work.next = Next::Read;
     if express {
         express::express(frame, tables, work);
-    } else {
+    }
+    if matches!(work.next, Next::Read) {
         read(frame, work);
     }
     if matches!(work.next, Next::Classify) {
@@ -95,7 +97,7 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(
     }
     match work.next {
         Next::Odd => return Verdict::Odd,
-        Next::Done | Next::Classify | Next::Encapsulate | Next::MapOut => {}
+        Next::Read | Next::Done | Next::Classify | Next::Encapsulate | Next::MapOut => {}
         Next::MapBack => return hand(tables, work),
         Next::Reply => {
             if work.end.rate() != Rate::OFF {
@@ -197,6 +199,8 @@ impl Fate {
 
 #[derive(Clone, Copy)]
 pub(crate) enum Next {
+    /// Nothing is known.
+    Read,
     Done,
     Odd,
     Classify,
@@ -241,6 +245,7 @@ impl Work {
     /// The rest of it, for a cell that is changing.
     #[inline(always)]
     fn decide<T: Tables>(&mut self, tables: &mut T) {
+        self.query.about(self.packet.transport);
         steer::changing(tables, &mut self.query);
         self.steered = self.query.answer;
     }

@@ -56,6 +56,12 @@ pub trait SteerTables {
     fn service(&mut self, id: u16) -> Option<ServiceView>;
     /// The service's commit word, read now and whole.
     fn commit(&mut self, id: u16) -> Commit;
+    /// Both in one look.
+    #[inline(always)]
+    fn service_now(&mut self, id: u16) -> Option<(ServiceView, Commit)> {
+        let service = self.service(id)?;
+        Some((service, self.commit(id)))
+    }
     /// A cell by its index over all rows, read whole; `None` beyond the map.
     fn cell(&mut self, index: u32) -> Option<Cell>;
     /// Remembers a SYN by its hash and tells whether it was remembered already, by what was remembered lately or by all. Ordered before

@@ -159,7 +159,8 @@ impl TraceMark {
                 mark.backend = work.end.id;
             }
             // The last two come from the express way, which packets do not take while somebody looks.
-            Next::Done
+            Next::Read
+            | Next::Done
             | Next::Odd
             | Next::Classify
             | Next::MapOut

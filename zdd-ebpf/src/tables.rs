@@ -79,6 +79,14 @@ impl SteerTables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn service_now(&mut self, id: u16) -> Option<(ServiceView, Commit)> {
+        // SAFETY: as above.
+        SERVICES
+            .get(id.into())
+            .map(|service| (service.view(), Commit(unsafe { Bpf::load(&raw const service.commit) })))
+    }
+
+    #[inline(always)]
     fn cell(&mut self, index: u32) -> Option<Cell> {
         // SAFETY: a map value, read whole.
         CELLS.get_ptr(index).map(|cell| Cell(unsafe { Bpf::load(cell) }))

@@ -351,19 +351,19 @@ impl NextHop {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Port {
-    /// Interface index.
-    pub ifindex: u32,
-    /// [`Port::STACK`], [`Port::TX`].
-    pub flags: u16,
     /// Its MAC address.
     pub mac: [u8; 6],
+    /// [`Port::STACK`], [`Port::TX`].
+    pub flags: u16,
+    /// Interface index.
+    pub ifindex: u32,
     /// The VLANs that the next hops behind it are in, as [`crate::frame::Frame::tags`]; 0: untagged. A frame leaves with the
     /// tags that it came with, so only one of the same VLANs may leave here.
     pub tags: u32,
     /// Bytes of the largest IP packet that it sends; 0: not known, nothing is too big.
     pub mtu: u32,
 }
-wire!(Port, 20, { ifindex: u32, flags: u16, mac: [u8; 6], tags: u32, mtu: u32 });
+wire!(Port, 20, { mac: [u8; 6], flags: u16, ifindex: u32, tags: u32, mtu: u32 });
 
 impl Port {
     /// The device cannot take redirected frames: rewritten packets go up the stack, which forwards them.

@@ -12,54 +12,115 @@ use crate::forward::{self, Side};
 use crate::frame::Frame;
 use crate::mss;
 use crate::net::{End, TCP};
-use crate::packet::{self, Packet};
+use crate::packet::{self, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Outside, Packet};
 use crate::reason::Reason;
 use crate::signals;
 use crate::steer::{self, Query, Steered, Transport};
 use crate::tables::Tables;
 
-/// Parses, and goes as far as it is simple. `work`: its `next` says what is left to do, its `fate` what became of the packet if
+/// Goes as far as it is simple. `work`: its `next` says what is left to do, its `fate` what became of the packet if
 /// nothing is.
+#[inline(always)]
+pub(super) fn express<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) {
+    match frame.read::<u16>(ETHERTYPE) {
+        Some(ETHERTYPE_IPV4) => of_family::<F, T, false>(frame, tables, work),
+        Some(ETHERTYPE_IPV6) => of_family::<F, T, true>(frame, tables, work),
+        _ => 0,
+    };
+}
+
+/// One source for both families, and code for each: the compiler leaves out what the other one needs.
 // Returns a number that nobody needs; see `odd::Done`.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn express<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> u64 {
-    let mut packet = Packet::default();
-    match packet::parse_into(frame, &mut packet) {
-        None => {}
-        Some(Reason::PassNotIp) => return pass(work, Reason::PassNotIp),
-        Some(_) => return go_on(work, Next::Odd),
+fn of_family<F: Frame + ?Sized, T: Tables, const V6: bool>(
+    frame: &mut F,
+    tables: &mut T,
+    work: &mut Work,
+) -> u64 {
+    let (mut packet, mut outside) = (Packet::default(), Outside::default());
+    let bytes = frame.length();
+    if packet::parse_most::<F, V6>(frame, bytes, &mut packet, &mut outside).is_some() {
+        return go_on(work, Next::Read);
     }
+    let seen = Seen { packet, outside, bytes: bytes as u32 };
+    // Code of its own for a SYN too: all else has nothing of what only a SYN does.
+    if packet.proto == TCP && outside.segment().syn {
+        go::<F, T, true>(frame, tables, work, &seen)
+    } else {
+        go::<F, T, false>(frame, tables, work, &seen)
+    }
+}
+
+/// What a look at the frame told.
+struct Seen {
+    packet: Packet,
+    outside: Outside,
+    bytes: u32,
+}
+
+#[inline(always)]
+fn go<F: Frame + ?Sized, T: Tables, const SYN: bool>(
+    frame: &mut F,
+    tables: &mut T,
+    work: &mut Work,
+    seen: &Seen,
+) -> u64 {
+    let mut vip = VipWord::default();
+    let next = find_way::<F, T, SYN>(frame, tables, work, seen, &mut vip);
+    // In one place: what nobody needs to know of most packets is then not computed for them.
+    if !matches!(next, Next::Done) {
+        work.packet = seen.packet;
+        // Not a choice between the two: the compiler leaves the unused payload of a variant unset, and the verifier lets nothing
+        // unset be stored.
+        work.packet.transport = Transport::Tcp(seen.outside.segment());
+        if seen.packet.proto != TCP {
+            work.packet.transport = Transport::Udp;
+        }
+        work.end = vip.entry();
+    }
+    go_on(work, next)
+}
+
+/// What is left to do.
+#[inline(always)]
+fn find_way<F: Frame + ?Sized, T: Tables, const SYN: bool>(
+    frame: &mut F,
+    tables: &mut T,
+    work: &mut Work,
+    seen: &Seen,
+    end: &mut VipWord,
+) -> Next {
+    let Seen { packet, outside, .. } = seen;
     let to = End::new(packet.dst, packet.dst_port, packet.proto);
-    let Some(vip) = tables.vip(&to) else { return stranger(tables, work, &packet, &to) };
+    let Some(vip) = tables.vip(&to) else { return stranger(tables, work, packet, &to) };
+    *end = vip;
+    let Some((service, commit)) = tables.service_now(vip.service()) else { return Next::Steer };
+    if SYN && service.pace.limits() {
+        return Next::Steer;
+    }
     let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, vip.id());
     let mut query = Query::default();
-    query.ask(vip.service(), &key, packet.transport);
-    let Some(service) = tables.service(vip.service()) else {
-        return steered(work, &packet, vip, Next::Steer);
-    };
-    let syn = matches!(packet.transport, Transport::Tcp(segment) if segment.syn);
-    if syn && service.pace.limits() {
-        return steered(work, &packet, vip, Next::Steer);
-    }
-    steer::settle(tables, &mut query, &service);
+    // Only of a SYN it is asked so early.
+    let transport = if SYN { Transport::Tcp(outside.segment()) } else { Transport::Udp };
+    query.ask(vip.service(), &key, transport);
+    steer::settle(tables, &mut query, &service, commit);
     if query.open() {
         work.query = query;
-        return steered(work, &packet, vip, Next::Decide);
+        return Next::Decide;
     }
     let answer = query.answer;
     if let Some(backend) = tables.backend(answer.backend)
-        && !signals::follows(tables, &packet, answer.backend, vip.rate())
-        && let Some(port) = way(frame, tables, &packet, &backend, syn)
+        && !signals::follows(tables, packet, answer.backend, vip.rate())
+        && let Some(port) = way(frame, tables, seen, &backend, SYN)
     {
-        let bytes = frame.size() as u32;
-        work.fate = send(frame, tables, &packet, (&backend, &port), answer);
+        work.fate = send(frame, tables, seen, (&backend, &port), answer);
         if work.fate.goes_as(answer.reason) {
-            tables.count_flow(vip.service(), answer.backend, bytes, answer.reason, answer.new_flow);
+            tables.count_flow(vip.service(), answer.backend, seen.bytes, answer.reason, answer.new_flow);
         }
-        return go_on(work, Next::Done);
+        return Next::Done;
     }
     work.steered = answer;
-    steered(work, &packet, vip, Next::Deliver)
+    Next::Deliver
 }
 
 #[inline(always)]
@@ -68,33 +129,19 @@ fn go_on(work: &mut Work, next: Next) -> u64 {
     0
 }
 
-#[inline(always)]
-fn pass(work: &mut Work, reason: Reason) -> u64 {
-    work.fate = Fate::pass(reason);
-    go_on(work, Next::Done)
-}
-
-/// Leaves what is known of a packet for a VIP to the other steps.
-#[inline(always)]
-fn steered(work: &mut Work, packet: &Packet, vip: VipWord, next: Next) -> u64 {
-    work.packet = *packet;
-    work.end = vip.entry();
-    go_on(work, next)
-}
-
 /// A packet for no VIP, unless the VIP is one of those that are not looked up quickly.
 #[inline(always)]
-fn stranger<T: Tables>(tables: &mut T, work: &mut Work, packet: &Packet, to: &End) -> u64 {
+fn stranger<T: Tables>(tables: &mut T, work: &mut Work, packet: &Packet, to: &End) -> Next {
     let from = End::new(packet.src, packet.src_port, packet.proto);
-    if !tables.may_end(to)
-        && !tables.may_span(&to.addr)
-        && !tables.may_reply(&from)
-        && !tables.may_span(&from.addr)
+    if tables.may_end(to)
+        || tables.may_span(&to.addr)
+        || tables.may_reply(&from)
+        || tables.may_span(&from.addr)
     {
-        return pass(work, Reason::PassNotVip);
+        return Next::Classify;
     }
-    work.packet = *packet;
-    go_on(work, Next::Classify)
+    work.fate = Fate::pass(Reason::PassNotVip);
+    Next::Done
 }
 
 /// The port by which a packet leaves, if nothing stands in its way: it is to be sent as it is, and fits.
@@ -102,7 +149,7 @@ fn stranger<T: Tables>(tables: &mut T, work: &mut Work, packet: &Packet, to: &En
 fn way<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     tables: &mut T,
-    packet: &Packet,
+    Seen { packet, outside, .. }: &Seen,
     backend: &Backend,
     syn: bool,
 ) -> Option<Port> {
@@ -121,7 +168,7 @@ fn way<F: Frame + ?Sized, T: Tables>(
     };
     let fits = port.mtu == 0 || packet.ip_length as u32 + header <= port.mtu;
     let told = told && mss::has_options(frame, packet);
-    (fits && !told && forward::has_hop(frame, packet)).then_some(port)
+    (fits && !told && outside.hops > 1).then_some(port)
 }
 
 /// Sends what [`way`] let through.
@@ -129,21 +176,25 @@ fn way<F: Frame + ?Sized, T: Tables>(
 fn send<F: Frame + ?Sized, T: Tables>(
     frame: &mut F,
     tables: &mut T,
-    packet: &Packet,
+    Seen { packet, outside, .. }: &Seen,
     (backend, port): (&Backend, &Port),
     steered: Steered,
 ) -> Fate {
-    if backend.mode != Mode::L2 as u16 && forward::take_hop(frame, packet).is_none() {
-        return Fate::drop(Reason::DropTtl);
+    let (dst, src) = (NextHop(backend.next_hop).mac(), port.mac);
+    if backend.mode != Mode::L2 as u16 && forward::lower_hops(frame, packet, *outside).is_none() {
+        return Fate::drop(Reason::DropMalformed);
     }
-    if backend.mode == Mode::Nat as u16 {
-        if forward::translate(frame, packet, Side::Destination, backend.addr, backend.port).is_none() {
-            return Fate::drop(Reason::DropMalformed);
+    if backend.mode == Mode::Ipip as u16 {
+        let front = |frame: &mut F, ethertype| forward::front(frame, dst, src, ethertype);
+        if !encap::outer(frame, packet, outside.class, backend, front) {
+            return Fate::drop(Reason::DropNoHeadroom);
         }
-    } else if backend.mode == Mode::Ipip as u16 && !encap::encapsulate(frame, packet, backend) {
-        return Fate::drop(Reason::DropNoHeadroom);
+        return leave(tables, port, steered.reason);
     }
-    if !forward::ethernet(frame, NextHop(backend.next_hop).mac(), port.mac) {
+    if backend.mode == Mode::Nat as u16
+        && forward::translate(frame, packet, Side::Destination, backend.addr, backend.port).is_none()
+        || !forward::ethernet(frame, dst, src)
+    {
         return Fate::drop(Reason::DropMalformed);
     }
     leave(tables, port, steered.reason)

@@ -185,6 +185,12 @@ impl Query {
         self.transport = transport;
     }
 
+    /// Sets the transport header, of which [`settle`] needs nothing but a SYN's.
+    #[inline(always)]
+    pub(crate) fn about(&mut self, transport: Transport) {
+        self.transport = transport;
+    }
+
     #[inline(always)]
     fn no_service(&mut self) {
         self.changing = false;
@@ -202,35 +208,38 @@ impl Query {
 /// [`settle`], in the kernel a function of its own.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn settled<T: SteerTables>(tables: &mut T, query: &mut Query) {
-    let Some(service) = tables.service(query.id) else {
+    let Some((service, commit)) = tables.service_now(query.id) else {
         query.no_service();
         return;
     };
-    settle(tables, query, &service);
+    settle(tables, query, &service, commit);
 }
 
-/// The first step, and for a settled cell the only one: filter, commit, cell, base.
+/// The first step, and for a settled cell the only one: filter, commit, cell, base. `commit`: read with the service.
 #[inline(always)]
-pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service: &ServiceView) {
+pub(crate) fn settle<T: SteerTables>(
+    tables: &mut T,
+    query: &mut Query,
+    service: &ServiceView,
+    mut commit: Commit,
+) {
     query.no_service();
     let (_, place, flow) = spread(service, &query.key);
     query.udp_idle = service.udp_idle;
     let mut syn = false;
     let (mut syn_hash, mut syn_now) = (0, crate::time::Tick(0));
-    let mut before = Commit::default();
     if let Transport::Tcp(segment) = query.transport
         && segment.syn
     {
         syn = true;
-        // Before commit and cell are read: whoever sees the new generation afterwards finds this SYN remembered.
+        // Before the commit that counts and the cell are read: whoever sees the new generation afterwards finds this SYN remembered.
         let now_ns = tables.now_ns();
         let now = crate::time::Tick::from_ns(now_ns);
         let table_hash = flows::table_hash(flow, query.key.vip());
         let syn = hash::fold(table_hash, segment.seq.into());
         // Not yet the look that counts: only whether the flow table will have a say. Then all that is far away is fetched at the
         // same time, and not one after the other with the filter's atomic operation between.
-        before = tables.commit(query.id);
-        if tables.cell(before.row().wrapping_add(place)).is_some_and(changing_cell) {
+        if tables.cell(commit.row().wrapping_add(place)).is_some_and(changing_cell) {
             tables.expect_syn(syn, now);
             tables.expect_flow(table_hash, true);
         }
@@ -244,15 +253,16 @@ pub(crate) fn settle<T: SteerTables>(tables: &mut T, query: &mut Query, service:
         }
         query.replay = tables.syn_seen(syn, now);
         (syn_hash, syn_now) = (syn, now);
+        let before = commit;
+        commit = tables.commit(query.id);
+        if commit != before && !tables.without(Rule::SameRow) {
+            // A copy of it may be on another CPU at this moment, remembered after this one and yet steered by the row before. Whoever saw
+            // one and the same row before and after it was remembered first knows that every copy will find it, or see this row too.
+            query.replay = true;
+        }
     }
-    let commit = tables.commit(query.id);
     if commit.generation() == 0 {
         return;
-    }
-    if syn && commit != before && !tables.without(Rule::SameRow) {
-        // A copy of it may be on another CPU at this moment, remembered after this one and yet steered by the row before. Whoever saw
-        // one and the same row before and after it was remembered first knows that every copy will find it, or see this row too.
-        query.replay = true;
     }
     query.answer = Steered::to(0, Reason::DropNoBackend);
     let Some(cell) = tables.cell(commit.row().wrapping_add(place)) else { return };
