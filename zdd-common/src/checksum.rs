@@ -63,7 +63,7 @@ impl Delta {
 pub const fn after_one_less(checksum: u16) -> u16 {
     // The word falls by this, so the checksum, which is the sum's complement, rises by it; 0xffff stands for 0 (RFC 1624).
     let sum = checksum as u32 + u16::from_ne_bytes([1, 0]) as u32;
-    (sum + (sum + 1 >> 16)) as u16
+    (sum + ((sum + 1) >> 16)) as u16
 }
 
 #[cfg(test)]

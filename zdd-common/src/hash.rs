@@ -26,10 +26,10 @@ pub const fn fold(hash: u64, word: u64) -> u64 {
     x ^ (x >> 32)
 }
 
-/// Hash of a client address. The upper half of an IPv4 address is 0 and says nothing.
+/// Hash of a client address, from [`HashKey::k0`] on. The upper half of an IPv4 address is 0 and says nothing.
 #[inline(always)]
-pub const fn client(key: &HashKey, addr: Addr) -> u64 {
-    let first = if addr.hi == 0 { key.k0 } else { fold(key.k0, addr.hi) };
+pub const fn client(start: u64, addr: Addr) -> u64 {
+    let first = if addr.hi == 0 { start } else { fold(start, addr.hi) };
     fold(first, addr.lo)
 }
 

@@ -32,6 +32,8 @@ pub struct Model<W = Host> {
     pub now_ns: u64,
     /// Known ends.
     pub ends: HashMap<End, EndEntry>,
+    /// Where hashes of clients begin, as the program has it; `None`: as each service says.
+    pub hash_start: Option<u64>,
     /// Services by number; `commit` is live here.
     pub services: HashMap<u16, Service>,
     /// All cells.
@@ -145,6 +147,10 @@ impl<W> SteerTables for Model<W> {
 
     fn service(&mut self, id: u16) -> Option<ServiceView> {
         self.services.get(&id).map(Service::view)
+    }
+
+    fn hash_start(&mut self, service: &ServiceView) -> u64 {
+        self.hash_start.unwrap_or(service.key.k0)
     }
 
     fn commit(&mut self, id: u16) -> Commit {

@@ -54,6 +54,12 @@ pub trait SteerTables {
     fn now_ns(&mut self) -> u64;
     /// A service's fixed fields, or `None` beyond the map.
     fn service(&mut self, id: u16) -> Option<ServiceView>;
+    /// Where the hashes of a service's clients begin: [`crate::hash::HashKey::k0`] of its key. One key is all services' on a host; who
+    /// knows it without the service lets the hash be computed while the service is still being fetched.
+    #[inline(always)]
+    fn hash_start(&mut self, service: &ServiceView) -> u64 {
+        service.key.k0
+    }
     /// The service's commit word, read now and whole.
     fn commit(&mut self, id: u16) -> Commit;
     /// Both in one look.

@@ -31,6 +31,17 @@ static CONFIG: Config = Config { buckets: 1, lines: 1, epoch_shift: 8 };
 #[unsafe(no_mangle)]
 static SIGNAL_CONFIG: SignalConfig = SignalConfig { secret: 0, buckets: 1, reserved: 0 };
 
+/// Where the hashes of clients begin.
+#[unsafe(no_mangle)]
+static HASH_START: u64 = 0;
+
+/// It, as [`config`].
+#[inline(always)]
+pub(crate) fn hash_start() -> u64 {
+    // SAFETY: a static is valid.
+    unsafe { (&raw const HASH_START).read_volatile() }
+}
+
 /// Lines of [`VIPS`], a power of two.
 #[unsafe(no_mangle)]
 static VIP_LINES: u32 = 1;

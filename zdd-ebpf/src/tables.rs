@@ -29,7 +29,7 @@ use crate::maps::{
     REPLIERS, SERVICES, SIGNAL_FLOWS, SIGNALS, SNAT_POOL, SOURCES, SPANS, SYNS, TX, VIPS, config,
     signal_config, vip_lines,
 };
-use crate::{route, stats};
+use crate::{maps, route, stats};
 
 /// The maps, seen by one packet.
 pub(crate) struct Maps<'a> {
@@ -76,6 +76,11 @@ impl SteerTables for Maps<'_> {
             Some(service) => Commit(unsafe { Bpf::load(&raw const (*service).commit) }),
             None => Commit::default(),
         }
+    }
+
+    #[inline(always)]
+    fn hash_start(&mut self, _service: &ServiceView) -> u64 {
+        maps::hash_start()
     }
 
     #[inline(always)]

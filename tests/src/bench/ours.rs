@@ -32,6 +32,8 @@ use crate::bpf::{self, Mapped};
 const BACKENDS: u32 = 100;
 /// Known ends: each service has four.
 pub(super) const ENDS: u32 = 1 << 14;
+/// Of all services.
+const KEY: HashKey = HashKey { k0: 11, k1: 12 };
 /// The agent's default.
 const LINES: u32 = SYN_FILTER_DEFAULT / size_of::<Line>() as u32;
 /// As the agent sizes them for so many services.
@@ -108,6 +110,8 @@ impl Ours {
             .map_max_entries("SERVICE_COUNT", services)
             .map_max_entries("BACKEND_COUNT", backends);
         loader.override_global("CONFIG", &config, true);
+        // Not there yet in older revisions, as is the other.
+        loader.override_global("HASH_START", &KEY.k0, false);
         loader.override_global("VIP_LINES", &VIP_LINES, false);
         let mut ebpf = loader.load(object).context("the XDP object does not load")?;
         let program: &mut Xdp = ebpf.program_mut("zdd").context("no program zdd")?.try_into()?;
@@ -186,7 +190,7 @@ impl Ours {
         }
         let service = Service {
             commit: Commit::new(row, 1).0,
-            key: HashKey { k0: 11, k1: 12 },
+            key: KEY,
             groups: CELLS_DEFAULT,
             per_group: 1,
             affinity: Affinity::Flow as u32,

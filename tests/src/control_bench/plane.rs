@@ -17,6 +17,8 @@ use super::kernel;
 pub(super) const CELLS: u32 = 1 << 20;
 /// Flows that there shall be room for, twice as many as the sweep is measured over: an operator's sizing, and not that of buckets.
 const FLOWS: u32 = 1 << 21;
+/// Of all services.
+const KEY: HashKey = HashKey { k0: 11, k1: 22 };
 /// Number of the service and of its VIP.
 pub(super) const SERVICE: u16 = 0;
 pub(super) const VIP_ID: u16 = 1;
@@ -87,7 +89,7 @@ impl Plane {
             probe_budget: Default::default(),
             alerts: Vec::new(),
         };
-        let (mut plane, _) = Dataplane::open(&spec, 0)?;
+        let (mut plane, _) = Dataplane::open(&spec, KEY)?;
         let program = plane.program().context("the object has no program")?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut plane = Self { plane, program, pins };
@@ -96,17 +98,10 @@ impl Plane {
     }
 
     fn fill(&mut self) -> Result<()> {
-        let key = HashKey { k0: 11, k1: 22 };
         let plane = &mut self.plane;
         plane.write_service(
             SERVICE,
-            &Service {
-                key,
-                groups: CELLS,
-                per_group: 1,
-                affinity: Affinity::Flow as u32,
-                ..Service::default()
-            },
+            &Service { groups: CELLS, per_group: 1, affinity: Affinity::Flow as u32, ..Service::default() },
         );
         for id in 1..=2u16 {
             let addr = IpAddr::V4(Ipv4Addr::new(10, 9, 8, id as u8));

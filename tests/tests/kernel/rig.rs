@@ -18,6 +18,7 @@ use zdd_agent::dataplane::Dataplane;
 use zdd_agent::desired::{AgentSpec, AttachMode, Limits, SnatSpec};
 use zdd_common::entries::{Backend, Facts, Port, Service};
 use zdd_common::flows::Bucket;
+use zdd_common::hash::HashKey;
 use zdd_common::maps::Quotas;
 use zdd_common::reason::{REASONS, Reason};
 use zdd_common::signals::table::SIGNAL_WAYS;
@@ -38,8 +39,8 @@ pub const BUCKETS: usize = 16;
 pub const LINES: usize = 64;
 /// Flows that can be followed: nobody has to give way.
 pub const SIGNAL_FLOWS: usize = 1 << 16;
-/// What chooses them.
-pub const SIGNAL_SECRET: u64 = 0x5eed;
+/// Of all services; it also chooses which are followed.
+pub const KEY: HashKey = HashKey { k0: 11, k1: 12 };
 /// How long a SYN is remembered at the least.
 pub const SYN_MEMORY: Duration = Duration::from_secs(2);
 /// Port slots that tests use.
@@ -211,7 +212,7 @@ fn make() -> Rig {
         probe_budget: Default::default(),
         alerts: Vec::new(),
     };
-    let (mut plane, _) = Dataplane::open(&spec, SIGNAL_SECRET).unwrap_or_else(|error| panic!("{error}"));
+    let (mut plane, _) = Dataplane::open(&spec, KEY).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
     let map = |name: &str| MapData::from_pin(dir.join(name)).expect("a pinned map");
     fn mapped<T: Copy + Default>(map: MapData, values: usize) -> Mapped<T> {

@@ -12,6 +12,7 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::{self, Bucket};
+use zdd_common::hash::HashKey;
 use zdd_common::maps::{Config, Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::signals::table::SIGNAL_WAYS;
@@ -60,6 +61,7 @@ pub struct Dataplane {
     pub(super) quotas: Mapped<Quotas>,
     pub(super) signal_flows: Mapped<SignalBucket>,
     pub(super) signals: Mapped<SignalCounters>,
+    pub(super) key: HashKey,
     pub(super) signal_secret: u64,
     pub(super) pool: Pool,
     pub(super) mappings: Mapped<mapping::Bucket>,
@@ -152,9 +154,10 @@ impl Dataplane {
 
     /// Loads the program and opens or makes the maps. Nothing is attached yet.
     ///
-    /// `signal_secret` chooses the flows that are followed. It must be the same for as long as the maps live: else those under way
-    /// are not found again.
-    pub fn open(agent: &AgentSpec, signal_secret: u64) -> Result<(Self, Opened), DataplaneError> {
+    /// `key` is that of all services, and chooses the flows that are followed. It must be the same for as long as the maps live: else
+    /// every client is mapped anew, and those under way are not found again.
+    pub fn open(agent: &AgentSpec, key: HashKey) -> Result<(Self, Opened), DataplaneError> {
+        let signal_secret = Self::signal_secret_of(key);
         kernel_is_new_enough(FLOOR, "atomic compare-and-swap in BPF (5.12)")?;
         let (pins, adopted) = Pins::open(&agent.pin_dir)?;
         let config = config_of(agent);
@@ -190,6 +193,7 @@ impl Dataplane {
         loader.override_global("CONFIG", &plain, true);
         let signals = Plain(SignalConfig { secret: signal_secret, buckets: signal_buckets, reserved: 0 });
         loader.override_global("SIGNAL_CONFIG", &signals, true);
+        loader.override_global("HASH_START", &key.k0, true);
         loader.override_global("VIP_LINES", &vip_lines, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
         for name in [MAIN, ODD, SNAT] {
@@ -212,6 +216,7 @@ impl Dataplane {
             quotas: mapped(&mut ebpf, "QUOTAS", 1)?,
             signal_flows: mapped(&mut ebpf, "SIGNAL_FLOWS", signal_buckets)?,
             signals: mapped(&mut ebpf, "SIGNALS", limits.backends + 1)?,
+            key,
             signal_secret,
             ends: take(&mut ebpf, "ENDS")?,
             spans: take(&mut ebpf, "SPANS")?,

@@ -2,6 +2,7 @@
 
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::BackendId;
+use zdd_common::hash::{HashKey, fold};
 use zdd_common::signals::stage::FREE;
 use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{Event, SignalCounters, SignalFlow};
@@ -27,7 +28,12 @@ impl Dataplane {
             .map_err(|error| DataplaneError::kernel("cannot clear signals", error))
     }
 
-    /// Secret that chooses which flows are followed.
+    /// Secret that chooses which flows are followed, of a host with this key.
+    pub const fn signal_secret_of(key: HashKey) -> u64 {
+        fold(key.k0, !key.k1)
+    }
+
+    /// It.
     pub fn signal_secret(&self) -> u64 {
         self.signal_secret
     }

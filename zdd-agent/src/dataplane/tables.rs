@@ -45,10 +45,12 @@ pub struct FlowScan {
 impl Dataplane {
     // --- services ---------------------------------------------------------------------------------------------------
 
-    /// Writes a service's fixed fields, with a commit word of 0: nothing is steered before [`Dataplane::commit`].
+    /// Writes a service's fixed fields, with a commit word of 0: nothing is steered before [`Dataplane::commit`]. Its key is the host's,
+    /// whatever `service` says: the program knows no other.
     pub fn write_service(&self, id: u16, service: &Service) {
+        let service = Service { key: self.key, ..*service };
         // SAFETY: a mapped value; no packet uses a service that has no VIP.
-        unsafe { self.services.at(id.into()).write(*service) };
+        unsafe { self.services.at(id.into()).write(service) };
     }
 
     /// A service as it stands.

@@ -26,6 +26,7 @@ use crate::plan;
 use crate::rows::NoRoom;
 use crate::state::State;
 use crate::store::Store;
+use zdd_common::hash::HashKey;
 
 /// Opens everything and brings it in line; nothing is attached that was not before all rows are committed.
 ///
@@ -65,7 +66,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     }
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
     let key = given.or(saved.as_ref().map(|state| state.key)).unwrap_or(fresh_key);
-    let (mut dataplane, opened) = Dataplane::open(&desired.agent, zdd_common::hash::fold(key.0, !key.1))?;
+    let (mut dataplane, opened) = Dataplane::open(&desired.agent, HashKey { k0: key.0, k1: key.1 })?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
             "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",

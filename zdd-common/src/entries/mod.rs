@@ -71,7 +71,7 @@ pub enum Mode {
 pub struct Service {
     /// [`Commit`].
     pub commit: u64,
-    /// Key of its hashes.
+    /// Key of its hashes: that of all services of the host.
     pub key: HashKey,
     /// Groups A: they decide the version.
     pub groups: u32,

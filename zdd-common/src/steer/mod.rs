@@ -89,14 +89,14 @@ pub struct Place {
 /// canary would load its own backends 1.2 times apart.
 #[inline(always)]
 pub fn place(service: &ServiceView, key: &FlowKey) -> Place {
-    let (group, cell, flow) = spread(service, key);
+    let (group, cell, flow) = spread(service, key, service.key.k0);
     Place { group, cell, table_hash: flows::table_hash(flow, key.vip()) }
 }
 
-/// Group, cell, and the flow's hash: all that a packet of a settled cell needs.
+/// Group, cell, and the flow's hash: all that a packet of a settled cell needs. `start`: [`SteerTables::hash_start`].
 #[inline(always)]
-fn spread(service: &ServiceView, key: &FlowKey) -> (u32, u32, u64) {
-    let client = hash::client(&service.key, key.client);
+fn spread(service: &ServiceView, key: &FlowKey, start: u64) -> (u32, u32, u64) {
+    let client = hash::client(start, key.client);
     // Without the VIP's number, which every node gives out for itself.
     let flow = hash::flow(client, key.ports & 0xffff_ffff);
     let by_client = service.affinity != Affinity::Flow as u32;
@@ -224,7 +224,7 @@ pub(crate) fn settle<T: SteerTables>(
     mut commit: Commit,
 ) {
     query.no_service();
-    let (_, place, flow) = spread(service, &query.key);
+    let (_, place, flow) = spread(service, &query.key, tables.hash_start(service));
     query.udp_idle = service.udp_idle;
     let mut syn = false;
     let (mut syn_hash, mut syn_now) = (0, crate::time::Tick(0));
@@ -236,7 +236,7 @@ pub(crate) fn settle<T: SteerTables>(
         let now_ns = tables.now_ns();
         let now = crate::time::Tick::from_ns(now_ns);
         let table_hash = flows::table_hash(flow, query.key.vip());
-        let syn = hash::fold(table_hash, segment.seq.into());
+        let syn = hash::fold(flow, u64::from(segment.seq) | u64::from(query.key.vip()) << 32);
         // Not yet the look that counts: only whether the flow table will have a say. Then all that is far away is fetched at the
         // same time, and not one after the other with the filter's atomic operation between.
         if tables.cell(commit.row().wrapping_add(place)).is_some_and(changing_cell) {

@@ -13,7 +13,6 @@ use zdd_common::entries::{
     Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service, State, Word,
 };
 use zdd_common::flows::{self, Bucket};
-use zdd_common::hash::HashKey;
 use zdd_common::limits::WAYS;
 use zdd_common::net::{End, TCP};
 use zdd_common::reason::Reason;
@@ -66,9 +65,8 @@ fn build(rig: &mut Rig, cells: u32) {
         let next_hop = NextHop::new(mac(id), 1).0;
         rig.plane.write_backend(id, &Backend { next_hop, mode: Mode::L2 as u16, ..Backend::default() });
     }
-    let key = HashKey { k0: 3, k1: 4 };
     let affinity = Affinity::Flow as u32;
-    let service = Service { key, groups: cells, per_group: 1, affinity, udp_idle: 10, ..Service::default() };
+    let service = Service { groups: cells, per_group: 1, affinity, udp_idle: 10, ..Service::default() };
     rig.plane.write_service(SERVICE, &service);
     let entry = EndEntry { kind: EndKind::Vip as u16, service: SERVICE, id: 7, ..EndEntry::default() };
     let end = End::new(std::net::IpAddr::from(VIP.0).into(), VIP.1.to_be(), TCP);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use zdd_agent::dataplane::{Ends, SourceSet};
+use zdd_agent::dataplane::{Dataplane, Ends, SourceSet};
 use zdd_common::atomic::{Atomics as _, Host};
 use zdd_common::entries::{
     Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service,
@@ -26,8 +26,8 @@ use zdd_common::time::{Tick, ticks};
 
 use crate::frames::assert_sums_kept;
 use crate::rig::{
-    BACKENDS, BUCKETS, CELLS, FAR, FAR6, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES, SIGNAL_FLOWS,
-    SIGNAL_SECRET, SNAT_BUCKETS, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
+    BACKENDS, BUCKETS, CELLS, FAR, FAR6, KEY, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES,
+    SIGNAL_FLOWS, SNAT_BUCKETS, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
 };
 
 /// What the frames did, for whoever reads the output.
@@ -79,7 +79,8 @@ impl<'a> Twin<'a> {
         model.mappings = vec![Default::default(); SNAT_BUCKETS];
         model.redirects = [rig.a, rig.b].into();
         model.signal_flows = vec![Default::default(); SIGNAL_FLOWS / SIGNAL_WAYS];
-        model.signal_secret = SIGNAL_SECRET;
+        model.hash_start = Some(KEY.k0);
+        model.signal_secret = Dataplane::signal_secret_of(KEY);
         let reasons = rig.reasons();
         let mut twin = Self { rig, model, told: Told::default(), first: Default::default(), reasons };
         twin.first = twin.counters();

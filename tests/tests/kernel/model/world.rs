@@ -6,7 +6,6 @@ use zdd_agent::dataplane::Ends;
 use zdd_common::entries::{
     Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service, Word,
 };
-use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::pace::Pace;
 use zdd_common::rules::{self, Facts, Sweep, Timeouts};
@@ -18,7 +17,7 @@ use zdd_common::steer::place;
 use super::random::Random;
 use super::traffic;
 use super::twin::{Twin, coarse_now};
-use crate::rig::{CELLS, Link, MAC_A, MAC_B, neighbour_mac, neighbour4, neighbour6};
+use crate::rig::{CELLS, KEY, Link, MAC_A, MAC_B, neighbour_mac, neighbour4, neighbour6};
 
 /// Services 1 to 8.
 pub const SERVICES: u16 = 8;
@@ -201,7 +200,7 @@ impl World {
                 id,
                 Service {
                     commit: 0,
-                    key: HashKey { k0: random.bits(), k1: random.bits() },
+                    key: KEY,
                     groups: 4,
                     per_group,
                     affinity: random.of(&[Affinity::Flow, Affinity::Client, Affinity::ClientVersion]) as u32,

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
 use zdd_common::encap::variation;
 use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
-use zdd_common::hash::HashKey;
 use zdd_common::packet;
 use zdd_common::reason::Reason;
 
@@ -93,7 +92,6 @@ impl Tunnel {
             },
         );
         let service = Service {
-            key: HashKey { k0: 11, k1: 12 },
             groups: 1,
             per_group: 1,
             affinity: Affinity::Flow as u32,

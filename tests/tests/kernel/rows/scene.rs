@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zdd_common::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
-use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 
 use crate::frames::Pkt;
@@ -168,7 +167,6 @@ pub fn build(rig: &mut Rig) {
             n,
             &Service {
                 commit: 0,
-                key: HashKey { k0: 11, k1: 12 },
                 groups: 1,
                 per_group: 1,
                 affinity: Affinity::Flow as u32,
