@@ -116,6 +116,7 @@ pub struct Reconciler {
     totals: FlowTotals,
     /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
     mapped: [MappingTotals; 2],
+    starved: mapped::Starved,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
     /// Whether flows were followed at the last look.

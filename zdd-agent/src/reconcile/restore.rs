@@ -141,6 +141,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         cohort_loads: HashMap::new(),
         totals: FlowTotals::default(),
         mapped: Default::default(),
+        starved: Default::default(),
         drift: [0; 3],
         signals_swept: true,
         events,
