@@ -290,6 +290,11 @@ impl Dataplane {
         self.quotas().used.iter().any(|used| *used != 0)
     }
 
+    /// Takes the flow table out of this process's memory, which is counted with it; the next sweep brings it back.
+    pub fn let_flows_go(&mut self) {
+        self.flows.let_go();
+    }
+
     /// Looks at every entry and does with it what `rule` says. `rule` is asked for occupied ways only.
     pub fn sweep(&self, mut rule: impl FnMut(FlowScan) -> Sweep) -> FlowTotals {
         let mut totals = FlowTotals::default();

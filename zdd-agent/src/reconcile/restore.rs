@@ -140,6 +140,7 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         loads: HashMap::new(),
         cohort_loads: HashMap::new(),
         totals: FlowTotals::default(),
+        flows_seen: crate::clock::now_ns(),
         mapped: Default::default(),
         starved: Default::default(),
         drift: [0; 3],
