@@ -227,8 +227,8 @@ fn read_top(screen: &str) -> BTreeMap<String, String> {
     let counted = lines.skip_while(|line| !line.starts_with("PACKETS")).skip(1);
     for line in counted.take_while(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        for column in words.chunks_exact(3) {
-            all.insert(format!("reasons/{}", column[0]), column[2].to_owned());
+        for [reason, _, total] in words.as_chunks::<3>().0 {
+            all.insert(format!("reasons/{reason}"), (*total).to_owned());
         }
     }
     all
