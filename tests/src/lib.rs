@@ -11,6 +11,7 @@
 //! - [`bench`]: what a packet costs, beside floors of its own, by BPF_PROG_TEST_RUN.
 //! - [`bpf`]: running programs on frames, and maps in memory.
 //! - [`browser`]: headless Chromium in a namespace, for what people see of a page.
+//! - [`terminal`]: `zdd top` in a terminal, for what people see of it.
 //! - [`certs`]: a certificate authority for tests.
 //! - [`world`]: all of it together with an agent, for tests that do something to a running service.
 
@@ -25,5 +26,6 @@ pub mod demo;
 pub mod ratio;
 pub mod rig;
 pub mod sim;
+pub mod terminal;
 pub mod traffic;
 pub mod world;

@@ -186,3 +186,47 @@ fn without_maps_a_file_is_taken_that_would_have_moved_live_connections() -> Resu
     unharmed(&world.load(20)?.finish());
     Ok(())
 }
+
+/// KiB of kernel tables in the memory of a process.
+fn tables(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a living agent");
+    let (mut of_map, mut kib) = (false, 0);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if of_map => kib += words.next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0),
+            Some(first) if first.contains('-') => of_map = line.contains("bpf-map"),
+            _ => {}
+        }
+    }
+    kib
+}
+
+#[test]
+fn a_flow_table_that_is_empty_again_is_not_kept_in_the_agents_memory() -> Result<()> {
+    let mut world = World::running(Setup { idle_ms: 2_000, flows: 262_144, ..Setup::default() })?;
+    let pid = world.status()?["pid"].as_u64().expect("a process") as u32;
+    let shifted = |world: &mut World| -> Result<u64> {
+        let load = world.load(10)?;
+        world.zdd().run(&["shift", "web", "v2=50%"])?;
+        let mapped = world.wait_status("entries", |status| {
+            (number(&status["flow_table"], "established") > 0.0).then(|| tables(pid))
+        })?;
+        as_before(&load)?;
+        unharmed(&load.finish());
+        world.zdd().run(&["rollback", "web"])?;
+        Ok(mapped)
+    };
+    let full = shifted(&mut world)?;
+    world.wait_status("no entry to be left", |status| {
+        (number(&status["flow_table"], "entries") == 0.0).then_some(())
+    })?;
+    let table = number(&world.status()?["flow_table"], "capacity") as u64 * 48 / 1024;
+    wait_for("the table to be let go", PATIENCE, LOOK_EVERY, || {
+        Ok::<_, zdd_tests::rig::Error>((tables(pid) + table / 2 < full).then_some(()))
+    })?;
+    // It comes back when it is needed, and nobody notices.
+    let again = shifted(&mut world)?;
+    assert!(again + table / 4 > full, "{again} KiB of {full}");
+    Ok(())
+}

@@ -198,6 +198,15 @@ fn when_the_ports_run_out_new_connections_wait_and_live_ones_go_on() -> Result<(
     let more = Talk::open_within(world.rig.ns("c"), world.web(), Duration::from_secs(2));
     assert!(more.is_err(), "a ninth connection over eight ports");
     assert!(count(&world.status()?, "/reasons/drop_no_port") > 0);
+    // Whoever looks at anything hears of it, with the way out.
+    world.wait_status("the note", |status| {
+        let notes = status["services"][0]["notes"].as_array()?;
+        let told = |note: &serde_json::Value| {
+            let text = note.as_str().unwrap_or_default();
+            text.contains("no port was free for new flows") && text.contains("widen agent.snat_ports")
+        };
+        notes.iter().any(told).then_some(())
+    })?;
     for talk in &mut talks {
         assert_eq!(talk.who()?, 1, "live ones go on");
     }

@@ -1,10 +1,15 @@
 //! `zdd trace` beside real traffic, and what tshark makes of it. Needs root and tshark.
 
 use std::net::UdpSocket;
+use std::num::NonZero;
 use std::process::{Command, Stdio};
 
+use aya::maps::MapData;
 use serde_json::Value;
+use zdd_agent::api::client::Client;
+use zdd_agent::trace::{RATE, SNAP, TraceFilter};
 use zdd_tests::rig::{Proc, Result, VIP, wait_for};
+use zdd_tests::terminal::Top;
 use zdd_tests::world::{ECHO_PORT, LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed, whole_lines};
 
 /// Starts `zdd trace` with its output in a file of this name.
@@ -184,5 +189,127 @@ fn a_trace_ends_with_the_agent_and_the_next_one_knows_nothing_of_it() -> Result<
     trace.kill();
     ended(&world)?;
     unharmed(&load.finish());
+    Ok(())
+}
+
+/// Until when the program is asked for packets, in nanoseconds since boot; 0: nobody asks.
+fn asked_until(world: &World) -> u64 {
+    // It is not pinned: no other agent shall find it.
+    let pid = world.status().expect("an agent")["pid"].as_u64().expect("a process");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("a living agent").flatten();
+    let ids = open.filter_map(|fd| {
+        let text = std::fs::read_to_string(fd.path()).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse::<u32>().ok())
+    });
+    let mut maps = ids.filter_map(|id| MapData::from_id(id).ok());
+    let map = maps
+        .find(|map| map.info().is_ok_and(|info| info.name_as_str() == Some("TRACE")))
+        .expect("the agent has it open");
+    let map = aya::maps::Array::<_, [u64; 8]>::try_from(aya::maps::Map::Array(map)).expect("an array");
+    map.get(&0, 0).expect("its word")[0]
+}
+
+/// The programs that are attached, by their ids.
+fn attached(world: &World) -> Result<Vec<String>> {
+    let shown = world.rig.ns("lb").run(&["ip", "-o", "link", "show"])?;
+    let ids = shown.lines().filter_map(|line| line.split_once("prog/xdp id ").map(|(_, id)| id.to_owned()));
+    Ok(ids.map(|id| id.split_whitespace().next().unwrap_or_default().to_owned()).collect())
+}
+
+#[test]
+fn nobody_who_looks_at_numbers_asks_anything_of_the_packets() -> Result<()> {
+    let world =
+        World::running(Setup { agent_lines: "page = \"127.0.0.1:9178\"".to_owned(), ..Setup::default() })?;
+    let programs = attached(&world)?;
+    assert!(!programs.is_empty() && asked_until(&world) == 0, "{programs:?}");
+    // The page's stream, the screen, a status that goes on, and a scrape: all of them at once.
+    let size = |n| NonZero::new(n).expect("not 0");
+    let mut top = Top::start(&world);
+    let mut watch =
+        Top::start_command(&world, &["status", "--watch"], "xterm-256color", (size(50), size(160)));
+    let page = world.rig.scratch().path("page");
+    let mut stream = Command::new("curl");
+    stream.args(["--silent", "--no-buffer", "http://127.0.0.1:9178/api/v1/events"]);
+    let stream = world.rig.ns("lb").spawn_logged(stream, &page)?;
+    top.shows("the screen", &["connected", "web"])?;
+    watch.shows("the status", &["web", "flow table:"])?;
+    wait_for("the page's stream", PATIENCE, LOOK_EVERY, || {
+        let heard = std::fs::read_to_string(&page).expect("a file");
+        Ok::<_, zdd_tests::rig::Error>(heard.contains("data:").then_some(()))
+    })?;
+    zdd_tests::world::curl(world.rig.ns("lb"), None, "http://127.0.0.1:9177/metrics")?;
+    assert_eq!((asked_until(&world), attached(&world)?), (0, programs.clone()));
+    // A trace does ask, and nothing is left of that when it has ended.
+    let (trace, _) = start(&world, "trace", &["web"])?;
+    wait_for("the trace", PATIENCE, LOOK_EVERY, || {
+        Ok::<_, zdd_tests::rig::Error>((asked_until(&world) > 0).then_some(()))
+    })?;
+    trace.kill();
+    ended(&world)?;
+    assert_eq!((asked_until(&world), attached(&world)?), (0, programs));
+    stream.kill();
+    // Whoever has seen enough presses Ctrl-C.
+    watch.press("\x03");
+    assert!(watch.ends()?.success(), "the end of a look is no failure");
+    top.press("q");
+    assert!(top.ends()?.success());
+    Ok(())
+}
+
+#[test]
+fn as_many_may_trace_as_there_may_be_and_the_next_one_is_told_so() -> Result<()> {
+    let world = World::running(Setup::default())?;
+    let filter = || TraceFilter { service: None, reasons: u64::MAX, from: None, rate: RATE, snap: SNAP };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut client = Client::connect(world.zdd().socket()).await.expect("an agent");
+        let mut looking = Vec::new();
+        for _ in 0..16 {
+            looking.push(client.trace(&filter()).await.expect("there is room"));
+        }
+        let refused = world.refused(&["trace", "--count", "1"])?;
+        refused.says(1, &["16 traces are under way", "help: end one of them; `zdd events`"]);
+        // One that ends makes room.
+        drop(looking.pop());
+        let zdd = world.zdd().clone();
+        // On a thread of its own: that it has ended must be told meanwhile.
+        let room = tokio::task::spawn_blocking(move || {
+            wait_for("room for another one", PATIENCE, LOOK_EVERY, || {
+                let trace = zdd.output(&["trace", "--count", "1"])?;
+                Ok::<_, zdd_tests::rig::Error>(trace.status.success().then_some(()))
+            })
+        });
+        room.await.expect("it does not panic")?;
+        drop(looking);
+        Ok::<_, zdd_tests::rig::Error>(())
+    })?;
+    world.refused(&["trace", "--count", "0"])?.says(2, &["invalid value '0' for '--count <N>'"]);
+    Ok(())
+}
+
+#[test]
+fn ctrl_c_ends_every_look_and_leaves_a_drain_as_it_is() -> Result<()> {
+    let world = World::running(Setup { idle_ms: 60_000, ..Setup::default() })?;
+    let size = (NonZero::new(24).expect("not 0"), NonZero::new(100).expect("not 0"));
+    for (args, shown) in
+        [(&["events", "--follow"][..], "agent"), (&["trace"], "bytes"), (&["top"], "connected")]
+    {
+        let mut look = Top::start_command(&world, args, "xterm-256color", size);
+        look.shows("something to look at", &[shown])?;
+        look.press("\x03");
+        assert!(look.ends()?.success(), "{args:?}");
+    }
+    let waits = ["drain", "web/v1", "--wait"];
+    let mut wait = Top::start_command(&world, &waits, "xterm-256color", size);
+    let drains = |world: &World| -> Result<bool> {
+        let status = world.status()?;
+        Ok(zdd_tests::world::status::version(&status, "web", "v1")["draining"] == true)
+    };
+    wait_for("the drain", PATIENCE, LOOK_EVERY, || {
+        Ok::<_, zdd_tests::rig::Error>(drains(&world)?.then_some(()))
+    })?;
+    wait.press("\x03");
+    wait.ends()?;
+    assert!(drains(&world)?, "who waits has gone, the drain goes on");
     Ok(())
 }

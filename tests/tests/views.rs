@@ -1,11 +1,13 @@
 //! All views of one agent show the same numbers, and they outlive it. Needs root.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 
 use serde_json::Value;
 use zdd_agent::api::client::Client;
 use zdd_tests::browser::Browser;
 use zdd_tests::rig::{Error, LB_ADDRESS, Result, VIP, client_address, wait_for};
+use zdd_tests::terminal::Top;
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, curl, unharmed};
 
 /// One scrape: value by name and labels.
@@ -155,6 +157,83 @@ fn as_page(status: &Value) -> BTreeMap<String, Value> {
     all
 }
 
+/// The numbers of a status as `zdd top` writes them. Its rates are differences of these.
+fn as_top(status: &Value) -> BTreeMap<String, String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let share = |value: &Value| format!("{:.2}%", value.as_f64().expect("a share") * 100.0);
+    let mut all = BTreeMap::new();
+    for service in list(&status["services"]) {
+        let name = service["name"].as_str().expect("a name").to_owned();
+        let flows = |version: &Value| version["flows"].as_u64().expect("a number");
+        let live: u64 = list(&service["versions"]).iter().map(flows).sum();
+        all.insert(format!("{name}/generation"), service["generation"].to_string());
+        all.insert(format!("{name}/live"), live.to_string());
+        let settled = match service["dirty_cells"].as_u64() {
+            Some(0) => "settled".to_owned(),
+            cells => format!("{} cells not settled", cells.expect("a number")),
+        };
+        all.insert(format!("{name}/settled"), settled);
+        for version in list(&service["versions"]) {
+            let name = format!("{name}/{}", version["name"].as_str().expect("a name"));
+            all.insert(format!("{name}/asked"), share(&version["asked"]));
+            all.insert(format!("{name}/share"), share(&version["share"]));
+            all.insert(format!("{name}/live"), flows(&version).to_string());
+            let backends = list(&version["backends"]);
+            let ill = backends.iter().filter(|backend| backend["health"] == "unhealthy").count();
+            all.insert(format!("{name}/healthy"), format!("{}/{}", backends.len() - ill, backends.len()));
+        }
+    }
+    let reasons = status["reasons"].as_object().expect("reasons").iter();
+    let met = reasons.filter(|(_, packets)| **packets != 0);
+    all.extend(met.map(|(reason, packets)| (format!("reasons/{reason}"), packets.to_string())));
+    let table = &status["flow_table"];
+    let fill = status["syn_filter"]["fill"].as_f64().expect("a share") * 100.0;
+    let mut head = format!(
+        "flows {} of {} ({} half-open)  syn filter {fill:.1}% full",
+        table["entries"], table["capacity"], table["half"]
+    );
+    for pool in list(&status["snat"]) {
+        let used = pool["live"].as_u64().zip(pool["finished"].as_u64()).map(|(live, over)| live + over);
+        head.push_str(&format!("  snat {} of {}", used.expect("numbers"), pool["capacity"]));
+    }
+    all.insert("head".to_owned(), head);
+    all
+}
+
+/// What is on the screen of `zdd top`, by the same names.
+fn read_top(screen: &str) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    let mut lines = screen.lines().map(str::trim_end);
+    all.extend(lines.by_ref().nth(1).map(|head| ("head".to_owned(), head.to_owned())));
+    let mut service = String::new();
+    for line in lines.by_ref().skip(1).take_while(|line| !line.is_empty()) {
+        let words: Vec<&str> = line.trim_start_matches('>').split_whitespace().collect();
+        match words[..] {
+            [name, "gen", generation, _, _, live, _, ref settled @ ..] => {
+                service = name.to_owned();
+                all.insert(format!("{service}/generation"), generation.to_owned());
+                all.insert(format!("{service}/live"), live.to_owned());
+                all.insert(format!("{service}/settled"), settled.join(" "));
+            }
+            [name, _, asked, share, _, _, _, live, healthy] => {
+                for (key, value) in [("asked", asked), ("share", share), ("live", live), ("healthy", healthy)]
+                {
+                    all.insert(format!("{service}/{name}/{key}"), value.to_owned());
+                }
+            }
+            _ => panic!("`{line}` on\n{screen}"),
+        }
+    }
+    let counted = lines.skip_while(|line| !line.starts_with("PACKETS")).skip(1);
+    for line in counted.take_while(|line| !line.is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for [reason, _, total] in words.as_chunks::<3>().0 {
+            all.insert(format!("reasons/{reason}"), (*total).to_owned());
+        }
+    }
+    all
+}
+
 const NUMBERS: &str = "return Object.fromEntries([...document.querySelectorAll('[data-num]')]\
     .map((e) => [e.dataset.num, e.dataset.value]))";
 
@@ -171,7 +250,7 @@ fn drawn(browser: &Browser) -> Result<BTreeMap<String, Value>> {
 }
 
 #[test]
-fn status_metrics_page_and_api_show_the_same_numbers() -> Result<()> {
+fn status_metrics_page_top_and_api_show_the_same_numbers() -> Result<()> {
     // Without probes, which are packets too and never end.
     let setup = Setup {
         agent_lines: format!("page = \"127.0.0.1:9178\"\nsnat_source = \"{LB_ADDRESS}\""),
@@ -202,6 +281,11 @@ fn status_metrics_page_and_api_show_the_same_numbers() -> Result<()> {
     browser.open("http://127.0.0.1:9178")?;
     browser.wait("a page", "return document.getElementById('as-of')?.dataset.value")?;
 
+    // Wide and high enough for everything.
+    let size = (NonZero::new(60).expect("not 0"), NonZero::new(160).expect("not 0"));
+    let mut top = Top::start_as(&world, "xterm-256color", size);
+    top.shows("the first screen", &["connected", "web", "echo", "PACKETS"])?;
+
     let (mut last, mut looks_left) = (None, 3);
     wait_for("a moment at which nothing changes while all are asked", PATIENCE, LOOK_EVERY, || {
         let before = world.status()?;
@@ -217,16 +301,18 @@ fn status_metrics_page_and_api_show_the_same_numbers() -> Result<()> {
             &format!("return document.getElementById('as-of').dataset.value > {seen}"),
         )?;
         let drawn = drawn(&browser)?;
+        // So does top.
+        let screen = top.shown();
         let after = world.status()?;
         // The status is the one of that moment: a neighbour's ARP a moment later is one packet more.
         // What changed in between and back again, as a next hop that is asked for anew, differs once; a view that is wrong, always.
-        let agree = api == after && page["status"] == after;
+        let agree = api == after && page["status"] == after && read_top(&screen) == as_top(&after);
         looks_left -= u32::from(before == after && !agree);
         let quiet = before == after && (agree || looks_left == 0);
-        last = Some((metrics, api, page, drawn, after));
+        last = Some((metrics, api, page, drawn, screen, after));
         Ok::<_, Error>(quiet.then_some(()))
     })?;
-    let (metrics, api, page, drawn, status) = last.expect("asked");
+    let (metrics, api, page, drawn, screen, status) = last.expect("asked");
     assert_eq!(api, status, "the API");
     assert_eq!(page["status"], status, "the page's snapshot");
     let expected = as_metrics(&status);
@@ -234,6 +320,7 @@ fn status_metrics_page_and_api_show_the_same_numbers() -> Result<()> {
         assert_eq!(metrics.get(name), Some(value), "{name} of the metrics");
     }
     assert_eq!(drawn, as_page(&status), "what the page draws");
+    assert_eq!(read_top(&screen), as_top(&status), "what top draws:\n{screen}");
     assert_eq!(expected["zdd_service_access_prefixes{service=\"web\",list=\"deny\"}"], 2.0);
     assert_eq!(expected["zdd_service_new_per_source_limit{service=\"web\"}"], 1000.0);
     let denied = expected["zdd_service_refused_packets_total{service=\"web\",why=\"denied\"}"];

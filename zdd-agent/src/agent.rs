@@ -47,7 +47,7 @@ async fn live(mut desired: Desired) -> anyhow::Result<()> {
     // First, because it touches nothing: a second agent on the same socket must not come as far as the kernel.
     let api = desired.agent.api.clone();
     let policy = Policy::new(&api)?;
-    let socket = Socket::bind(&socket_path, policy.socket_gid());
+    let socket = Socket::bind_when_free(&socket_path, policy.socket_gid()).await;
     // Whoever forgot `sudo` shall hear that, and not which directory they may not write. Another agent is told before anything.
     if !matches!(socket, Err(BindError::InUse(_)))
         && let missing = doctor::lacking_rights()

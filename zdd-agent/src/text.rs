@@ -127,6 +127,10 @@ pub fn parse_backend(text: &str) -> Result<SocketAddr, Unreadable> {
 /// Reads `addr:port`; the error shows both families.
 pub fn parse_socket(text: &str) -> Result<SocketAddr, Unreadable> {
     text.parse().map_err(|_| {
+        if let Ok(addr) = text.parse::<IpAddr>() {
+            let written = if addr.is_ipv4() { addr.to_string() } else { format!("[{addr}]") };
+            return Unreadable(format!("`{text}` has no port; write {written}:PORT"));
+        }
         Unreadable(format!(
             "`{text}` is not an address; write address:port, as \"10.1.0.1:8080\" or \"[2001:db8::2]:8080\""
         ))

@@ -24,6 +24,8 @@ pub enum Kind {
     FlowTableFull,
     /// Flows could not be remembered.
     FlowsNotRemembered,
+    /// New flows under `snat` found no free port.
+    SnatPortsUsedUp,
     /// The program is not attached to an interface that it should be attached to.
     Detached,
     /// The agent cannot write its state.
@@ -32,7 +34,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::ServiceAlarm,
         Kind::VersionUnhealthy,
         Kind::BackendDown,
@@ -42,6 +44,7 @@ impl Kind {
         Kind::DrainDeadlinePassed,
         Kind::FlowTableFull,
         Kind::FlowsNotRemembered,
+        Kind::SnatPortsUsedUp,
         Kind::Detached,
         Kind::StateNotWritten,
     ];
@@ -58,6 +61,7 @@ impl Kind {
             Kind::DrainDeadlinePassed => "drain-deadline-passed",
             Kind::FlowTableFull => "flow-table-full",
             Kind::FlowsNotRemembered => "flows-not-remembered",
+            Kind::SnatPortsUsedUp => "snat-ports-used-up",
             Kind::Detached => "detached",
             Kind::StateNotWritten => "state-not-written",
         }
@@ -77,9 +81,11 @@ impl Kind {
     /// `critical`: users are, or are about to be, affected; `warning`: somebody should look.
     pub fn severity(self) -> &'static str {
         match self {
-            Kind::ServiceAlarm | Kind::VersionUnhealthy | Kind::Detached | Kind::StateNotWritten => {
-                "critical"
-            }
+            Kind::ServiceAlarm
+            | Kind::VersionUnhealthy
+            | Kind::SnatPortsUsedUp
+            | Kind::Detached
+            | Kind::StateNotWritten => "critical",
             _ => "warning",
         }
     }

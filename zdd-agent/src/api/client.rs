@@ -37,6 +37,16 @@ pub enum ClientError {
         /// What the system said.
         source: io::Error,
     },
+    /// The same, where an agent should have taken everything away.
+    #[error(
+        "no agent answers on {at}: {source}\nhelp: without one, name what it pinned: --config FILE, or --pin-dir DIR as /sys/fs/bpf/zdd"
+    )]
+    NothingToDetach {
+        /// Where it was looked for.
+        at: At,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file for the connection cannot be used.
     #[error("{}: {wrong}\nhelp: --cert, --key and --ca name PEM files: your certificate, its key, and the authority of the agent's", .path.display())]
     Certificate {

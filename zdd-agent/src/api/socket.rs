@@ -5,12 +5,18 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 
 use super::caller::Caller;
 use super::connection::Connection;
 use super::roles::Policy;
+
+/// How long whoever answers on the socket may take to go. A process that was killed answers until the kernel has torn it down, and
+/// whoever starts the next agent at once, by hand or from a script, has done nothing wrong.
+const GOING: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Why the socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,22 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// [`bind`](Self::bind), with patience for an agent that is about to be gone.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind).
+    pub async fn bind_when_free(path: &Path, group: Option<u32>) -> Result<Socket, BindError> {
+        let end = tokio::time::Instant::now() + GOING;
+        loop {
+            match Self::bind(path, group) {
+                Err(BindError::InUse(_)) if tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Listens on `path` with mode 0600, or 0660 for a group. Its directory is created (0755); a socket on which nobody answers is replaced. Needs a
     /// tokio runtime.
     ///
@@ -174,6 +196,23 @@ mod tests {
         fs::rename(dir.join("kept"), &path).unwrap();
         let second = Socket::bind(&path, None).unwrap();
         Probe::connect(second.path()).unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_about_to_be_gone_is_waited_for() {
+        let dir = dir("going");
+        let path = dir.join("zdd.sock");
+        let first = Socket::bind(&path, None).unwrap();
+        let leaves = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(first);
+        });
+        let second = Socket::bind_when_free(&path, None).await.unwrap();
+        leaves.await.unwrap();
+        // One that stays is told of in the end.
+        assert!(matches!(Socket::bind_when_free(&path, None).await, Err(BindError::InUse(_))));
+        drop(second);
         fs::remove_dir_all(dir).unwrap();
     }
 

@@ -372,7 +372,7 @@ pub struct TraceArgs {
     #[arg(long, value_name = "BYTES", default_value_t = SNAP, value_parser = clap::value_parser!(u32).range(14..=i64::from(SNAP_MAX)))]
     pub snap: u32,
     /// End after so many packets.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Write pcapng to a file, or with - to standard output, as for `tshark -r -`.
     #[arg(long, value_name = "FILE|-")]

@@ -160,7 +160,7 @@ async fn collect(
     }
     let desired = text.as_ref().ok().and_then(|text| Config::parse(text, "zdd.toml").ok());
     if let Err(why) = text {
-        bundle.maybe("zdd.toml", Err(why))?;
+        bundle.maybe("zdd.toml", Err(format!("{why}; name the agent's with --config")))?;
     }
     bundle.add("host.txt", &host())?;
     agent(&mut bundle, at).await?;

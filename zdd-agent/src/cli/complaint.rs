@@ -43,7 +43,7 @@ pub fn complain(error: &anyhow::Error, json: bool) -> Outcome {
         return Outcome::Done;
     }
     let outcome = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Unreachable { .. }) => Outcome::Unreachable,
+        Some(ClientError::Unreachable { .. } | ClientError::NothingToDetach { .. }) => Outcome::Unreachable,
         _ => Outcome::Failed,
     };
     tell(&if json { as_json(error, outcome) } else { as_text(error) });
@@ -93,7 +93,7 @@ fn line(error: Complaint<'_>) -> String {
 /// What failed, for programs.
 fn kind(error: &anyhow::Error) -> &'static str {
     let refused = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Unreachable { .. }) => return "unreachable",
+        Some(ClientError::Unreachable { .. } | ClientError::NothingToDetach { .. }) => return "unreachable",
         Some(ClientError::Certificate { .. }) => return "certificate",
         Some(ClientError::Lost(_)) => return "lost",
         Some(ClientError::Malformed(_)) => return "other_build",

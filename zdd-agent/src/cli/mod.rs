@@ -104,6 +104,10 @@ async fn over_the_api(command: Command, at: &At, out: &mut Output) -> anyhow::Re
         {
             return detach::without_agent(pin_dir.as_deref(), config.as_deref(), out);
         }
+        // The way out is not to start one.
+        (Err(ClientError::Unreachable { at, source }), Command::Detach { .. }) => {
+            return Err(ClientError::NothingToDetach { at, source }.into());
+        }
         (client, _) => client?,
     };
     commands::ask(command, client, out).await

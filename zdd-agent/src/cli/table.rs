@@ -358,7 +358,11 @@ pub fn drain(report: &DrainReport, target: &str) -> String {
         (false, true) => {
             format!("{target}: the deadline passed after {waited}, {} flows were left\n", report.left)
         }
-        (false, false) => format!("{target}: drains, {} flows left after {waited}\n", report.left),
+        // Asked at once: what has no entry yet is not counted.
+        (false, false) => format!(
+            "{target}: drains, {} flows are known; `zdd drain {target} --wait` returns when none is left\n",
+            report.left
+        ),
     }
 }
 

@@ -1,7 +1,8 @@
 //! An array map in this process's memory, part by part.
 //!
 //! The kernel counts all that is mapped of a map as the process's own memory, touched or not. Most hosts use a small part of what
-//! their limits allow, so address space is reserved for a whole array, and a part of it is mapped when it is first asked for.
+//! their limits allow, so address space is reserved for a whole array, and a part of it is mapped when it is first asked for. What is
+//! not needed any more can be let go.
 
 use std::io;
 use std::marker::PhantomData;
@@ -100,6 +101,28 @@ impl<T> Mapped<T> {
     /// What the kernel said.
     pub(crate) fn write(&self, index: u32, value: &T) -> io::Result<()> {
         super::per_cpu::write(self.map.as_fd(), index, value)
+    }
+
+    /// Lets go of every part but the first; what is in them stays in the kernel, and each comes back when it is asked for. `&mut`:
+    /// nobody may hold an address of a value.
+    pub(crate) fn let_go(&mut self) {
+        for part in 1..self.there.len() {
+            if !self.there[part].load(Ordering::Acquire) {
+                continue;
+            }
+            let offset = (part << self.shift) * size_of::<T>();
+            let length = (size_of::<T>() << self.shift).min(self.bytes - offset);
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            // SAFETY: over a part of what `new` has reserved, of which nobody holds an address.
+            let left = unsafe {
+                let at = self.start.byte_add(offset).cast();
+                libc::mmap(at, length, libc::PROT_NONE, flags, -1, 0)
+            };
+            // A part that stays mapped is no harm.
+            if left != libc::MAP_FAILED {
+                self.there[part].store(false, Ordering::Release);
+            }
+        }
     }
 
     #[inline]

@@ -14,7 +14,7 @@ use zdd_common::limits::WAYS;
 use zdd_common::maps::{Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::pace::Pace;
-use zdd_common::reason::REASONS;
+use zdd_common::reason::{REASONS, Reason};
 use zdd_common::rules::Sweep;
 
 use super::DataplaneError;
@@ -292,6 +292,11 @@ impl Dataplane {
         self.quotas().used.iter().any(|used| *used != 0)
     }
 
+    /// Takes the flow table out of this process's memory, which is counted with it; the next sweep brings it back.
+    pub fn let_flows_go(&mut self) {
+        self.flows.let_go();
+    }
+
     /// Looks at every entry and does with it what `rule` says. `rule` is asked for occupied ways only.
     pub fn sweep(&self, mut rule: impl FnMut(FlowScan) -> Sweep) -> FlowTotals {
         let mut totals = FlowTotals::default();
@@ -379,6 +384,12 @@ impl Dataplane {
         let per_epoch = (self.filter.len() * 128) as f64;
         let fullest = ones.into_iter().max().unwrap_or(0) as f64;
         ((self.filter.len() * 64) as u64, fullest / per_epoch)
+    }
+
+    /// Packets that ended with this reason.
+    pub fn packets(&self, reason: Reason) -> u64 {
+        let at = REASONS.iter().position(|known| *known == reason).unwrap_or(0) as u32;
+        self.reasons.get(&at, 0).map_or(0, |values| values.iter().sum())
     }
 
     /// Packets by reason, in the order of the reasons' numbers.

@@ -87,7 +87,7 @@ pub async fn configured(desired: &Desired) -> Vec<Finding> {
             let (links, locals) = (watcher.links(), watcher.locals().borrow().clone());
             findings.extend(interfaces::look(desired, &links, &pinned).await);
             findings.extend(interfaces::peers(desired, &links));
-            findings.extend(network::settings(desired, &links, &locals));
+            findings.extend(network::settings(desired, &links, &locals).await);
             findings.extend(network::neighbours(desired).await);
         }
         Err(error) => findings.push(Finding::problem(
@@ -108,7 +108,7 @@ pub async fn before_start(desired: &Desired, patience: Duration) -> Vec<Finding>
             let (links, locals) = (watcher.links(), watcher.locals().borrow().clone());
             findings.extend(interfaces::mtu(desired, &links));
             findings.extend(interfaces::redirects(desired, &links));
-            findings.extend(network::settings(desired, &links, &locals));
+            findings.extend(network::settings(desired, &links, &locals).await);
         }
         findings.retain(|finding| finding.level > Level::Ok);
         findings

@@ -8,28 +8,20 @@ use super::interfaces::some;
 use super::{Finding, sysctl};
 use crate::desired::{Desired, Forward};
 use crate::links::{Link, matches, xdp};
-use crate::neighbour::{NextHopState, Resolver, ResolverOptions};
+use crate::neighbour::{NextHopState, Resolver, ResolverOptions, on_link};
 
 /// How long neighbours may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the stack needs so that what XDP leaves to it under `nat` gets through.
-pub(super) fn settings(
+pub(super) async fn settings(
     desired: &Desired,
     links: &BTreeMap<u32, Link>,
     locals: &BTreeSet<IpAddr>,
 ) -> Vec<Finding> {
-    let foreign: Vec<String> =
-        vips(desired).filter(|addr| !locals.contains(addr)).map(|addr| addr.to_string()).collect();
-    let mut findings = vec![if foreign.is_empty() {
-        Finding::ok("vip", "every VIP is an address of this host")
-    } else {
-        let what = format!(
-            "{}: no address of this host, so clients need a route to it over here",
-            foreign.join(", ")
-        );
-        Finding::ok("vip", what)
-    }];
+    let foreign: BTreeSet<IpAddr> = vips(desired).filter(|addr| !locals.contains(addr)).collect();
+    let on_link = on_link(foreign.iter().copied()).await;
+    let mut findings = owned(&foreign, |addr| Some(links.get(on_link.get(&addr)?)?.name.clone()));
     if some(desired, Forward::Snat) {
         findings.push(ports(desired, locals));
     }
@@ -39,6 +31,39 @@ pub(super) fn settings(
     findings.extend(forwarding(desired));
     if vips(desired).any(|addr| addr.is_ipv4() && locals.contains(&addr)) {
         findings.extend(own_vip(desired, links));
+    }
+    findings
+}
+
+/// Whether packets for the VIPs can find this host: `foreign` are those that are no address of it, `segment` names the interface whose
+/// link such an address lies on.
+fn owned(foreign: &BTreeSet<IpAddr>, segment: impl Fn(IpAddr) -> Option<String>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut routed = Vec::new();
+    for addr in foreign {
+        match segment(*addr) {
+            Some(interface) => findings.push(Finding::warning(
+                "vip",
+                format!(
+                    "{addr} is no address of this host and lies on {interface}'s own link, where machines ask for it by {}: zdd does not answer",
+                    if addr.is_ipv4() { "ARP" } else { "neighbour discovery" }
+                ),
+                format!(
+                    "ip addr add {addr}/{} dev lo (under l2 and ipip too); if somebody else answers for this host, all is well",
+                    if addr.is_ipv4() { 32 } else { 128 }
+                ),
+            )),
+            None => routed.push(addr.to_string()),
+        }
+    }
+    if !routed.is_empty() {
+        let what = format!(
+            "{}: no address of this host, so clients need a route to it over here",
+            routed.join(", ")
+        );
+        findings.push(Finding::ok("vip", what));
+    } else if findings.is_empty() {
+        findings.push(Finding::ok("vip", "every VIP is an address of this host"));
     }
     findings
 }
@@ -204,4 +229,22 @@ pub(super) async fn neighbours(desired: &Desired) -> Vec<Finding> {
         findings.push(Finding::ok("neighbours", format!("the way to {} backends is known", backends.len())));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    #[test]
+    fn a_vip_that_machines_ask_for_and_nobody_owns_is_told() {
+        let [near, far]: [IpAddr; 2] = ["10.0.0.10".parse().unwrap(), "10.9.0.10".parse().unwrap()];
+        let segment = |addr| (addr == near).then(|| "eth0".to_owned());
+        let found = owned(&BTreeSet::from([near, far]), segment);
+        let [nobodys, routed] = &found[..] else { panic!("{found:?}") };
+        assert!(nobodys.level == Level::Warning && nobodys.what.contains("eth0's own link"), "{nobodys:?}");
+        assert!(nobodys.fix.as_ref().is_some_and(|fix| fix.contains("ip addr add 10.0.0.10/32 dev lo")));
+        assert!(routed.level == Level::Ok && routed.what.starts_with("10.9.0.10: "), "{routed:?}");
+        assert!(owned(&BTreeSet::new(), segment)[0].what.starts_with("every VIP"));
+    }
 }

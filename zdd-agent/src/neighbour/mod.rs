@@ -12,6 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 pub use gateways::watch_gateways;
+pub use read::on_link;
 pub use resolver::{NeighbourError, Resolver, ResolverOptions};
 
 use crate::links::Mac;

@@ -61,6 +61,21 @@ pub(super) async fn way(ask: &Handle, addr: IpAddr) -> Result<Way, Error> {
     }
 }
 
+/// Which of these this host would ask for by ARP or neighbour discovery, and out of which interface: others on that link do so, too. A
+/// kernel that does not answer knows of none.
+pub async fn on_link(addresses: impl IntoIterator<Item = IpAddr>) -> HashMap<IpAddr, u32> {
+    let Ok((connection, handle, _)) = rtnetlink::new_connection() else { return HashMap::new() };
+    let task = tokio::spawn(connection);
+    let mut found = HashMap::new();
+    for addr in addresses {
+        if let Ok(Way::Out { ifindex, via: None }) = way(&handle, addr).await {
+            found.insert(addr, ifindex);
+        }
+    }
+    task.abort();
+    found
+}
+
 fn read_way(route: &RouteMessage) -> Way {
     match route.header.kind {
         RouteType::Unicast => {}

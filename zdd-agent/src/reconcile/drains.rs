@@ -177,7 +177,9 @@ impl Reconciler {
     pub(super) fn undrain(&mut self, target: &Target) -> Result<ChangeReport, Refused> {
         let index = self.resolve(target)?;
         if self.drain_of(index, target).is_none() {
-            return Err(Refused::conflict(format!("{target} does not drain")));
+            return Err(Refused::conflict(format!(
+                "{target} does not drain\nhelp: it may take new flows already; `zdd status` shows its weight, and `zdd shift` sets it"
+            )));
         }
         if let Target::Version { version, .. } = target
             && self.dropped(index, version)

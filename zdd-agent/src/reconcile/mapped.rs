@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use zdd_common::entries::BackendId;
+use zdd_common::reason::Reason;
 use zdd_common::snat::mapping::{self, Fate, Timeouts};
 
 use super::Reconciler;
@@ -18,13 +19,61 @@ const SCARCE: Duration = Duration::from_secs(10);
 /// Mappings of removed backends that one sweep ends: their clients reconnect one after another.
 const PACE: u32 = 1000;
 
+/// New flows lately found no free port.
+#[derive(Debug, Default)]
+pub(super) struct Starved {
+    /// Dropped for it when last looked; `None`: not looked yet, and what was before is no news.
+    dropped: Option<u64>,
+    /// Since boot; 0: never.
+    last_ns: u64,
+}
+
+/// It is a trouble for so long after the last one.
+const STARVED_NS: u64 = 60_000_000_000;
+
+impl Starved {
+    fn look(&mut self, dropped: u64, now: u64) {
+        if self.dropped.is_some_and(|before| dropped > before) {
+            self.last_ns = now;
+        }
+        self.dropped = Some(dropped);
+    }
+
+    fn still(&self, now: u64) -> bool {
+        self.last_ns != 0 && now.saturating_sub(self.last_ns) < STARVED_NS
+    }
+}
+
 impl Reconciler {
+    /// What to say while new flows find no port.
+    pub(super) fn starved(&self) -> Option<String> {
+        let used: Vec<String> = self
+            .snat_status()
+            .iter()
+            .map(|pool| {
+                let used = pool.live + pool.finished;
+                format!(
+                    "{used} of {} in use, {} at most towards one backend",
+                    pool.capacity, pool.per_backend
+                )
+            })
+            .collect();
+        self.starved.still(crate::clock::now_ns()).then(|| {
+            format!(
+                "no port was free for new flows within the last minute, they were dropped (drop_no_port; {}): \
+                 widen agent.snat_ports, or add addresses to agent.snat_source",
+                used.join(", ")
+            )
+        })
+    }
+
     /// Ends mappings whose time has come, frees ports, and counts each backend's live flows, which under `snat` are all known.
     pub(super) fn sweep_mappings(&mut self, now: u64) {
         let capacity = self.dataplane.mapping_capacity();
         if capacity == [0, 0] {
             return;
         }
+        self.starved.look(self.dataplane.packets(Reason::DropNoPort), now);
         let mut known: HashMap<BackendId, (usize, Timeouts, bool)> = HashMap::new();
         for (index, service) in self.services.iter().enumerate() {
             let times = timeouts(service);
@@ -104,5 +153,21 @@ fn timeouts(service: &Service) -> Timeouts {
         scarce: ns(SCARCE).min(times.half_life),
         time_wait: ns(TIME_WAIT),
         grace: times.grace,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STARVED_NS, Starved};
+
+    #[test]
+    fn only_drops_that_are_seen_to_come_are_news_and_for_a_minute() {
+        let mut starved = Starved::default();
+        // Those of before this agent.
+        starved.look(7, 1);
+        assert!(!starved.still(2));
+        starved.look(8, 3);
+        starved.look(8, 4);
+        assert!(starved.still(3 + STARVED_NS - 1) && !starved.still(3 + STARVED_NS));
     }
 }

@@ -114,8 +114,11 @@ pub struct Reconciler {
     /// The same of cohorts, by service and name.
     cohort_loads: HashMap<(String, String), crate::capacity::Load>,
     totals: FlowTotals,
+    /// When the flow table was last not empty (ns since boot).
+    flows_seen: u64,
     /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
     mapped: [MappingTotals; 2],
+    starved: mapped::Starved,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
     /// Whether flows were followed at the last look.

@@ -8,7 +8,7 @@ use zdd_common::reason::REASONS;
 
 use super::Reconciler;
 use super::service::{self, Service};
-use crate::desired::{FULL, VersionSpec};
+use crate::desired::{FULL, Forward, VersionSpec};
 use crate::health::Health;
 use crate::report::{
     self, AccessStatus, BackendState, BackendStatus, FlowTableStatus, InterfaceStatus, NewPerSourceStatus,
@@ -94,6 +94,10 @@ impl Reconciler {
         let mut notes = service.notes.clone();
         notes.extend(elsewhere(service));
         notes.extend(self.unremembered(service));
+        let mapped = |v: &VersionSpec| v.forward.unwrap_or(spec.forward) == Forward::Snat;
+        if service.maps() || spec.versions.iter().any(mapped) {
+            notes.extend(self.starved());
+        }
         if let Some(why) = service.members_wait().filter(|_| spec.cohorts.is_empty()) {
             notes.push(format!(
                 "clients of cohorts that are not in the configuration any more keep their cells: {why}"

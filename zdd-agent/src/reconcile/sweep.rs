@@ -9,8 +9,16 @@ use super::service;
 use super::table::{self, Seen, Swept};
 use crate::state::SavedBackend;
 
+/// A flow table that nothing has been in for so long is not kept in the agent's memory.
+const QUIET_NS: u64 = 10_000_000_000;
+
 impl Reconciler {
     pub(super) fn sweep(&mut self, now: u64) {
+        if self.dataplane.any_flows() {
+            self.flows_seen = now;
+        } else if now.saturating_sub(self.flows_seen) > QUIET_NS {
+            self.dataplane.let_flows_go();
+        }
         let of: Vec<(usize, usize)> = (0..self.services.len())
             .flat_map(|index| (0..self.services[index].faces.len()).map(move |face| (index, face)))
             .collect();

@@ -90,8 +90,11 @@ impl Traces {
 impl Reconciler {
     /// Begins a trace. It ends when the receiver is dropped.
     pub(super) fn trace(&mut self, filter: TraceFilter) -> Result<mpsc::Receiver<TracedPacket>, Refused> {
-        if self.traces.looking.len() >= TRACES {
-            return Err(Refused::refused(format!("{TRACES} traces are under way\nhelp: end one of them")));
+        // Whoever has gone since the last look is in nobody's way.
+        if self.traces.looking.iter().filter(|looking| !looking.to.is_closed()).count() >= TRACES {
+            return Err(Refused::refused(format!(
+                "{TRACES} traces are under way, as many as there may be\nhelp: end one of them; `zdd events` shows who began which"
+            )));
         }
         let services = match &filter.service {
             None => u64::MAX,

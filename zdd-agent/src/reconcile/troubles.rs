@@ -26,6 +26,7 @@ impl Reconciler {
             self.drain_troubles(index, &mut all);
         }
         self.table_troubles(&mut all);
+        self.port_troubles(&mut all);
         self.host_troubles(&mut all);
         all
     }
@@ -152,6 +153,12 @@ impl Reconciler {
                     text,
                 ));
             }
+        }
+    }
+
+    fn port_troubles(&self, all: &mut Vec<Trouble>) {
+        if let Some(text) = self.starved() {
+            all.push(Trouble::new(Kind::SnatPortsUsedUp, [], text));
         }
     }
 

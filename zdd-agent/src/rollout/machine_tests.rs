@@ -156,6 +156,17 @@ fn after_a_freeze_a_retry_goes_on_with_fresh_counts_at_the_same_weight() {
 }
 
 #[test]
+fn a_promote_that_comes_too_early_says_what_must_come_first() {
+    let plan =
+        plan(Strategy::BlueGreen { auto_promote: false, bake: Duration::ZERO }, OnFailure::Rollback, &[]);
+    let story = Story::new(&plan);
+    let early = Event::Operator(Command::Promote { full: false }, "tested".to_owned());
+    let told = step(&plan, &story.progress, early, 0).unwrap_err();
+    assert!(told.contains("its analyses prove the present weight first (a 0 of 1"), "{told}");
+    assert!(told.contains("help: ask again when"), "{told}");
+}
+
+#[test]
 fn promote_full_leaves_steps_out_and_no_proof() {
     let plan = plan(canary(), OnFailure::Rollback, &[]);
     let mut story = Story::new(&plan);

@@ -81,6 +81,26 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// What stands in the way of a `promote` is a proof, a step or a drain: it passes none of them.
+    fn nothing_to_promote(&self) -> String {
+        let what = match self.at() {
+            Some(Stage::Proof) => {
+                let lacking = self.plan.spec.analyses.iter().zip(&self.progress.runs);
+                let lacking = lacking.filter(|(spec, run)| !spec.dry_run && run.proven < spec.count);
+                let lacking: Vec<String> = lacking
+                    .map(|(spec, run)| format!("{} {} of {}", spec.name, run.proven, spec.count))
+                    .collect();
+                format!("its analyses prove the present weight first ({})", lacking.join(", "))
+            }
+            Some(Stage::Hooks(kind)) => format!("its {} hook is under way", kind.name()),
+            Some(Stage::Drain) => format!("{} drains, which is its last step", self.plan.stable),
+            _ => "a step is under way".to_owned(),
+        };
+        format!(
+            "there is no waiting to end: {what}\nhelp: ask again when `zdd rollout status` says that it waits for `zdd rollout promote`"
+        )
+    }
+
     pub(super) fn promote(&mut self, full: bool, because: &str) -> Result<(), String> {
         if full && !self.progress.exposed() && matches!(self.plan.spec.strategy, Strategy::Canary { .. }) {
             return Err(format!(
@@ -101,7 +121,7 @@ impl Walk<'_> {
         }
         let waits = matches!(self.at(), Some(Stage::Pause(_) | Stage::Await));
         if !waits && !full && self.progress.paused.is_none() {
-            return Err("no waiting of the plan is left to cut short here\nhelp: `zdd rollout status` says what it waits for".to_owned());
+            return Err(self.nothing_to_promote());
         }
         self.progress.paused = None;
         self.put_back();

@@ -296,7 +296,7 @@ async fn drain_answers_at_once_or_waits_with_an_exit_code() {
     let (agent, asked) = agent();
     insta::assert_snapshot!(agent.run(&["drain", "web/v1", "--deadline", "500ms"]).await.all(), @"
     exit 0
-    web/v1: drains, 3 flows left after 1 ms
+    web/v1: drains, 3 flows are known; `zdd drain web/v1 --wait` returns when none is left
     ");
     assert_eq!(last(&asked), r#"drain Version { service: Some("web"), version: "v1" } Some(500ms)"#);
     insta::assert_snapshot!(agent.run(&["drain", "v1", "--wait"]).await.all(), @"

@@ -176,7 +176,7 @@ async fn detach_without_an_agent_needs_a_pin_directory() {
     insta::assert_snapshot!(run(&dir, &socket, &["detach"]).await.all(), @"
     exit 4
     error: no agent answers on DIR/zdd.sock: No such file or directory (os error 2)
-    help: start one with `zdd agent --config FILE`, or name another socket with --socket PATH or ZDD_SOCKET
+    help: without one, name what it pinned: --config FILE, or --pin-dir DIR as /sys/fs/bpf/zdd
     ");
     let none = dir.0.join("none");
     let said = run(&dir, &socket, &["detach", "--pin-dir", none.to_str().unwrap()]).await;

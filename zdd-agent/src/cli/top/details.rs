@@ -73,7 +73,9 @@ fn measured(run: &AnalysisReport) -> String {
     let AnalysisReport { name, proven, count, failures, failure_limit, dry_run, last, .. } = run;
     let dry = if *dry_run { " (dry run)" } else { "" };
     let last = last.as_ref().map(|last| format!("; last {last}")).unwrap_or_default();
-    format!("{name}{dry}: {proven} of {count} proven, {failures} failures of {failure_limit} tolerated{last}")
+    format!(
+        "{name}{dry}: {proven} successes here, {count} needed; {failures} failures, {failure_limit} tolerated{last}"
+    )
 }
 
 /// Mean times of each version whose flows are followed, over the last reports.

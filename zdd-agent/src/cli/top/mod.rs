@@ -5,6 +5,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 mod view;
+#[cfg(test)]
+mod width_tests;
 
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};

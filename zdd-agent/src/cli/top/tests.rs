@@ -33,7 +33,7 @@ fn backend(address: &str, ill: Option<&str>) -> BackendStatus {
 }
 
 /// One service after `seconds` of 100 new flows and 1,000 packets a second, of which v2 gets a tenth.
-fn status(seconds: u64) -> Status {
+pub(super) fn status(seconds: u64) -> Status {
     let version = |name: &str, role, asked, new_flows, backends| VersionStatus {
         name: name.to_owned(),
         role,
@@ -91,7 +91,7 @@ fn status(seconds: u64) -> Status {
     }
 }
 
-fn model() -> Model {
+pub(super) fn model() -> Model {
     let mut model = Model::default();
     for second in 0..5 {
         model.report(status(second), Duration::from_secs(second));
@@ -99,7 +99,7 @@ fn model() -> Model {
     model
 }
 
-fn screen(model: &Model, width: u16, height: u16) -> String {
+pub(super) fn screen(model: &Model, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| view::draw(model, frame)).unwrap();
     let lines = terminal.backend().to_string();
@@ -166,10 +166,10 @@ fn a_shift_is_typed_asked_about_and_only_then_done() {
     insta::assert_snapshot!(screen(&model, 90, 14), @r"
     zdd 0.1.0  pid 42  connected
     flows 60 of 262144 (2 half-open)  syn filter 1.2% full
-      SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALT
-      web                  gen 7                                 100     1000    60      ▁████
-        v1                 ┌ sure? ───────────────────────────────────┐  900     30      2/2
-    >   v2                 │ zdd shift web v2=2%                      │  100     30      0/1 1
+      SERVICE   ASKED    TABLE    OBSERVED  NEW/s   LIVE    HEALTH
+      web                                   100     60      ▁████ 20.0/s turned away, 1638 cel
+        v1      90.00%   90┌ sure? ───────────────────────────────────┐
+    >   v2      10.00%   10│ zdd shift web v2=2%                      │3:8080: HTTP 503
                            │ 2.00% of new clients get another version │
                            │ y does it, n gives up                    │
                            └──────────────────────────────────────────┘
@@ -330,10 +330,10 @@ fn the_chosen_services_rollout_is_a_tree_with_its_handshakes_below() {
     insta::assert_snapshot!(screen(&model, 100, 30), @r"
     zdd 0.1.0  pid 42  connected
     flows 60 of 262144 (2 half-open)  syn filter 1.2% full
-      SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
-    > web                  gen 7                                 100     1000    60      ▁████ 20.0/s tu
-        v1                 stable    90.00%   90.00%   90.00%    90.0    900     30      2/2
-        v2                 candidate 10.00%   10.00%   10.00%    10.0    100     30      0/1 10.1.0.3:80
+      SERVICE   ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
+    > web                                   100     1000    60      ▁████ 20.0/s turned away, 1638 cells
+        v1      90.00%   90.00%   90.00%    90.0    900     30      2/2
+        v2      10.00%   10.00%   10.00%    10.0    100     30      0/1 10.1.0.3:8080: HTTP 503
 
 
 
@@ -348,7 +348,7 @@ fn the_chosen_services_rollout_is_a_tree_with_its_handshakes_below() {
      ├─ done  pause 2m
      ├─ done  10 % to v2
      ├─ NOW   pause 2m
-     │     └─ health: 1 of 1 proven, 0 failures of 2 tolerated; last success (1)
+     │     └─ health: 1 successes here, 1 needed; 0 failures, 2 tolerated; last success (1)
      │     └─ waits for 2m to pass
      ├─ next  50 % to v2
      └─ next  100 % to v2

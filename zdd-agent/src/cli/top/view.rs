@@ -11,6 +11,8 @@ use super::model::{Dialog, Model, Row, service};
 use crate::report::{Health, Role, ServiceStatus, Status, VersionStatus};
 
 const KEYS: &str = "q quit  up/down choose  s shift  d drain  u undrain  r rollback  ? help";
+/// The same for 40 columns: `?` tells the rest.
+const FEW_KEYS: &str = "q quit  s shift  r rollback  ? more keys";
 const HELP: &str = "\
 ASKED     share of new flows that was asked for
 TABLE     share of the cells that the version really has
@@ -21,6 +23,7 @@ LIVE      remembered flows: exact while cells change, 0 in steady state
 
 s  shift the chosen version to a weight   d  drain it
 u  undrain it                             r  roll its service back
+up, down (k, j)  choose                   q  quit
 
 Each asks first, and says what it would move.
 Any key closes this.";
@@ -56,7 +59,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
     services(model, frame, main);
     frame.render_widget(Paragraph::new(details), told);
     frame.render_widget(Paragraph::new(packets(model, usize::from(counted))), counts);
-    frame.render_widget(Paragraph::new(footer(model, roomy)), foot);
+    frame.render_widget(Paragraph::new(footer(model, roomy, area.width)), foot);
     if let Some(dialog) = &model.dialog {
         popup(dialog, frame);
     }
@@ -121,27 +124,31 @@ pub(super) fn bars(points: &[f64]) -> String {
 }
 
 /// The columns, the narrowest terminal that has room for them, and their widths; the first is as wide as names are, the last takes
-/// what is left.
+/// what is left: on 80 columns enough for a backend that fails.
 const COLUMNS: [(&str, u16, u16); 9] = [
     ("SERVICE", 0, 0),
-    ("ROLE", 80, 9),
+    ("ROLE", ROLE_FROM, 9),
     ("ASKED", 0, 8),
     ("TABLE", 56, 8),
     ("OBSERVED", 56, 9),
     ("NEW/s", 72, 7),
-    ("PKT/s", 80, 7),
-    ("LIVE", 72, 7),
+    ("PKT/s", 96, 7),
+    ("LIVE", 80, 7),
     ("HEALTH", 32, 0),
 ];
+const ROLE_FROM: u16 = 104;
 
 fn services(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let Some(status) = model.status() else { return };
     let shown: Vec<usize> = (0..COLUMNS.len()).filter(|at| area.width >= COLUMNS[*at].1).collect();
     // Two services must not look alike because their names are cut at the same letter, as far as there is room.
-    let longest = status.services.iter().map(|service| service.name.len()).max().unwrap_or(0) as u16;
+    let versions = status.services.iter().flat_map(|service| &service.versions);
+    let names = status.services.iter().map(|service| service.name.len());
+    let longest = names.chain(versions.map(|version| version.name.len() + 2)).max().unwrap_or(0) as u16;
     let most =
         if area.width < 80 { area.width.saturating_sub(11).clamp(4, 18) } else { (area.width / 4).max(18) };
-    let names = Constraint::Length(longest.clamp(18.min(most), most) + 2);
+    let least = if area.width < ROLE_FROM { 7 } else { 18 };
+    let names = Constraint::Length(longest.clamp(least.min(most), most) + 2);
     let widths = shown.iter().map(|at| match COLUMNS[*at] {
         ("SERVICE", ..) => names,
         ("HEALTH", ..) => Constraint::Fill(1),
@@ -152,7 +159,7 @@ fn services(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             Row::Service(at) => service_row(model, status.services.get(at)?),
             Row::Version(at, version) => {
                 let service = status.services.get(at)?;
-                version_row(model, service, service.versions.get(version)?)
+                version_row(model, service, service.versions.get(version)?, area.width < ROLE_FROM)
             }
         };
         let cells = cells.into_iter().enumerate().filter(|(at, _)| shown.contains(at));
@@ -197,7 +204,13 @@ fn service_row(model: &Model, of: &ServiceStatus) -> [Line<'static>; COLUMNS.len
     ]
 }
 
-fn version_row(model: &Model, of: &ServiceStatus, version: &VersionStatus) -> [Line<'static>; COLUMNS.len()] {
+/// `roleless`: its column is not shown, and what matters of it must be told elsewhere.
+fn version_row(
+    model: &Model,
+    of: &ServiceStatus,
+    version: &VersionStatus,
+    roleless: bool,
+) -> [Line<'static>; COLUMNS.len()] {
     let (service_name, name) = (of.name.clone(), version.name.clone());
     let rate = |total: fn(&VersionStatus) -> u64| {
         let find = |status: &Status| {
@@ -212,6 +225,7 @@ fn version_row(model: &Model, of: &ServiceStatus, version: &VersionStatus) -> [L
         Role::Candidate => "candidate",
     };
     let (health, colour) = health(version);
+    let health = if roleless && version.draining { format!("draining, {health}") } else { health };
     [
         Line::from(format!("  {name}")),
         Line::from(role),
@@ -264,7 +278,7 @@ fn packets(model: &Model, height: usize) -> Vec<Line<'static>> {
     lines
 }
 
-fn footer(model: &Model, roomy: bool) -> Vec<Line<'static>> {
+fn footer(model: &Model, roomy: bool, width: u16) -> Vec<Line<'static>> {
     let chosen = model.rows().get(model.selected).copied().zip(model.status());
     let note = chosen.and_then(|(row, status)| {
         let (Row::Service(at) | Row::Version(at, _)) = row;
@@ -277,7 +291,8 @@ fn footer(model: &Model, roomy: bool) -> Vec<Line<'static>> {
         }
         service.notes.first().map(|note| format!("{}: {note}", service.name))
     });
-    let keys = Line::styled(KEYS, Style::new().add_modifier(Modifier::DIM));
+    let keys = if usize::from(width) < KEYS.len() { FEW_KEYS } else { KEYS };
+    let keys = Line::styled(keys, Style::new().add_modifier(Modifier::DIM));
     let message = Line::from(model.message.clone().or(note).unwrap_or_default());
     // Where there is room for one, what was just said counts more.
     if roomy || message.width() > 0 { vec![message, keys] } else { vec![keys] }

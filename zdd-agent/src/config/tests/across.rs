@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn backends() {
     let backend = |text: &str| changed("\"10.1.0.1:8080\"", text);
-    insta::assert_snapshot!(backend("\"10.1.0.1\""), @r#"
-    zdd.toml:9:13: `backends`: `10.1.0.1` is not an address
-    help: write address:port, as "10.1.0.1:8080" or "[2001:db8::2]:8080"
-    "#);
+    insta::assert_snapshot!(backend("\"10.1.0.1\""), @r"
+    zdd.toml:9:13: `backends`: `10.1.0.1` has no port
+    help: write 10.1.0.1:PORT
+    ");
     insta::assert_snapshot!(backend("\"10.1.0.1:0\", \"0.0.0.0:80\", \"224.0.0.1:80\", \"127.0.0.1:80\", \"255.255.255.255:80\""), @r#"
     zdd.toml:9:13: backend 10.1.0.1:0 has no port of its own, and the VIP 10.0.0.10:80/tcp does not have all ports
     help: write "10.1.0.1:80"

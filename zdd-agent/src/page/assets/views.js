@@ -160,7 +160,7 @@ function rollout(row, acts) {
       h("div", {}, h("h3", {}, "Steps"), h("ol", { class: "steps" }, row.steps.map((step) =>
         h("li", { class: step.state, "aria-current": step.state === "now" ? "step" : null }, step.what)))),
       row.analyses.length > 0 && h("div", {}, h("h3", {}, "Analyses"), h("ul", {}, row.analyses.map((run) =>
-        h("li", {}, `${run.name}${run.dry_run ? " (dry run)" : ""}: ${run.proven} of ${run.count} proven, failures ${run.failures} of ${run.failure_limit} tolerated`,
+        h("li", {}, `${run.name}${run.dry_run ? " (dry run)" : ""}: ${run.proven} successes here, ${run.count} needed; ${run.failures} failures, ${run.failure_limit} tolerated`,
           run.last && h("span", { class: "quiet" }, `; last ${run.last}`))))),
       h("div", {}, h("h3", {}, "Events"), h("ol", { class: "log", tabindex: "0", "aria-label": `Events of rollout ${row.id}, newest first` },
         [...row.log].reverse().map((line) => h("li", {}, h("time", { datetime: new Date(line.unix_ms).toISOString() }, clock(line.unix_ms)), h("span", {}, line.text)))))));
