@@ -96,6 +96,11 @@ reasons! {
     DropRate = "drop_rate",
     /// `ipip`: the driver left no room for an outer header in front of the frame.
     DropNoHeadroom = "drop_no_headroom",
+    /// `ipip`: a router said that a packet does not fit its way to a backend; it became an error for the packet's sender.
+    TooBigPath = "too_big_path",
+    /// A router says that IP in IP does not fit its way, which is left to the stack: too little is quoted to tell whose that was, it is not
+    /// what we would send there now, or (then it is rewritten) there is no complete route to who has to know.
+    PassTooBig = "pass_too_big",
 }
 
 impl Reason {
