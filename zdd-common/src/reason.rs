@@ -79,7 +79,7 @@ reasons! {
     /// For a VIP: a later fragment of a datagram whose first one has not been seen lately. It came too early, or its trail was
     /// lost; what is missing goes to a backend, so the stack could not use it either.
     DropFragmentEarly = "drop_fragment_early",
-    /// `snat`: every port that the flow could have towards its backend is in use.
+    /// `snat`: every port that the flow could have towards its backend is in use. `nat`: a backend is its own client, and no ports are given out.
     DropNoPort = "drop_no_port",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",

@@ -299,6 +299,11 @@ pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut 
         && backend.mode == crate::entries::Mode::Nat as u16
         && odd.work.end.mapped == 0
     {
+        // Of a flow that is mapped for this reason, the mapping tells what its backend knows.
+        if process::is_own(&backend, &odd.work.end, &odd.quote.dst) {
+            odd.work.end.mapped = 1;
+            return done();
+        }
         let old = odd.work.packet.dst;
         let port = process::behind(backend.port, odd.work.end.vip_port);
         let outside = (old, backend.addr);

@@ -42,6 +42,8 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     let client = client(random, id);
     let own = backend(service, number);
     let mut own = own;
+    // Sometimes a backend is its own client.
+    let client = if random.chance(5) && own.0.is_ipv6() == is_v6(id) { (own.0, client.1) } else { client };
     if matches!(service, SPANNED | SPANNED6) && random.chance(30) {
         own.1 += random.of(&[1, 50, 99, 100]);
     }
