@@ -1,9 +1,11 @@
 //! Shifts, health and what is told about them, under traffic. Needs root.
 
 use serde_json::Value;
-use zdd_tests::rig::{self, Families, Result, wait_for};
+use zdd_tests::rig::{self, Families, Result, VIP, v4, wait_for};
 use zdd_tests::world::status::{Kept, count, number, service, told, version};
-use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, ask_from, curl, goes_on, unharmed};
+use zdd_tests::world::{
+    ECHO_PORT, LOOK_EVERY, PATIENCE, Setup, WEB_PORT, World, as_before, ask_from, curl, goes_on, unharmed,
+};
 
 fn share(world: &World, name: &str) -> Result<f64> {
     Ok(number(version(&world.status()?, "web", name), "share"))
@@ -199,6 +201,13 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() -> Result<()> {
     world
         .refused(&["backend", "add", "web", "v2", "[2001:db8::1]:80"])?
         .says(1, &["is IPv6, the VIP", "help: "]);
+    // What a backend gets would come back and be steered again, whichever service's VIP it is.
+    for (port, owner) in [(WEB_PORT, "`web`"), (ECHO_PORT, "`echo`")] {
+        let address = v4(VIP, port).to_string();
+        world
+            .refused(&["backend", "add", "web", "v2", &address])?
+            .says(1, &["is the VIP of service", owner, "round in circles", "help: "]);
+    }
     assert_eq!((Kept::of(&world.status()?).intent, world.changes()?), before, "nothing was changed");
     as_before(&load)?;
     unharmed(&load.finish());

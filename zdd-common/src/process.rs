@@ -456,7 +456,7 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         work.next = Next::Encapsulate;
         return;
     }
-    if maps(&backend, &work.end) {
+    if maps(&backend, &work.end, &work.packet.src) {
         work.next = Next::MapOut;
         return;
     }
@@ -553,10 +553,18 @@ fn fit_answer<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, packe
     }
 }
 
-/// Whether what goes to a backend by a VIP gets a port of ours.
+/// Whether what comes from a client for a backend by a VIP gets a port of ours.
 #[inline(always)]
-pub(crate) fn maps(backend: &Backend, vip: &EndEntry) -> bool {
-    backend.mode == Mode::Snat as u16 || backend.mode == Mode::Nat as u16 && vip.mapped != 0
+pub(crate) fn maps(backend: &Backend, vip: &EndEntry, client: &Addr) -> bool {
+    backend.mode == Mode::Snat as u16
+        || backend.mode == Mode::Nat as u16 && (vip.mapped != 0 || is_own(backend, vip, client))
+}
+
+/// Whether a backend is its own client: under `nat` it would see a packet from itself, and answer by itself. A mapping knows one port
+/// of a backend, so not by the further ports of a range.
+#[inline(always)]
+pub(crate) fn is_own(backend: &Backend, vip: &EndEntry, client: &Addr) -> bool {
+    backend.addr == *client && vip.vip_port == 0
 }
 
 #[inline(always)]

@@ -79,7 +79,7 @@ reasons! {
     /// For a VIP: a later fragment of a datagram whose first one has not been seen lately. It came too early, or its trail was
     /// lost; what is missing goes to a backend, so the stack could not use it either.
     DropFragmentEarly = "drop_fragment_early",
-    /// `snat`: every port that the flow could have towards its backend is in use.
+    /// `snat`: every port that the flow could have towards its backend is in use. `nat`: a backend is its own client, and no ports are given out.
     DropNoPort = "drop_no_port",
     /// The cell names no backend: every version is empty and there is nowhere to go.
     DropNoBackend = "drop_no_backend",
@@ -96,6 +96,11 @@ reasons! {
     DropRate = "drop_rate",
     /// `ipip`: the driver left no room for an outer header in front of the frame.
     DropNoHeadroom = "drop_no_headroom",
+    /// `ipip`: a router said that a packet does not fit its way to a backend; it became an error for the packet's sender.
+    TooBigPath = "too_big_path",
+    /// A router says that IP in IP does not fit its way, which is left to the stack: too little is quoted to tell whose that was, it is not
+    /// what we would send there now, or (then it is rewritten) there is no complete route to who has to know.
+    PassTooBig = "pass_too_big",
 }
 
 impl Reason {

@@ -16,7 +16,8 @@ pub const QUOTED_V6: usize = 1232;
 /// The least MTU of IPv6 (RFC 8200, 5): no sender goes below.
 pub const MTU_MIN_V6: u32 = 1280;
 
-const ICMP: usize = 8;
+/// Length of an ICMP error's header before its quote.
+pub(crate) const ICMP: usize = 8;
 const ICMPV4: u8 = 1;
 const ICMPV6: u8 = 58;
 const UNREACHABLE: u8 = 3;
@@ -32,7 +33,7 @@ pub(crate) const DF: u8 = 0x40;
 // A function of its own in the kernel: see `steer`'s query.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn answer<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bool {
-    if !from_one_host(frame, packet) {
+    if !may_tell(frame, packet.v6) {
         return false;
     }
     let Some(dst) = frame.read_link::<[u8; 6]>(0) else { return false };
@@ -44,38 +45,64 @@ pub fn answer<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bo
             && frame.prepend(ipv6::LEN + ICMP)
             && error_v6(frame, packet, mtu)
     } else {
-        frame.read::<u8>(L3 + 6).unwrap_or_default() & DF != 0
-            && frame.truncate(L3 + QUOTED_V4)
-            && frame.prepend(ipv4::LEN + ICMP)
-            && error_v4(frame, packet, mtu)
+        frame.truncate(L3 + QUOTED_V4) && frame.prepend(ipv4::LEN + ICMP) && error_v4(frame, packet, mtu)
     };
     done && frame.write_link(0, src) && frame.write_link(6, dst) && frame.write(ETHERTYPE, ether_type)
 }
 
-/// Whether the source is a single host: others get no errors (RFC 1122, 3.2.2; RFC 4443, 2.4 e). Asked of the frame: were
-/// the parsed address read here, the verifier would follow all steering once for each way it was parsed.
+/// Whether a packet's sender may be told: it is a single host (others get no errors: RFC 1122, 3.2.2; RFC 4443, 2.4 e), and lets nobody on
+/// the way cut its packets. Asked of the frame: were the parsed address read here, the verifier would follow all steering once for each
+/// way it was parsed.
 #[inline(always)]
-fn from_one_host<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
-    if packet.v6 {
+pub(crate) fn may_tell<F: Frame + ?Sized>(frame: &F, v6: bool) -> bool {
+    if v6 {
         !matches!(frame.read::<u8>(L3 + ipv6::SRC), None | Some(0 | 0xff))
     } else {
         !matches!(frame.read::<u8>(L3 + ipv4::SRC), None | Some(0 | 127 | 224..))
+            && frame.read::<u8>(L3 + 6).unwrap_or_default() & DF != 0
     }
 }
 
 #[inline(always)]
 fn error_v4<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bool {
     const LENGTH: u16 = (ipv4::LEN + ICMP + QUOTED_V4) as u16;
+    match sum_v4(frame, mtu) {
+        Some(sum) => head_v4(frame, packet, mtu, LENGTH, sum),
+        None => false,
+    }
+}
+
+/// The checksum of an IPv4 error about `mtu` that quotes [`QUOTED_V4`] bytes.
+#[inline(always)]
+pub(crate) fn sum_v4<F: Frame + ?Sized>(frame: &F, mtu: u32) -> Option<u16> {
+    let at = L3 + ipv4::LEN;
+    sum(frame, at + ICMP, QUOTED_V4 / 8, start_v4(Delta::default(), mtu))
+}
+
+/// Adds what an IPv4 error's checksum covers before the quote.
+#[inline(always)]
+pub(crate) const fn start_v4(delta: Delta, mtu: u32) -> Delta {
+    let [.., high, low] = mtu.to_be_bytes();
+    delta
+        .more(u32::from_ne_bytes([UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0]))
+        .more(u32::from_ne_bytes([0, 0, high, low]))
+}
+
+/// Writes the headers of the IPv4 error for `packet`'s sender: it has `length` bytes and this checksum.
+#[inline(always)]
+pub(crate) fn head_v4<F: Frame + ?Sized>(
+    frame: &mut F,
+    packet: &Packet,
+    mtu: u32,
+    length: u16,
+    sum: u16,
+) -> bool {
     let at = L3 + ipv4::LEN;
     let [.., high, low] = mtu.to_be_bytes();
-    let kind = u32::from_ne_bytes([UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0]);
     let told = u32::from_ne_bytes([0, 0, high, low]);
-    let Some(sum) = sum(frame, at + ICMP, QUOTED_V4 / 8, Delta::default().more(kind).more(told)) else {
-        return false;
-    };
     let [a, b] = sum.to_ne_bytes();
     let kind = u32::from_ne_bytes([UNREACHABLE, FRAGMENTATION_NEEDED, a, b]);
-    let [high, low] = LENGTH.to_be_bytes();
+    let [high, low] = length.to_be_bytes();
     let first = u32::from_ne_bytes([0x45, CLASS, high, low]);
     // Never fragmented, so without an identification (RFC 6864).
     let second = u32::from_ne_bytes([0, 0, DF, 0]);
@@ -95,22 +122,49 @@ fn error_v4<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bool
 
 #[inline(always)]
 fn error_v6<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) -> bool {
-    const LENGTH: u16 = (ICMP + QUOTED_V6) as u16;
-    let at = L3 + ipv6::LEN;
+    const LENGTH: u16 = (ipv6::LEN + ICMP + QUOTED_V6) as u16;
+    let start = start_v6(Delta::default(), packet, mtu, LENGTH);
+    match sum(frame, L3 + ipv6::LEN + ICMP, QUOTED_V6 / 8, start) {
+        Some(sum) => head_v6(frame, packet, mtu, LENGTH, sum),
+        None => false,
+    }
+}
+
+/// Bytes behind the IPv6 header of an error of `length` bytes, as they stand in it.
+#[inline(always)]
+const fn payload(length: u16) -> [u8; 2] {
+    length.wrapping_sub(ipv6::LEN as u16).to_be_bytes()
+}
+
+/// Adds what an IPv6 error's checksum covers before the quote, the pseudo-header too (RFC 8200, 8.1): both addresses, length, next
+/// header.
+#[inline(always)]
+pub(crate) const fn start_v6(delta: Delta, packet: &Packet, mtu: u32, length: u16) -> Delta {
     let (from, to) = (packet.dst, packet.src);
-    let [high, low] = LENGTH.to_be_bytes();
-    let kind = u32::from_ne_bytes([PACKET_TOO_BIG, 0, 0, 0]);
-    // With the pseudo-header (RFC 8200, 8.1): both addresses, length, next header.
-    let start = Delta::default()
+    let [high, low] = payload(length);
+    delta
         .more_quad(from.hi)
         .more_quad(from.lo)
         .more_quad(to.hi)
         .more_quad(to.lo)
         .more(u32::from_ne_bytes([0, 0, high, low]))
         .more(u32::from_ne_bytes([0, 0, 0, ICMPV6]))
-        .more(kind)
-        .more(mtu.to_be());
-    let Some(sum) = sum(frame, at + ICMP, QUOTED_V6 / 8, start) else { return false };
+        .more(u32::from_ne_bytes([PACKET_TOO_BIG, 0, 0, 0]))
+        .more(mtu.to_be())
+}
+
+/// Writes the headers of the IPv6 error for `packet`'s sender: it has `length` bytes and this checksum.
+#[inline(always)]
+pub(crate) fn head_v6<F: Frame + ?Sized>(
+    frame: &mut F,
+    packet: &Packet,
+    mtu: u32,
+    length: u16,
+    sum: u16,
+) -> bool {
+    let at = L3 + ipv6::LEN;
+    let (from, to) = (packet.dst, packet.src);
+    let [high, low] = payload(length);
     let [a, b] = sum.to_ne_bytes();
     let first = (6 << 28 | u32::from(CLASS) << 20).to_be();
     frame.write(L3, first)

@@ -37,7 +37,9 @@ fn packet(model: &mut Model, before: &[u8]) {
     match verdict {
         Verdict::Odd | Verdict::Map => panic!("{verdict:?} is for another part, which gave none"),
         // Whoever asked too much is answered, and what waits for a route is rewritten; whatever else passes is untouched.
-        Verdict::Pass(Reason::StackRouted | Reason::ReplyStackRouted) => kept(before, &frame),
+        Verdict::Pass(Reason::StackRouted | Reason::ReplyStackRouted | Reason::PassTooBig) => {
+            kept(before, &frame);
+        }
         Verdict::Pass(_) | Verdict::Drop(_) if frame.len() != before.len() => {
             assert!(matches!(verdict, Verdict::Drop(_)), "{verdict:?} of another length");
         }

@@ -17,7 +17,12 @@ const PERIOD: usize = 251;
 
 /// Bytes that go up and down: `ZDD_BULK_MIB` MiB, 100 if it is not set.
 pub fn bulk() -> u64 {
-    std::env::var("ZDD_BULK_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(100) << 20
+    bulk_or(100)
+}
+
+/// The same with another number of MiB if it is not set.
+pub fn bulk_or(otherwise: u64) -> u64 {
+    std::env::var("ZDD_BULK_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise) << 20
 }
 
 /// The pattern, long enough for a chunk from any place in it.

@@ -103,6 +103,34 @@ fn much_goes_up_and_down_over_1500_bytes() -> Result<()> {
     Ok(())
 }
 
+/// The balancer's own link has room; the one behind the next router has not, and only its errors tell.
+#[test]
+fn a_narrower_link_behind_a_router_is_told_to_the_client() -> Result<()> {
+    const NARROW: u32 = 1400;
+    let net = Net::running_behind(1540, Some(NARROW))?;
+    for (service, port, v6) in net::SERVICES {
+        let to = vip(v6, port);
+        let before = net.reason("too_big_path")?;
+        let mut talk = Talk::open(net.ns("c"), to)?;
+        assert_eq!(talk.upload(echo::bulk_or(20))?, 1, "{service}");
+        assert_eq!(talk.download(echo::bulk_or(20))?, 1, "{service}");
+        let told = net.reason("too_big_path")? - before;
+        assert!(told > 0, "{service}: nothing was too big, so nothing was shown");
+        for role in ["c", "b1"] {
+            let (again, sent) = echo::retransmitted(net.ns(role))?;
+            assert!(again * 50 < sent, "{service}, {role}: {again} of {sent} segments were sent again");
+        }
+        let room = NARROW - if service == "four" { 20 } else { 40 };
+        let way = net.ns("c").run(&["ip", "route", "get", &to.ip().to_string()])?;
+        assert!(way.contains(&format!("mtu {room}")), "{service}: {way}");
+        println!("{service}: the client was told {told} times");
+    }
+    for reason in ["too_big", "drop_too_big", "pass_too_big"] {
+        assert_eq!(net.reason(reason)?, 0, "{reason}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_wider_way_to_the_backends_has_room_and_nobody_is_told_anything() -> Result<()> {
     let net = Net::running(1540)?;

@@ -57,11 +57,19 @@ pub struct Net {
 impl Net {
     /// Builds it; the way from the balancer to its backends carries packets of `mtu` bytes.
     pub fn running(mtu: u32) -> Result<Self> {
+        Self::running_behind(mtu, None)
+    }
+
+    /// The same; before b1 there is a router, `m`, behind which the way carries only so many.
+    pub fn running_behind(mtu: u32, narrow: Option<u32>) -> Result<Self> {
         let binary = built("zdd").expect("the binary zdd: cargo build -p zdd-agent");
         let spec =
             RigSpec { forward: Forward::L2, backends: 2, clients: 3, vips: vec![VIP, PREVIEW], v6: false };
-        let rig = Rig::new(spec)?;
+        let mut rig = Rig::new(spec)?;
         wire_v6(&rig)?;
+        if let Some(narrow) = narrow {
+            put_router_before_b1(&mut rig, narrow)?;
+        }
         for i in 1..=2u8 {
             let b = format!("b{i}");
             for (role, device) in [("lb", format!("zlb{i}")), (b.as_str(), "b0".to_owned())] {
@@ -245,6 +253,44 @@ fn wire_v6(rig: &Rig) -> Result<()> {
     }
     rig.ns("lb").ip_batch(&lb)?;
     rig.ns("c").ip_batch(&[c, back].concat())
+}
+
+/// Replaces the wire between the balancer and b1 by two, with a router between them that knows its way to outer sources.
+fn put_router_before_b1(rig: &mut Rig, narrow: u32) -> Result<()> {
+    rig.add_namespace("m")?;
+    rig.ns("lb").run(&["ip", "link", "del", "zlb1"])?;
+    rig.wire(("lb", "zlb1"), ("m", "m0"))?;
+    rig.wire(("m", "m1"), ("b1", "b0"))?;
+    let m = rig.ns("m");
+    for (key, value) in [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/disable_ipv6", "0"),
+        ("net/ipv6/conf/all/accept_dad", "0"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+    ] {
+        m.sysctl(key, value)?;
+    }
+    // Without it the balancer would make no use of a route that it knows.
+    rig.ns("lb").sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+    m.ip_batch(&lines(&[
+        "link set m0 mtu 1540",
+        &format!("link set m1 mtu {narrow}"),
+        "addr add 10.81.1.2/30 dev m0",
+        "addr add fd81:1::2/64 dev m0 nodad",
+        "addr add 10.83.1.1/30 dev m1",
+        "addr add fd83:1::1/64 dev m1 nodad",
+        "route add 10.255.0.0/16 via 10.81.1.1",
+        "route add fd7a:6464::/64 via fd81:1::1",
+        &format!("route add {}/32 via 10.83.1.2", backend(1)),
+        &format!("route add {}/128 via fd83:1::2", backend6(1)),
+    ]))?;
+    rig.ns("b1").ip_batch(&lines(&["addr add 10.83.1.2/30 dev b0", "addr add fd83:1::2/64 dev b0 nodad"]))?;
+    rig.ns("lb").ip_batch(&lines(&[
+        "addr add 10.81.1.1/30 dev zlb1",
+        "addr add fd81:1::1/64 dev zlb1 nodad",
+        &format!("route add {}/128 via fd81:1::2", backend6(1)),
+    ]))
 }
 
 /// A UDP datagram for the VIP: all that matters of it is where it is going.

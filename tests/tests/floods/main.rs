@@ -10,7 +10,7 @@ use std::time::Instant;
 use aya::maps::MapData;
 use pour::{Kind, NOBODY, pour};
 use serde_json::Value;
-use zdd_tests::rig::{Error, Result, wait_for};
+use zdd_tests::rig::{Error, Forward, Result, wait_for};
 use zdd_tests::traffic::{Counts, Ledger, Load};
 use zdd_tests::world::status::{count, number, service, told, version};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, goes_on};
@@ -20,9 +20,20 @@ const MILLION: u64 = 1_000_000;
 
 /// A world whose backends drop what nobody sent, so that a flood tries the balancer and not their TCP.
 fn world(flows: u32, idle_ms: u32) -> Result<World> {
-    let world = World::running(Setup { flows, idle_ms, ..Setup::default() })?;
+    world_of(Setup { flows, idle_ms, ..Setup::default() })
+}
+
+fn world_of(setup: Setup) -> Result<World> {
+    let world = World::running(setup)?;
     for i in 1..=4 {
         let backend = world.rig.ns(&format!("b{i}"));
+        if world.setup.forward == Forward::L2 {
+            // What is for the VIP is local, and answered another way than it came: said before that is looked up.
+            backend.run(&["ip", "rule", "add", "pref", "10", "lookup", "local"])?;
+            backend.run(&["ip", "rule", "del", "pref", "0"])?;
+            backend.run(&["ip", "rule", "add", "pref", "0", "from", NOBODY, "blackhole"])?;
+            continue;
+        }
         backend.run(&["ip", "route", "add", "blackhole", NOBODY])?;
         // The route back is no route: `__fib_validate_source` refuses the packet.
         backend.sysctl("net/ipv4/conf/all/rp_filter", "1")?;
@@ -70,6 +81,12 @@ fn held(ledger: &Ledger) {
     assert_eq!(harm, 0, "{:?}\n{:#?}", ledger.counts, ledger.incidents);
 }
 
+/// The same, but new connections may have waited for a port in vain.
+fn nothing_live_broke(ledger: &Ledger) {
+    let harm = ledger.counts.broken() + ledger.counts.wrong_source;
+    assert_eq!(harm, 0, "{:?}\n{:#?}", ledger.counts, ledger.incidents);
+}
+
 /// Pours until `frames` more packets are counted, while the traffic goes on; the status before and after.
 fn flooded(world: &World, load: &Load, kind: Kind, frames: u64) -> Result<(Value, Value)> {
     let before = world.status()?;
@@ -96,7 +113,11 @@ fn flooded(world: &World, load: &Load, kind: Kind, frames: u64) -> Result<(Value
     assert!(counted(&after) - counted(&before) >= frames, "the flood did not arrive: {after}");
     let more = load.ledger().counts.since(&begun);
     assert!(more.short_total > 0 && more.long_lines > 0, "{more:?}");
-    held(&load.ledger());
+    if world.setup.forward == Forward::Snat {
+        nothing_live_broke(&load.ledger());
+    } else {
+        held(&load.ledger());
+    }
     let grown = (resident(&after).saturating_sub(memory.0), map_memory(world) - memory.1);
     assert!(grown.0 < 4096 && grown.1 == 0, "grew by {} KiB of agent and {} B of maps", grown.0, grown.1);
     Ok((before, after))
@@ -188,4 +209,42 @@ fn a_full_table_sends_new_connections_to_base_and_says_so() -> Result<()> {
     })?;
     held(&load.finish());
     Ok(())
+}
+
+/// Frames of each kind in the tests below: `ZDD_FLOOD`, 60,000 if it is not set.
+fn frames() -> u64 {
+    std::env::var("ZDD_FLOOD").ok().and_then(|text| text.parse().ok()).unwrap_or(60_000)
+}
+
+fn every_kind(forward: Forward) -> Result<()> {
+    let world = world_of(Setup { forward, ..Setup::default() })?;
+    let load = world.load(40)?;
+    for name in ["web", "echo"] {
+        world.zdd().run(&["shift", name, "v2=50%"])?;
+    }
+    load.open_long(20);
+    for kind in [Kind::Syn, Kind::Ack, Kind::Rst, Kind::Udp, Kind::Noise] {
+        let pair = flooded(&world, &load, kind, frames())?;
+        if forward == Forward::Snat && kind == Kind::Ack {
+            // Each forged flow gets a port of ours, and there are none left: it is told, and what has one goes on.
+            assert!(more(&pair, "drop_no_port") > 0, "{}", pair.1["reasons"]);
+        }
+    }
+    let ledger = load.finish();
+    if forward == Forward::Snat {
+        nothing_live_broke(&ledger)
+    } else {
+        held(&ledger)
+    }
+    Ok(())
+}
+
+#[test]
+fn forged_packets_of_every_kind_break_nothing_under_l2() -> Result<()> {
+    every_kind(Forward::L2)
+}
+
+#[test]
+fn forged_packets_of_every_kind_break_nothing_live_under_snat() -> Result<()> {
+    every_kind(Forward::Snat)
 }

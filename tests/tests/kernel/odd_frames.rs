@@ -103,21 +103,23 @@ pub struct Error {
     /// The quoted packet, from its IP header on.
     pub quote: Vec<u8>,
     pub ip_options: Vec<u8>,
+    /// Bytes 4 to 7 of the ICMP header: the MTU, where there is one.
+    pub told: [u8; 4],
 }
 
 impl Error {
     /// "Fragmentation needed" or "packet too big" about the packet of a frame.
     pub fn about(frame: &[u8], src: IpAddr, dst: IpAddr) -> Self {
         let kind = if src.is_ipv6() { (2, 0) } else { (3, 4) };
-        Self { macs: OUTSIDE, src, dst, hops: 64, kind, quote: frame[L3..].to_vec(), ip_options: vec![] }
+        let (quote, told) = (frame[L3..].to_vec(), [0, 0, 5, 0]);
+        Self { macs: OUTSIDE, src, dst, hops: 64, kind, quote, ip_options: vec![], told }
     }
 
     /// The frame, with right lengths and checksums.
     pub fn bytes(&self) -> Vec<u8> {
         let (destination, source) = self.macs;
         let (type_u8, code_u8) = self.kind;
-        // The MTU, where there is one.
-        let bytes5to8 = [0, 0, 5, 0];
+        let bytes5to8 = self.told;
         let v6 = self.src.is_ipv6();
         let ether_type = if v6 { etherparse::EtherType::IPV6 } else { etherparse::EtherType::IPV4 };
         let mut frame = Ethernet2Header { source, destination, ether_type }.to_bytes().to_vec();
@@ -158,26 +160,34 @@ impl Error {
 
 /// The error by which `src` tells the sender `dst` of an untagged frame about `mtu`.
 pub fn told(frame: &[u8], src: IpAddr, dst: IpAddr, mtu: u32) -> Vec<u8> {
-    let mut out = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
-    match (src, dst) {
+    let (to, from) = (frame[6..12].try_into().expect("six"), frame[..6].try_into().expect("six"));
+    let quoted = if src.is_ipv6() { 1232 } else { 544 };
+    telling((to, from), &frame[L3..L3 + quoted], (src, dst), mtu)
+}
+
+/// The error of `src` to `dst` that quotes this and tells `mtu`, between these MAC addresses (destination, source).
+pub fn telling(macs: ([u8; 6], [u8; 6]), quote: &[u8], ends: (IpAddr, IpAddr), mtu: u32) -> Vec<u8> {
+    let mut out = [macs.0, macs.1].concat();
+    let length = 8 + quote.len() as u16;
+    match ends {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let quote = &frame[L3..L3 + 544];
+            out.extend(0x0800u16.to_be_bytes());
             let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu as u16 };
             let icmp = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), quote);
             let mut ip =
-                Ipv4Header::new(8 + 544, 64, IpNumber::ICMP, src.octets(), dst.octets()).expect("it fits");
+                Ipv4Header::new(length, 64, IpNumber::ICMP, src.octets(), dst.octets()).expect("it fits");
             ip.dscp = 48.try_into().expect("six bits");
             ip.dont_fragment = true;
             ip.header_checksum = ip.calc_header_checksum();
             out.extend([&ip.to_bytes()[..], &icmp.to_bytes()[..], quote].concat());
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let quote = &frame[L3..L3 + 1232];
+            out.extend(0x86ddu16.to_be_bytes());
             let kind = Icmpv6Type::PacketTooBig { mtu };
             let icmp = Icmpv6Header::with_checksum(kind, src.octets(), dst.octets(), quote).expect("it fits");
             let ip = Ipv6Header {
                 traffic_class: 0xc0,
-                payload_length: 8 + 1232,
+                payload_length: length,
                 next_header: IpNumber::IPV6_ICMP,
                 hop_limit: 64,
                 source: src.octets(),

@@ -118,6 +118,11 @@ impl Dataplane {
         &self.pool
     }
 
+    /// Whether there is anything to give out.
+    pub fn gives_ports(&self) -> bool {
+        self.pool.ports != 0 && self.pool.addresses != [0; 2]
+    }
+
     /// The addresses of a family that it sends from.
     pub fn snat_sources(&self, v6: bool) -> Vec<IpAddr> {
         let family = usize::from(v6);

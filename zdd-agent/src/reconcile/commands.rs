@@ -372,8 +372,15 @@ impl Reconciler {
         // Ports that two would have.
         let meet =
             |first: u16, last: u16| first <= address.port().saturating_add(more) && address.port() <= last;
-        if own.saved.spec.all_vips().any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
-            return Err(Refused::invalid(format!("{address} is the service's own VIP")));
+        // Whichever service's: what goes there would come back, and be steered again.
+        for service in &self.services {
+            let mut vips = service.saved.spec.all_vips();
+            if vips.any(|vip| vip.addr == address.ip() && meet(vip.port, vip.ports().1)) {
+                return Err(Refused::invalid(format!(
+                    "backend {address} is the VIP of service `{}`\nhelp: a packet would go round in circles: name the backend's own address",
+                    service.name()
+                )));
+            }
         }
         for service in &self.services {
             if super::service::proto(&service.saved.spec) != super::service::proto(&own.saved.spec) {

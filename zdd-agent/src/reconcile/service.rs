@@ -423,7 +423,7 @@ impl Service {
                 id: backend.id,
                 vip_port: face.at.vip.port.to_be(),
                 vip: face.at.vip.addr.into(),
-                mapped: self.maps().into(),
+                mapped: self.maps_back(dataplane).into(),
                 ..EndEntry::default()
             };
             let entry = entry.with_rate(self.rate());
@@ -451,9 +451,14 @@ impl Service {
         !spec.preview.is_empty() && spec.versions.iter().any(nat)
     }
 
+    /// Whether what its `nat` backends send to a port of ours is mapped back: flows of preview VIPs, and of backends that are their own clients.
+    fn maps_back(&self, dataplane: &Dataplane) -> bool {
+        self.maps() || dataplane.gives_ports()
+    }
+
     /// Tells the entries of its backends, under which their replies are known, how many flows are followed, and whether some are mapped.
     pub(super) fn write_replies(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
-        let (rate, mapped) = (self.rate(), u32::from(self.maps()));
+        let (rate, mapped) = (self.rate(), u32::from(self.maps_back(dataplane)));
         if self.replies_written == Some((rate, mapped)) {
             return Ok(());
         }

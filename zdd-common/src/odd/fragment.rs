@@ -116,7 +116,7 @@ pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
 #[inline(always)]
 fn to_backend<T: Tables>(tables: &mut T, odd: &Odd) -> u16 {
     match tables.backend(odd.work.steered.backend) {
-        Some(backend) if process::maps(&backend, &odd.work.end) => Trail::UNMAPPED,
+        Some(backend) if process::maps(&backend, &odd.work.end, &odd.work.packet.src) => Trail::UNMAPPED,
         _ => Trail::BACKEND,
     }
 }

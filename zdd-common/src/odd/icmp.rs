@@ -7,6 +7,7 @@
 use super::extension::{self, Chain};
 use super::{Done, Odd, View, done};
 use crate::checksum::Delta;
+use crate::encap;
 use crate::entries::{EndKind, FlowKey};
 use crate::frame::Frame;
 use crate::net::{Addr, DirectKey, End, TCP, UDP};
@@ -49,6 +50,8 @@ pub(crate) struct Quote {
     l4: u8,
     /// Whether all this could be read.
     known: bool,
+    /// Whether it is IP in IP instead, read as far as its outer header.
+    tunnel: bool,
 }
 
 impl Quote {
@@ -63,7 +66,59 @@ impl Quote {
             proto: 0,
             l4: 0,
             known: false,
+            tunnel: false,
         }
+    }
+
+    /// Whether it is IP in IP.
+    #[inline(always)]
+    pub(super) const fn tunnel(&self) -> bool {
+        self.tunnel
+    }
+
+    /// Whether it is IPv6 in IP.
+    #[inline(always)]
+    pub(super) const fn carries_v6(&self) -> bool {
+        self.proto == encap::IPV6
+    }
+
+    /// Destination address.
+    #[inline(always)]
+    pub(super) const fn to(&self) -> Addr {
+        self.dst
+    }
+
+    /// Offset at which its network header ends.
+    #[inline(always)]
+    pub(super) const fn outer_end(&self) -> u8 {
+        self.l4
+    }
+
+    /// Offset at which the quote ends, seen from a packet so many bytes within it.
+    #[inline(always)]
+    pub(super) const fn end_without(&self, header: usize) -> u16 {
+        self.end.saturating_sub(header as u16)
+    }
+
+    /// Says where it ends, seen from itself.
+    #[inline(always)]
+    pub(super) fn ends(&mut self, end: u16) {
+        self.end = end;
+    }
+
+    /// Whether its ports could be read.
+    #[inline(always)]
+    pub(super) const fn known(&self) -> bool {
+        self.known
+    }
+
+    /// Writes what is known of it into a packet, except its source address.
+    #[inline(always)]
+    pub(super) fn fill(&self, packet: &mut Packet) {
+        packet.dst = self.dst;
+        packet.src_port = self.src_port;
+        packet.dst_port = self.dst_port;
+        packet.proto = self.proto;
     }
 }
 
@@ -92,6 +147,7 @@ impl Quote {
             proto: order.quote_proto,
             l4: order.quote_l4,
             known: true,
+            tunnel: false,
         }
     }
 }
@@ -116,37 +172,59 @@ pub(super) fn read<F: Frame>(frame: &mut View<F>, odd: &mut Odd) -> Done {
 
 #[inline(always)]
 fn quoted<F: Frame>(frame: &mut View<F>, odd: &mut Odd) {
+    let v6 = odd.work.packet.v6;
+    let Some(src) = header(frame, v6, &mut odd.chain, &mut odd.quote) else { return };
     let quote = &mut odd.quote;
-    let src;
-    if odd.work.packet.v6 {
-        let Some(head) = frame.read::<[u8; 8]>(L3) else { return };
-        let Some(from) = frame.read::<Addr>(L3 + ipv6::SRC) else { return };
-        let Some(dst) = frame.read::<Addr>(L3 + ipv6::DST) else { return };
-        odd.chain = Chain::new(head[6]);
-        _ = extension::walk(frame, &mut odd.chain);
-        let middle = odd.chain.fragment & !7 != 0;
-        if head[0] >> 4 != 6 || dst.is_v4() || odd.chain.end as u8 != extension::End::Header as u8 || middle {
-            return;
-        }
-        src = from;
-        quote.dst = dst;
-        quote.proto = odd.chain.next;
-        quote.l4 = odd.chain.at;
-    } else {
-        let Some(header) = frame.read::<[u8; ipv4::LEN]>(L3) else { return };
-        let length = (header[0] & 0x0f) * 4;
-        let middle = (header[6] & 0x1f) | header[7] != 0;
-        if header[0] >> 4 != 4 || length < ipv4::LEN as u8 || middle {
-            return;
-        }
-        src = Addr::v4([header[12], header[13], header[14], header[15]]);
-        quote.dst = Addr::v4([header[16], header[17], header[18], header[19]]);
-        quote.proto = header[9];
-        quote.l4 = L3 as u8 + length;
+    if src != odd.work.packet.dst {
+        return;
     }
+    if quote.proto == encap::IPV4 || quote.proto == encap::IPV6 {
+        quote.tunnel = true;
+        return;
+    }
+    ports(frame, quote);
+}
+
+/// Reads the network header of a quoted packet, which lies where a frame's own would be. Its source; `None`: it tells no ports.
+#[inline(always)]
+pub(super) fn header<F: Frame>(
+    frame: &mut View<F>,
+    v6: bool,
+    chain: &mut Chain,
+    quote: &mut Quote,
+) -> Option<Addr> {
+    if v6 {
+        let head = frame.read::<[u8; 8]>(L3)?;
+        let src = frame.read::<Addr>(L3 + ipv6::SRC)?;
+        let dst = frame.read::<Addr>(L3 + ipv6::DST)?;
+        *chain = Chain::new(head[6]);
+        _ = extension::walk(frame, chain);
+        let middle = chain.fragment & !7 != 0;
+        if head[0] >> 4 != 6 || dst.is_v4() || chain.end as u8 != extension::End::Header as u8 || middle {
+            return None;
+        }
+        quote.dst = dst;
+        quote.proto = chain.next;
+        quote.l4 = chain.at;
+        return Some(src);
+    }
+    let header = frame.read::<[u8; ipv4::LEN]>(L3)?;
+    let length = (header[0] & 0x0f) * 4;
+    let middle = (header[6] & 0x1f) | header[7] != 0;
+    if header[0] >> 4 != 4 || length < ipv4::LEN as u8 || middle {
+        return None;
+    }
+    quote.dst = Addr::v4([header[16], header[17], header[18], header[19]]);
+    quote.proto = header[9];
+    quote.l4 = L3 as u8 + length;
+    Some(Addr::v4([header[12], header[13], header[14], header[15]]))
+}
+
+/// Reads its ports.
+#[inline(always)]
+pub(super) fn ports<F: Frame>(frame: &mut View<F>, quote: &mut Quote) {
     let at = quote.l4 as usize;
-    if (quote.proto != TCP && quote.proto != UDP) || src != odd.work.packet.dst || at + 4 > quote.end as usize
-    {
+    if (quote.proto != TCP && quote.proto != UDP) || at + 4 > quote.end as usize {
         return;
     }
     let Some(ports) = frame.read::<[u8; 4]>(at) else { return };
@@ -221,6 +299,11 @@ pub(super) fn to_backend<F: Frame, T: Tables>(frame: &mut View<F>, tables: &mut 
         && backend.mode == crate::entries::Mode::Nat as u16
         && odd.work.end.mapped == 0
     {
+        // Of a flow that is mapped for this reason, the mapping tells what its backend knows.
+        if process::is_own(&backend, &odd.work.end, &odd.quote.dst) {
+            odd.work.end.mapped = 1;
+            return done();
+        }
         let old = odd.work.packet.dst;
         let port = process::behind(backend.port, odd.work.end.vip_port);
         let outside = (old, backend.addr);

@@ -9,6 +9,7 @@
 mod extension;
 mod fragment;
 mod icmp;
+mod path;
 mod survey;
 mod view;
 
@@ -57,6 +58,10 @@ pub struct Odd {
     chain: extension::Chain,
     /// What an ICMP error quotes.
     quote: icmp::Quote,
+    /// What that one carries, if it is IP in IP.
+    inner: icmp::Quote,
+    /// What a router says of it.
+    path: path::PathError,
     /// Number of a fragment's datagram, as it stands in the frame.
     id: u32,
     /// `snat`: of a later fragment, 1 + the number of our address, and our port.
@@ -112,6 +117,8 @@ impl Default for Odd {
             fragment: 0,
             chain: extension::Chain::new(0),
             quote: icmp::Quote::none(),
+            inner: icmp::Quote::none(),
+            path: path::PathError::none(),
             id: 0,
             source: (0, 0),
         }
@@ -139,7 +146,19 @@ pub fn process<F: Frame, T: Tables>(frame: F, tables: &mut T, odd: &mut Odd) -> 
         Shape::Icmp => {
             frame.headless = true;
             steps |= icmp::read(&mut frame, odd);
-            steps |= icmp::classify(tables, odd);
+            if odd.quote.tunnel() {
+                steps |= path::read(&mut frame, odd);
+                steps |= path::classify(tables, odd);
+                if odd.path.tell {
+                    // The kernel's answer is about the untagged link: what came tagged, the stack routes.
+                    if frame.tags() == 0 {
+                        steps |= path::find_route(tables, odd);
+                    }
+                    steps |= path::tell(&mut frame, odd);
+                }
+            } else {
+                steps |= icmp::classify(tables, odd);
+            }
             match odd.work.next {
                 Next::Steer => steps |= icmp::to_backend(&mut frame, tables, odd),
                 Next::Reply => steps |= icmp::to_client(&mut frame, odd),

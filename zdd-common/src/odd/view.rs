@@ -13,7 +13,8 @@ const TAG: u16 = 4;
 const SHORTEST: usize = L3 + ipv4::LEN;
 /// The 12 bits of a tag that number the VLAN; the others are priority and drop eligibility.
 const VID: u16 = 0x0fff;
-/// Upper bound of `skip`, for the verifier: two tags, Ethernet, IPv6 with extensions and the ICMP header before a quote.
+/// Upper bound of `skip`, for the verifier: two tags, Ethernet, IPv6 with extensions and the ICMP header before a quote, or two IPv6 headers
+/// and it.
 const SKIP_MASK: usize = 0x1ff;
 
 /// A frame without its tags.
@@ -136,10 +137,15 @@ impl<F: Frame> Frame for View<F> {
         true
     }
 
-    // Only where nothing is skipped.
+    // Tags move along to the new front, as above.
     #[inline(always)]
     fn strip(&mut self, bytes: usize) -> bool {
-        self.skip == 0 && self.frame.strip(bytes)
+        let skip = core::hint::black_box(self.skip);
+        let Some(tags) = self.frame.read::<[u32; 2]>(ETHERTYPE) else { return false };
+        skip <= 2 * TAG
+            && self.frame.strip(bytes)
+            && (skip < TAG || self.frame.write(ETHERTYPE, tags[0]))
+            && (skip < 2 * TAG || self.frame.write(ETHERTYPE + TAG as usize, tags[1]))
     }
 
     // Behind tags at the most: where more is skipped, the end belongs to another packet.

@@ -166,6 +166,10 @@ fn way<F: Frame + ?Sized, T: Tables>(
         mode if mode == Mode::Nat as u16 => (0, packet.proto == TCP && mss::any_syn(frame, packet)),
         _ => return None,
     };
+    // A backend that is its own client gets a port of ours; see the steps that send.
+    if backend.mode == Mode::Nat as u16 && backend.addr == packet.src {
+        return None;
+    }
     let fits = port.mtu == 0 || packet.ip_length as u32 + header <= port.mtu;
     let told = told && mss::has_options(frame, packet);
     (fits && !told && outside.hops > 1).then_some(port)

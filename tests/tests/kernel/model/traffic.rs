@@ -2,6 +2,11 @@
 
 use std::net::IpAddr;
 
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
+use zdd_common::encap;
+use zdd_common::net::{Addr, TCP, UDP};
+use zdd_common::packet::Packet;
+
 use super::random::Random;
 use super::world::{self, LOST, SERVICES, SPANNED, SPANNED6, backend, backends, is_udp, is_v6, vip};
 use crate::frames::{ACK, FIN, L4, PSH, Pkt, RST, SYN};
@@ -37,6 +42,8 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     let client = client(random, id);
     let own = backend(service, number);
     let mut own = own;
+    // Sometimes a backend is its own client.
+    let client = if random.chance(5) && own.0.is_ipv6() == is_v6(id) { (own.0, client.1) } else { client };
     if matches!(service, SPANNED | SPANNED6) && random.chance(30) {
         own.1 += random.of(&[1, 50, 99, 100]);
     }
@@ -78,7 +85,9 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     }
     let mut frame = pkt.bytes();
     let mut link = link;
-    if random.chance(10) && own.0.is_ipv6() == is_v6(id) {
+    if id == service && world::is_ipip(id, number) && random.chance(15) {
+        (link, frame) = (Link::B, path_error(random, id, number, client));
+    } else if random.chance(10) && own.0.is_ipv6() == is_v6(id) {
         (link, frame) = error(random, id, own, client);
     }
     if is_v6_frame(&frame) && random.chance(8) {
@@ -146,7 +155,73 @@ fn error(random: &mut Random, id: u16, own: (IpAddr, u16), client: (IpAddr, u16)
         let pkt = pkt.src(asking).dst(own);
         (Link::B, Error::about(&pkt.bytes(), from, asking.0))
     };
-    error.kind = if is_v6(id) {
+    disfigure(random, &mut error);
+    (link, error.bytes())
+}
+
+/// What a router says of a packet that a client may have sent, behind an outer header of ours.
+fn path_error(random: &mut Random, id: u16, number: u16, client: (IpAddr, u16)) -> Vec<u8> {
+    let mut pkt = packet(random, id).src(client).dst(vip(id));
+    let most = random.of(&[40, 40, 700, 1400]);
+    pkt.payload = (0..random.below(most)).map(|_| random.bits() as u8).collect();
+    let plain = pkt.bytes();
+    let mut inner = plain.clone();
+    if is_v6(id) && random.chance(20) {
+        inner = extended(&inner, &chain(random));
+    } else if random.chance(10) {
+        inner = piece(random, &inner);
+    } else if !is_v6(id) && random.chance(90) {
+        // Don't fragment; the header's checksum is nobody's to look at.
+        inner[20] |= 0x40;
+    }
+    let flow = Packet {
+        src: client.0.into(),
+        dst: vip(id).0.into(),
+        src_port: client.1.to_be(),
+        dst_port: vip(id).1.to_be(),
+        proto: if is_udp(id) { UDP } else { TCP },
+        ..Packet::default()
+    };
+    let (first, spread) = world::outer_source(id, number);
+    let source = Addr::from(first).or_low(encap::variation(&flow) as u32 & spread);
+    let next = if is_v6(id) { IpNumber::IPV6 } else { IpNumber::IPV4 };
+    let inner = &inner[14..];
+    let outer = match (first, backend(id, number).0) {
+        (IpAddr::V4(_), IpAddr::V4(to)) => {
+            let length = inner.len() as u16;
+            let ip = Ipv4Header::new(length, 63, next, source.v4_octets(), to.octets()).expect("it fits");
+            [&plain[..14], &ip.to_bytes()[..], inner].concat()
+        }
+        (IpAddr::V6(_), IpAddr::V6(to)) => {
+            let ip = Ipv6Header {
+                payload_length: inner.len() as u16,
+                next_header: next,
+                hop_limit: 63,
+                source: source.octets(),
+                destination: to.octets(),
+                ..Ipv6Header::default()
+            };
+            [&plain[..14], &ip.to_bytes()[..], inner].concat()
+        }
+        families => panic!("one family: {families:?}"),
+    };
+    let (router, us): (IpAddr, IpAddr) = match first {
+        IpAddr::V4(_) => (neighbour4(Link::B, 17), source.v4_octets().into()),
+        IpAddr::V6(_) => (neighbour6(Link::B, 17), source.octets().into()),
+    };
+    let mut error = Error::about(&outer, router, us);
+    error.quote.truncate(random.of(&[548, 1232, 1232, 1400]));
+    error.told =
+        u32::to_be_bytes(random.of(&[0, 20, 60, 87, 88, 576, 1280, 1319, 1320, 1400, 65_535, u32::MAX]));
+    if random.chance(30) {
+        disfigure(random, &mut error);
+    }
+    error.bytes()
+}
+
+/// Of another kind, cut, with few hops, damaged.
+fn disfigure(random: &mut Random, error: &mut Error) {
+    error.kind = if error.src.is_ipv6() {
         random.of(&[(2, 0), (2, 0), (1, 4), (3, 0), (4, 1), (128, 0), (5, 0)])
     } else {
         random.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (8, 0), (4, 0)])
@@ -158,10 +233,9 @@ fn error(random: &mut Random, id: u16, own: (IpAddr, u16), client: (IpAddr, u16)
         error.hops = random.of(&[0, 1, 2, 255]);
     }
     if random.chance(20) && !error.quote.is_empty() {
-        let at = random.below(error.quote.len().min(60));
+        let at = random.below(error.quote.len().min(120));
         error.quote[at] ^= 1 << random.below(8);
     }
-    (link, error.bytes())
 }
 
 /// One of few: the far one, two that the host may call its own, the others neighbours; few ports.

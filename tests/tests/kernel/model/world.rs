@@ -82,13 +82,19 @@ pub fn is_snat(id: u16, backend: u16) -> bool {
 }
 
 /// Whether they are behind `ipip`; services 2 and 7 have other kinds as well.
-fn is_ipip(id: u16, backend: u16) -> bool {
+pub fn is_ipip(id: u16, backend: u16) -> bool {
     id == 5 || (id == 7 && backend % 4 == 1) || (id == 2 && backend.is_multiple_of(2))
 }
 
 /// Whether a backend's address is IPv6: `ipip` carries either in either.
 fn outer_v6(id: u16, backend: u16) -> bool {
     is_v6(id) != (is_ipip(id, backend) && backend % 4 == 1)
+}
+
+/// The prefix that outer headers come from, by its first address, and the bits of it that vary.
+pub fn outer_source(id: u16, backend: u16) -> (IpAddr, u32) {
+    let first = if outer_v6(id, backend) { neighbour6(Link::A, 0) } else { neighbour4(Link::A, 0) };
+    (first, [0, 0xff, 0xffff, u32::MAX][usize::from(backend / 2 % 4)])
 }
 
 /// A service's VIP.
@@ -216,8 +222,7 @@ impl World {
                     () if is_ipip(id, number) => Mode::Ipip,
                     () => Mode::L2,
                 };
-                let source =
-                    if outer_v6(id, number) { neighbour6(Link::A, 0) } else { neighbour4(Link::A, 0) };
+                let (source, spread) = outer_source(id, number);
                 twin.write_backend(
                     number,
                     Backend {
@@ -227,7 +232,7 @@ impl World {
                         mode: mode as u16,
                         service: id.into(),
                         source: source.into(),
-                        spread: random.of(&[0, 0xff, 0xffff, u32::MAX]),
+                        spread,
                         ..Backend::default()
                     },
                 );

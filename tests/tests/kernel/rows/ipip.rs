@@ -58,7 +58,7 @@ impl Tunnel {
         if self.outer_v6 { 40 } else { 20 }
     }
 
-    fn backend(self) -> IpAddr {
+    pub(super) fn backend(self) -> IpAddr {
         if self.outer_v6 { neighbour6(Link::B, 14) } else { neighbour4(Link::B, 14) }
     }
 
@@ -120,7 +120,7 @@ impl Tunnel {
     }
 
     /// The same for a frame that is not plain, of the flow of `plain`.
-    fn wrapped_as(self, plain: &[u8], inner: &[u8], class: u8, src: [u8; 6]) -> Vec<u8> {
+    pub(super) fn wrapped_as(self, plain: &[u8], inner: &[u8], class: u8, src: [u8; 6]) -> Vec<u8> {
         let variation = Self::variation(plain);
         let low = variation as u32 & SPREAD;
         let packet = &inner[L3..];

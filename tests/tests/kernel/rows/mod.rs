@@ -11,6 +11,7 @@ mod l2;
 mod mtu;
 mod nat;
 mod parse;
+mod path;
 mod reply;
 pub mod scene;
 mod sizes;
@@ -233,6 +234,7 @@ fn every_row_holds() {
     rows.extend(l2::rows());
     rows.extend(ipip::rows());
     rows.extend(mtu::rows());
+    rows.extend(path::rows());
     rows.extend(nat::rows());
     rows.extend(reply::rows());
     rows.extend(steer::rows());

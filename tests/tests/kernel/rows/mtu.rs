@@ -24,12 +24,12 @@ fn narrow(t: Tunnel, mtu: u32) -> impl Fn(&mut Rig) {
 }
 
 /// Don't fragment, of an IPv4 packet.
-fn df(t: Tunnel, frame: Vec<u8>) -> Vec<u8> {
+pub(super) fn df(t: Tunnel, frame: Vec<u8>) -> Vec<u8> {
     if t.inner_v6 { frame } else { summed(patch(frame, L3 + 6, &[0x40, 0])) }
 }
 
 /// A frame whose IP packet has this length.
-fn long(t: Tunnel, length: usize, hops: u8) -> Vec<u8> {
+pub(super) fn long(t: Tunnel, length: usize, hops: u8) -> Vec<u8> {
     let empty = t.packet().payload(b"").bytes().len() - L3;
     let payload: Vec<u8> = (0..length - empty).map(|at| at as u8 ^ 0x5a).collect();
     df(t, t.packet().payload(&payload).hops(hops).bytes())

@@ -120,7 +120,6 @@ fn others(family: &str, n: u16) -> Vec<Row> {
             .from(Link::B)
             .with(move |rig| rig.plane.set_locals(&[local]).expect("an address"))
             .pass(Reason::PassLocal),
-        row("a backend asks its own VIP", &to_vip(n).src(backend(n))).from(Link::B).hairpin(n),
     ]
 }
 
@@ -153,13 +152,4 @@ fn shapes() -> Vec<Row> {
             })
             .out(PASS, to_stack(&to_client(NAT), NAT), Reason::ReplyStackRouted),
     ]
-}
-
-impl Row {
-    /// To the VIP from the backend itself: steered like anybody's.
-    fn hairpin(self, n: u16) -> Self {
-        let pkt = to_vip(n).src(backend(n));
-        let out = pkt.dst(backend(n)).hops(63).macs(super::scene::mac(n), crate::rig::MAC_B);
-        self.out(REDIRECT, out.bytes(), Reason::Settled).counts(n, n, false)
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use zdd_common::entries::{Cell, NextHop, Port};
+use zdd_common::entries::{Cell, EndEntry, EndKind, NextHop, Port};
 use zdd_common::reason::Reason;
 use zdd_common::snat::mapping::Mapping;
 use zdd_common::time::Tick;
@@ -10,12 +10,14 @@ use zdd_common::time::Tick;
 use super::Row;
 use super::actions::{ABORTED, PASS, REDIRECT, TX};
 use super::scene::{
-    self, SNAT, SNAT_UDP, SNAT_UDP_V6, SNAT_V6, backend, cell, client, hop, is_udp, is_v6, mac, to_vip, vip,
+    self, NAT, NAT_UDP, NAT_UDP_V6, NAT_V6, SNAT, SNAT_UDP, SNAT_UDP_V6, SNAT_V6, backend, cell, client, hop,
+    is_udp, is_v6, mac, to_vip, vip,
 };
 use crate::frames::{ACK, FIN, L4, Pkt, RST, SYN};
-use crate::odd_frames::{VLAN, tagged};
+use crate::odd_frames::{Error, VLAN, tagged};
 use crate::rig::{
     FAR, FAR6, Link, MAC_A, MAC_B, Rig, SNAT_BUCKETS, SNAT_PORT, SNAT_SOURCE, SNAT_SOURCE6, neighbour_mac,
+    neighbour4, neighbour6,
 };
 
 /// The port that is left: the fourth of the second bucket.
@@ -83,7 +85,73 @@ pub(super) fn rows() -> Vec<Row> {
     for n in [SNAT, SNAT_V6, scene::MAPPED] {
         rows.extend(connections(n));
     }
+    for n in [NAT, NAT_UDP, NAT_V6, NAT_UDP_V6] {
+        rows.extend(hairpins(n));
+    }
     rows
+}
+
+/// `nat` backends as clients of their own VIP: only one that is sent to itself is mapped.
+fn hairpins(n: u16) -> Vec<Row> {
+    let name = |what: &str| format!("{what}, service {n}");
+    // As the agent writes it where ports are given out.
+    let mapped = move |rig: &mut Rig| {
+        let (vip, vip_port) = (vip(n).0.into(), vip(n).1.to_be());
+        let kind = EndKind::NatBackend as u16;
+        let entry = EndEntry { kind, service: n, id: n, vip_port, vip, mapped: 1, ..EndEntry::default() };
+        rig.plane.set_end(scene::end(backend(n), n), entry, "a backend").expect("a backend");
+    };
+    let own = to_vip(n).src((backend(n).0, 40_000)).macs(MAC_B, mac(n));
+    let to_own = to_us(n).src(vip(n)).dst((backend(n).0, 40_000)).hops(63).macs(mac(n), MAC_B);
+    let other = to_vip(n).src((client(n).0, 40_000));
+    let plain = other.clone().dst(backend(n)).hops(63).macs(mac(n), MAC_B);
+    let row = |what: &str, pkt: &Pkt| row(name(what), pkt.bytes()).from(Link::B).with(mapped);
+    let mut rows = vec![
+        row("a nat backend that is sent to itself", &own)
+            .out(REDIRECT, sent(&own, n, MAC_B).bytes(), Reason::Settled)
+            .counts(n, n, false),
+        row("from the port that it serves", &own.clone().src(backend(n)))
+            .out(REDIRECT, sent(&own, n, MAC_B).bytes(), Reason::Settled)
+            .counts(n, n, false),
+        row("what a nat backend answers itself", &to_us(n)).after(Link::B, own.bytes()).out(
+            REDIRECT,
+            to_own.bytes(),
+            Reason::Reply,
+        ),
+        row("a neighbour of a nat backend that is not", &other)
+            .out(REDIRECT, plain.bytes(), Reason::Settled)
+            .counts(n, n, false),
+        Row::new(name("a nat backend that is sent to itself, and no port is left"), own.bytes())
+            .from(Link::B)
+            .with(|rig| taken(rig, false))
+            .drop(Reason::DropNoPort),
+    ];
+    // A router between us and the backend says that the VIP's packet, which the backend got as its client, is too big.
+    let seen = Pkt { payload: vec![0x5a; 33], ..to_us(n) }.src(vip(n)).dst((backend(n).0, 40_000));
+    let about = Pkt { payload: vec![0x5a; 33], ..to_us(n) };
+    let error = Error::about(&seen.bytes(), mid(n), vip(n).0);
+    let out = Error {
+        macs: (mac(n), MAC_B),
+        dst: backend(n).0,
+        hops: 63,
+        quote: about.bytes()[14..].to_vec(),
+        ..error.clone()
+    };
+    let out = Error { src: ours(n).0, ..out };
+    rows.push(
+        super::snat::row(name("an error about what a nat backend answered itself"), error.bytes())
+            .from(Link::B)
+            .with(mapped)
+            .after(Link::B, own.bytes())
+            .out(REDIRECT, out.bytes(), Reason::IcmpError)
+            .counts(n, n, false),
+    );
+    rows
+}
+
+/// A router on the way to the backends.
+fn mid(n: u16) -> IpAddr {
+    if is_v6(n) { neighbour6(Link::B, 17) } else { neighbour4(Link::B, 17) }
 }
 
 fn outward(n: u16) -> Vec<Row> {
