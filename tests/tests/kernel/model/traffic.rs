@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use zdd_common::entries::Mode;
+
 use super::random::Random;
 use super::world::{self, LOST, SERVICES, SPANNED, SPANNED6, backend, backends, is_udp, is_v6, vip};
 use crate::frames::{ACK, FIN, L4, PSH, Pkt, RST, SYN};
@@ -28,10 +30,13 @@ const SEQS: [u32; 14] = [
     900_000_000,
 ];
 
-/// The next frame, and where it comes in.
-pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
+/// Services with backends of more than one kind come twice as often: otherwise a kind of theirs came too seldom.
+const OFTEN: [u16; 12] = [1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 7, 8];
+
+/// The next frame, where it comes in, and the backend that it is from, if it is a backend's.
+pub fn frame(random: &mut Random) -> (Link, Vec<u8>, u16) {
     let link = if random.chance(80) { Link::A } else { Link::B };
-    let id = if random.chance(3) { random.of(&LOST) } else { 1 + random.below(SERVICES.into()) as u16 };
+    let id = if random.chance(3) { random.of(&LOST) } else { random.of(&OFTEN) };
     let service = id.min(SERVICES);
     let number = random.of(&backends(service).collect::<Vec<_>>());
     let client = client(random, id);
@@ -42,7 +47,7 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     }
     let mut pkt = match random.below(20) {
         // An answer to one of our ports.
-        0..3 if world::is_snat(service, number) => {
+        0..3 if world::mode(service, number) == Mode::Snat => {
             let ours: IpAddr = if is_v6(service) { SNAT_SOURCE6.into() } else { SNAT_SOURCE.into() };
             packet(random, service).src(own).dst((ours, SNAT_PORT + random.below(17) as u16))
         }
@@ -92,7 +97,7 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     if random.chance(8) {
         nonsense(random, &mut frame);
     }
-    (link, frame)
+    (link, frame, number)
 }
 
 /// Ports inside and beside of the range that some VIPs have.

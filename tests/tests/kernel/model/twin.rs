@@ -41,6 +41,8 @@ pub struct Told {
     pub synced: u64,
     /// Frames by reason.
     pub reasons: HashMap<Reason, u64>,
+    /// Frames by reason and the backend that they reached, or came from.
+    pub by_backend: HashMap<(Reason, BackendId), u64>,
 }
 
 /// Both.
@@ -185,6 +187,13 @@ impl<'a> Twin<'a> {
         self.model.quota = limit;
     }
 
+    /// A service's failures are long ago.
+    pub fn forget_failures(&mut self, id: u16) {
+        // SAFETY: a mapped value; no thread runs the program.
+        unsafe { self.rig.facts.at(id.into()).write(Facts::default()) };
+        self.model.facts.remove(&id);
+    }
+
     /// The flow table is lost.
     pub fn wipe(&mut self) {
         self.rig.flows.clear();
@@ -250,8 +259,26 @@ impl<'a> Twin<'a> {
 
     // --- frames -------------------------------------------------------------------------------------------------------
 
-    /// Sends a frame through both and compares everything that it can have touched but counters.
-    pub fn run(&mut self, link: Link, frame: &[u8], what: impl Fn() -> String) {
+    /// Sends a frame through both and compares everything that it can have touched but counters. `from` is its backend, if it is an
+    /// answer.
+    pub fn run(&mut self, link: Link, frame: &[u8], from: BackendId, what: impl Fn() -> String) {
+        let before = self.packets();
+        let reason = self.compare(link, frame, what);
+        let reached = self.packets().into_iter().zip(before).position(|(after, before)| after != before);
+        let answer = matches!(reason, Reason::Reply | Reason::ReplyStackRouted).then_some(from);
+        if let Some(backend) = reached.map(|id| id as BackendId).or(answer) {
+            *self.told.by_backend.entry((reason, backend)).or_default() += 1;
+        }
+    }
+
+    /// Packets that reached each backend.
+    fn packets(&self) -> [u64; BACKENDS] {
+        std::array::from_fn(|id| {
+            self.model.by_backend.get(&(id as u16)).map_or(0, |counters| counters.packets)
+        })
+    }
+
+    fn compare(&mut self, link: Link, frame: &[u8], what: impl Fn() -> String) -> Reason {
         self.told.frames += 1;
         self.model.ingress = self.rig.ifindex(link);
         let before = coarse_now();
@@ -267,7 +294,7 @@ impl<'a> Twin<'a> {
             let (verdict, out) = decide(&mut self.model, before, frame);
             self.assert_same(verdict, &out, &ran, &what);
             assert!(self.state_same(), "{}: {verdict:?}\n{}", what(), self.difference());
-            return;
+            return ran.reason;
         }
         // The clock stepped: the program read the old time or the new one, and which of them does not matter.
         self.told.stepped += 1;
@@ -278,7 +305,7 @@ impl<'a> Twin<'a> {
             let same =
                 self.action(verdict) == ran.action && verdict.reason() == ran.reason && out == ran.frame;
             if same && self.state_same() {
-                return;
+                return ran.reason;
             }
         }
         // Or it read both. Such a packet may go either way; what it wrote is taken over.
@@ -294,6 +321,7 @@ impl<'a> Twin<'a> {
         self.assert_same(taken.0, &taken.1, &ran, &what);
         self.model = std::mem::take(&mut taken.2);
         self.take_over(before, after, &what);
+        ran.reason
     }
 
     fn action(&self, verdict: Verdict) -> u32 {
