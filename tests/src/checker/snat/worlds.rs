@@ -22,6 +22,7 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 flight: 1,
                 fin: true,
                 rst: true,
+                late_ends: true,
                 ..Config::base("snat-one", "two clients, one port, late packets, every way to end")
             },
         ),
@@ -32,6 +33,18 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 fin: true,
                 clock: Clock::WAITS,
                 ..Config::base("snat-closed", "two clients, one port, a long TIME_WAIT")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                conns: vec![first, again],
+                flight: 1,
+                fin: true,
+                rst: true,
+                late_ends: true,
+                exception: Some("a FIN or reset that comes after the next handshake of its port (j)"),
+                ..Config::base("snat-late-end", "a FIN or reset overtaken by the next connection of its port")
             },
         ),
         (
