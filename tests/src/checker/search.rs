@@ -178,7 +178,7 @@ pub fn search<W: World>(world: &W, bounds: &Bounds) -> Found<W::Violation, W::St
             }
             let known = size_of_val(&visited.table[..]) + parents.capacity() * size_of::<(u32, u16)>();
             // A table that grows is there twice for a moment.
-            let grows = visited.nearly_full().then_some(2 * size_of_val(&visited.table[..])).unwrap_or(0);
+            let grows = if visited.nearly_full() { 2 * size_of_val(&visited.table[..]) } else { 0 };
             if known + grows + frontier.bytes() + next.bytes() > bounds.memory
                 || begun.elapsed() > bounds.time
             {
