@@ -128,7 +128,8 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
         |status, _, part| named(status) == if part == 0 { 3 } else { 2 },
     )?;
     // Coming back itself: that takes many writes, each sweep's among them.
-    let step = std::mem::replace(&mut deaths.step, if deaths.step == 1 { 1 } else { 29 });
+    let step = deaths.step;
+    deaths.step = if step == 1 { 1 } else { 29 };
     let started = deaths.each(
         &mut world,
         &load,
