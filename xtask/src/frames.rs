@@ -2,7 +2,7 @@
 //!
 //! A batch begins with empty tables and a world of its own, and can be repeated by its seed alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -67,9 +67,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             left.as_secs().div_ceil(60)
         );
     }
-    for (reason, count) in &reasons {
+    for (reason, count) in reasons.iter().filter(|(name, _)| !name.contains('@')) {
         println!("{reason:>24} {count}");
     }
+    print!("{}", table(&reasons));
     let minutes = begun.elapsed().as_secs_f32() / 60.0;
     println!(
         "{done} frames agreed in verdict, bytes and tables, in {minutes:.1} min, of {} asked for",
@@ -110,6 +111,29 @@ fn read(said: &str) -> (u64, Vec<(String, u64)>) {
     (frames, reasons)
 }
 
+/// Those that reached a backend or came from one, `reason@way`: a line for each way (mode, family, protocol), a column for each reason.
+fn table(reasons: &BTreeMap<String, u64>) -> String {
+    let cells: Vec<(&str, &str, u64)> = reasons
+        .iter()
+        .filter_map(|(name, count)| name.split_once('@').map(|(reason, way)| (reason, way, *count)))
+        .collect();
+    let columns: BTreeSet<&str> = cells.iter().map(|(reason, ..)| *reason).collect();
+    let rows: BTreeSet<&str> = cells.iter().map(|(_, way, _)| *way).collect();
+    let mut text = format!("{:>12}", "");
+    columns.iter().for_each(|reason| text += &format!(" {reason:>10}"));
+    text.push('\n');
+    for row in rows {
+        text += &format!("{row:>12}");
+        for column in &columns {
+            let count = cells.iter().find(|(reason, way, _)| (reason, way) == (column, &row));
+            let width = column.len().max(10);
+            text += &format!(" {:>width$}", count.map_or(0, |(.., count)| *count));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 /// Frames per second so far, and how long the rest takes at that rate.
 fn pace(done: u64, rest: u64, spent: Duration) -> (f64, Duration) {
     let rate = done as f64 / spent.as_secs_f64().max(1e-3);
@@ -127,6 +151,17 @@ mod tests {
         assert_eq!(frames, 20_000);
         assert_eq!(reasons, [("settled".to_owned(), 17), ("syn_retransmitted".to_owned(), 3)]);
         assert_eq!(read("panicked").0, 0);
+    }
+
+    #[test]
+    fn what_reached_a_backend_is_told_by_its_way() {
+        let reasons = [("settled@nat-v4-tcp", 7), ("icmp_error@l2-v6-udp", 3), ("settled", 9)];
+        let said = table(&reasons.map(|(name, count)| (name.to_owned(), count)).into());
+        let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(
+            lines,
+            [vec!["icmp_error", "settled"], vec!["l2-v6-udp", "3", "0"], vec!["nat-v4-tcp", "0", "7"]]
+        );
     }
 
     #[test]

@@ -151,6 +151,21 @@ unsafe fn known_in<A: Atomics>(
     }
 }
 
+/// Fraction of the bits that are set in the fullest epoch, of the bits set in each line, in the order of the lines: how surely the filter
+/// takes a new SYN for an old one, to the power of six.
+pub fn fill(ones: impl ExactSizeIterator<Item = u32>) -> f64 {
+    let quarter = ones.len() / EPOCHS as usize;
+    let mut epochs = [0u64; EPOCHS as usize];
+    for (line, ones) in ones.enumerate() {
+        // Those of a number that is no multiple of four are never used.
+        if let Some(epoch) = epochs.get_mut(line.checked_div(quarter).unwrap_or(usize::MAX)) {
+            *epoch += u64::from(ones);
+        }
+    }
+    let fullest = epochs.into_iter().max().unwrap_or(0);
+    if quarter == 0 { 1.0 } else { fullest as f64 / (quarter * size_of::<Line>() * 8) as f64 }
+}
+
 #[inline(always)]
 const fn bits_of(hash: u64) -> u64 {
     let mut bits = 0;
@@ -252,6 +267,28 @@ mod tests {
         // SAFETY: as above.
         let beyond = unsafe { known::<Host>(shape, hash, Tick(40), filter.at()) };
         assert!(beyond);
+    }
+
+    #[test]
+    fn a_flood_within_one_epoch_fills_that_epoch() {
+        let fill = |filter: &Filter| {
+            fill(filter.0.borrow().iter().map(|line| line.words.iter().map(|word| word.count_ones()).sum()))
+        };
+        let filter = Filter::new(64);
+        assert_eq!(fill(&filter), 0.0);
+        for epoch in 0..3 {
+            for n in 0..100_000 {
+                filter.seen(fold(6, n), epoch * 16 + 8);
+            }
+            assert_eq!(fill(&filter), 1.0, "epoch {epoch}");
+        }
+        let half = Filter::new(64);
+        // As many bits as the epoch has: of each, 1 - 1/e.
+        for n in 0..16 * 512 / 6 {
+            half.seen(fold(6, n), 8);
+        }
+        assert!((fill(&half) - 0.632).abs() < 0.03, "{}", fill(&half));
+        assert_eq!(super::fill([].into_iter()), 1.0, "without a line all is known");
     }
 
     #[test]

@@ -34,13 +34,13 @@ struct Args {
     trace: bool,
 }
 
-/// 6 GB: a state costs about 30 bytes, one of the two frontiers about 500 in steps of a doubling vector.
-const STATES: usize = 60_000_000;
+/// What a search may take, all in all.
+const MEMORY: usize = 6 << 30;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let minutes = if args.long { 60 } else { 10 };
-    let bounds = Bounds { states: STATES, time: Duration::from_secs(60 * minutes), clean_every: 8 };
+    let bounds = Bounds { memory: MEMORY, time: Duration::from_secs(60 * minutes), clean_every: 8 };
     let names: Vec<&str> = (RULES.iter().map(|(name, _)| *name))
         .chain(snat::config::RULES.iter().map(|(name, ..)| *name))
         .collect();

@@ -49,7 +49,7 @@ mod tests {
     use crate::checker::search::{Bounds, search};
     use crate::checker::snat;
 
-    const BOUNDS: Bounds = Bounds { states: 2_000_000, time: Duration::from_secs(60), clean_every: 4 };
+    const BOUNDS: Bounds = Bounds { memory: 1 << 30, time: Duration::from_secs(60), clean_every: 4 };
 
     #[test]
     fn every_rule_has_a_world_that_shows_it() {

@@ -1,5 +1,6 @@
 //! Breadth-first search with a hashed set of visited states, so that the first violation has a shortest trace.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,8 @@ pub trait World {
 /// Bounds of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Most states; a state costs about 30 bytes, one of the frontier about 400.
-    pub states: usize,
+    /// Most memory, bytes: some 25 for every state, and some hundred for each whose steps are still to be tried.
+    pub memory: usize,
     /// Longest time.
     pub time: Duration,
     /// Every how many states "left alone, it becomes clean" is tried.
@@ -82,6 +83,11 @@ impl Visited {
         new
     }
 
+    /// Whether the next piece's states may make it grow.
+    fn nearly_full(&self) -> bool {
+        (self.count + (1 << 16)) * 4 > self.table.len() * 3
+    }
+
     fn place(&self, fingerprint: u64) -> usize {
         let mask = self.table.len() - 1;
         let mut place = fingerprint as usize & mask;
@@ -89,6 +95,35 @@ impl Visited {
             place = (place + 1) & mask;
         }
         place
+    }
+}
+
+/// How often a long search tells how far it is, on stderr.
+const PROGRESS: Duration = Duration::from_secs(20);
+
+/// What waits for its steps, in pieces: one that was worked off is given back at once, and none is copied as they grow more.
+struct Frontier<T>(VecDeque<Vec<T>>);
+
+impl<T> Frontier<T> {
+    const PIECE: usize = 4096;
+
+    fn push(&mut self, one: T) {
+        match self.0.back_mut() {
+            Some(piece) if piece.len() < Self::PIECE => piece.push(one),
+            _ => {
+                let mut piece = Vec::with_capacity(Self::PIECE);
+                piece.push(one);
+                self.0.push_back(piece);
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len() * Self::PIECE * size_of::<T>()
     }
 }
 
@@ -100,7 +135,7 @@ pub fn search<W: World>(world: &W, bounds: &Bounds) -> Found<W::Violation, W::St
     visited.insert(W::fingerprint(&first));
     // Of every state: its predecessor and which of its steps led here.
     let mut parents: Vec<(u32, u16)> = vec![(0, 0)];
-    let mut frontier = vec![(first, 0u32)];
+    let mut frontier = Frontier(VecDeque::from([vec![(first, 0u32)]]));
     let mut found = Found {
         states: 1,
         transitions: 0,
@@ -111,39 +146,56 @@ pub fn search<W: World>(world: &W, bounds: &Bounds) -> Found<W::Violation, W::St
         notes: [0; 8],
     };
     let mut out = Vec::new();
-    'levels: while !frontier.is_empty() {
-        let mut next = Vec::new();
-        for (state, id) in &frontier {
-            world.steps(state, &mut out);
-            for (ordinal, step) in out.iter().enumerate() {
-                let (after, mut violation, notes) = W::after(step);
-                found.transitions += 1;
-                for (bit, count) in found.notes.iter_mut().enumerate() {
-                    *count += u64::from(notes >> bit & 1);
-                }
-                let fingerprint = W::fingerprint(after);
-                let new = visited.insert(fingerprint);
-                if new && violation.is_none() && fingerprint % bounds.clean_every == 0 {
-                    violation = world.never_clean(after);
-                }
-                if let Some(violation) = violation {
-                    let trace = retrace(world, first, &parents, *id, ordinal as u16);
-                    found.depth += 1;
-                    found.violation = Some((violation, trace));
-                    break 'levels;
-                }
-                if new {
-                    let number = parents.len() as u32;
-                    parents.push((*id, ordinal as u16));
-                    next.push((*after, number));
+    let mut told = Duration::ZERO;
+    'levels: while !frontier.0.is_empty() {
+        let mut next = Frontier(VecDeque::new());
+        while let Some(piece) = frontier.0.pop_front() {
+            for (state, id) in &piece {
+                world.steps(state, &mut out);
+                for (ordinal, step) in out.iter().enumerate() {
+                    let (after, mut violation, notes) = W::after(step);
+                    found.transitions += 1;
+                    for (bit, count) in found.notes.iter_mut().enumerate() {
+                        *count += u64::from(notes >> bit & 1);
+                    }
+                    let fingerprint = W::fingerprint(after);
+                    let new = visited.insert(fingerprint);
+                    if new && violation.is_none() && fingerprint % bounds.clean_every == 0 {
+                        violation = world.never_clean(after);
+                    }
+                    if let Some(violation) = violation {
+                        let trace = retrace(world, first, &parents, *id, ordinal as u16);
+                        found.depth += 1;
+                        found.violation = Some((violation, trace));
+                        break 'levels;
+                    }
+                    if new {
+                        let number = parents.len() as u32;
+                        parents.push((*id, ordinal as u16));
+                        next.push((*after, number));
+                    }
                 }
             }
-            if parents.len() > bounds.states || begun.elapsed() > bounds.time {
+            let known = size_of_val(&visited.table[..]) + parents.capacity() * size_of::<(u32, u16)>();
+            // A table that grows is there twice for a moment.
+            let grows = if visited.nearly_full() { 2 * size_of_val(&visited.table[..]) } else { 0 };
+            if known + grows + frontier.bytes() + next.bytes() > bounds.memory
+                || begun.elapsed() > bounds.time
+            {
                 break 'levels;
             }
         }
-        found.complete = next.is_empty();
-        found.depth += u32::from(!next.is_empty());
+        if begun.elapsed() > told + PROGRESS {
+            told = begun.elapsed();
+            let (waits, bytes) = (next.count(), next.bytes() >> 20);
+            eprintln!(
+                "{} states, {} deep; {waits} to go on from, {bytes} MiB",
+                parents.len(),
+                found.depth + 1
+            );
+        }
+        found.complete = next.0.is_empty();
+        found.depth += u32::from(!next.0.is_empty());
         frontier = next;
     }
     found.states = parents.len();

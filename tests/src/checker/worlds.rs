@@ -277,6 +277,55 @@ pub fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
+            Size::Usual,
+            Config {
+                backends: 3,
+                forgeries: blind(),
+                fin: true,
+                budget: Budget { changes: 2, forged: 1, removals: 1, ..Budget::default() },
+                ..Config::base("remove-forged", "a backend is removed, two blind forged packets")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, other],
+                capacity: 1,
+                fin: true,
+                budget: Budget { changes: 2, restarts: 1, wipes: 1, ..Budget::default() },
+                ..Config::base("full-restart", "two connections, room for one, the agent dies, all is lost")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, second],
+                fin: true,
+                budget: Budget { changes: 2, restarts: 1, wipes: 1, ..Budget::default() },
+                ..Config::base("wipe-reuse", "the flow table is lost, the agent dies, a port is used again")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, second],
+                limited: true,
+                forgeries: vec![forged(true, false, false, FARTHER)],
+                budget: Budget { changes: 2, forged: 1, restarts: 1, ..Budget::default() },
+                ..Config::base("limit-forged", "limited connections, a forged SYN, the agent dies")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                nodes: 2,
+                udp: true,
+                flight: 0,
+                budget: Budget { changes: 2, reroutes: 2, again: 1, restarts: 1, ..Budget::default() },
+                ..Config::base("two-nodes-udp", "routers move a UDP flow between two nodes, an agent dies")
+            },
+        ),
+        (
             Size::Short,
             Config {
                 flows: vec![FlowSpec { tuple: 0, isn: ISN }, second],

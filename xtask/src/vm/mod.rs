@@ -44,7 +44,7 @@ pub struct Arguments {
     /// run into. Unless it says otherwise: budget, floor, rows and model; floor and decap on 5.10
     #[arg(long)]
     test: Vec<String>,
-    /// Random frames that kernel and model must agree on; a run outside of a machine takes 120,000
+    /// Random frames that kernel and model must agree on; a run outside of a machine takes 200,000
     #[arg(long, default_value_t = 10_000)]
     frames: u64,
     /// Only fetch what is needed from the package sources

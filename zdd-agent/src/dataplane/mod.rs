@@ -6,6 +6,7 @@
 mod attach;
 mod decap;
 mod error;
+mod fault;
 mod grace;
 mod inventory;
 mod mapped;

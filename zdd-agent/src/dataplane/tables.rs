@@ -16,8 +16,10 @@ use zdd_common::net::{Addr, End};
 use zdd_common::pace::Pace;
 use zdd_common::reason::{REASONS, Reason};
 use zdd_common::rules::Sweep;
+use zdd_common::syn_filter;
 
 use super::DataplaneError;
+use super::fault;
 use super::mapped::Mapped;
 use super::object::{Dataplane, Plain};
 use super::per_cpu;
@@ -48,6 +50,7 @@ impl Dataplane {
     /// Writes a service's fixed fields, with a commit word of 0: nothing is steered before [`Dataplane::commit`]. Its key is the host's,
     /// whatever `service` says: the program knows no other.
     pub fn write_service(&self, id: u16, service: &Service) {
+        fault::before("a service");
         let service = Service { key: self.key, ..*service };
         // SAFETY: a mapped value; no packet uses a service that has no VIP.
         unsafe { self.services.at(id.into()).write(service) };
@@ -61,6 +64,7 @@ impl Dataplane {
 
     /// Changes how many new connections one source of the service may open.
     pub fn set_pace(&self, id: u16, pace: Pace) {
+        fault::before("a pace");
         // SAFETY: a mapped value; two aligned numbers, each read whole. Whoever sees one of them before and one after meets a limit
         // between the two for a moment.
         unsafe {
@@ -72,12 +76,14 @@ impl Dataplane {
 
     /// Changes after how many ticks of silence a UDP flow of the service is gone.
     pub fn set_udp_idle(&self, id: u16, ticks: u32) {
+        fault::before("an idle time");
         // SAFETY: a mapped value; one aligned number, which packets read whole.
         unsafe { (&raw mut (*self.services.at(id.into())).udp_idle).write_volatile(ticks) };
     }
 
     /// The commit point: one aligned word. Everything that the row names must be written before.
     pub fn commit(&self, id: u16, commit: Commit) {
+        fault::before("a commit");
         // SAFETY: a mapped value; the word is the first field.
         unsafe { Host::store(self.services.at(id.into()).cast(), commit.0) };
     }
@@ -100,12 +106,14 @@ impl Dataplane {
 
     /// Writes a backend that no cell names yet.
     pub fn write_backend(&self, id: BackendId, backend: &Backend) {
+        fault::before("a backend");
         // SAFETY: a mapped value that nobody reads yet.
         unsafe { self.backends.at(id.into()).write(*backend) };
     }
 
     /// Changes a backend's next hop: one word.
     pub fn set_next_hop(&self, id: BackendId, hop: NextHop) {
+        fault::before("a next hop");
         // SAFETY: a mapped value.
         unsafe { Host::store(&raw mut (*self.backends.at(id.into())).next_hop, hop.0) };
     }
@@ -135,12 +143,14 @@ impl Dataplane {
         if quick.is_none() {
             self.note_replier(&end, &entry);
         }
+        fault::before("an end");
         let inserted = self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
             Some(libc::E2BIG) => {
                 DataplaneError::Full { map: "ENDS", limit, doing: doing.to_owned(), knob: "backends" }
             }
             _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
         });
+        fault::before("a line");
         // Only what the table of ends says as well, so that both always agree on whose a packet is.
         match (&inserted, quick) {
             (Ok(()), Some(word)) => self.tell_line(&end, word),
@@ -185,8 +195,10 @@ impl Dataplane {
             self.forget_address(end, |other| other != end);
         }
         // Until it is gone it is looked up as others are: who ends here leaves a VIP that still answers.
+        fault::before("a line's end");
         self.note_end(&end);
         self.retire_line(&end);
+        fault::before("an end's end");
         let _ = self.ends.remove(&Plain(end));
     }
 
@@ -195,6 +207,7 @@ impl Dataplane {
         let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.is(EndKind::Vip));
         let shares = |other: &End| counts(*other) && other.addr == vip.addr && is_vip(*other);
         if !self.ends().iter().any(shares) && !self.has_vip_span(vip.addr) {
+            fault::before("an address's end");
             let _ = self.ends.remove(&Plain(address_of(vip)));
         }
     }
@@ -206,6 +219,7 @@ impl Dataplane {
 
     /// Writes a port's slot.
     pub fn set_port(&mut self, index: u16, port: Port) -> Result<(), DataplaneError> {
+        fault::before("a port");
         self.ports
             .set(index.into(), &Plain(port), 0)
             .map_err(|error| DataplaneError::kernel(format!("cannot write port {index}"), error))
@@ -223,6 +237,7 @@ impl Dataplane {
 
     /// Lets frames be redirected to an interface, or no longer.
     pub fn set_redirect(&mut self, ifindex: u32, yes: bool) -> Result<(), DataplaneError> {
+        fault::before("a redirect");
         if yes {
             return self.tx.insert(ifindex, ifindex, None, 0).map_err(|error| {
                 DataplaneError::kernel(format!("interface {ifindex} takes no redirects"), error)
@@ -248,6 +263,7 @@ impl Dataplane {
         let want: std::collections::HashSet<Addr> = addrs.iter().map(|addr| Addr::from(*addr)).collect();
         let have: Vec<Addr> = self.locals.keys().flatten().map(|key| key.0).collect();
         for addr in want.iter().filter(|addr| !have.contains(addr)) {
+            fault::before("a local address");
             self.locals
                 .insert(&Plain(*addr), &1, 0)
                 .map_err(|error| DataplaneError::kernel("cannot write a local address", error))?;
@@ -283,6 +299,7 @@ impl Dataplane {
     /// Corrects the count of entries per class by the difference between what a scan saw and what was counted before it.
     /// A crash between freeing an entry and counting it leaves one too many.
     pub fn correct_quota(&self, class: usize, difference: i64) {
+        fault::before("a quota");
         // SAFETY: a mapped value.
         unsafe { Host::add(&raw mut (*self.quotas.at(0)).used[class], difference as u64) };
     }
@@ -324,6 +341,9 @@ impl Dataplane {
 
     /// One entry's fate, by compare-and-swap: whatever a packet did meanwhile wins, and the next sweep looks again.
     fn apply(&self, bucket: *mut Bucket, way: usize, word: Word, fate: Sweep) {
+        if fate != Sweep::Keep {
+            fault::before("an entry");
+        }
         // SAFETY: a mapped value; way is below WAYS.
         let slot = unsafe { Slot::of(bucket, way) };
         // SAFETY: as above.
@@ -373,17 +393,15 @@ impl Dataplane {
 
     /// The SYN filter's size in bytes and the fraction of bits set in its fullest epoch.
     pub fn filter_fill(&self) -> (u64, f64) {
-        let mut ones = [0u64; 4];
-        for index in 0..self.filter.len() {
-            for (word, count) in (0..8).map(|word| (word, word / 2)) {
+        let ones = (0..self.filter.len()).map(|line| {
+            let line = self.filter.at(line);
+            (0..syn_filter::WORDS)
                 // SAFETY: a mapped value.
-                let bits = unsafe { Host::load(&raw const (*self.filter.at(index)).words[word]) };
-                ones[count] += u64::from(bits.count_ones());
-            }
-        }
-        let per_epoch = (self.filter.len() * 128) as f64;
-        let fullest = ones.into_iter().max().unwrap_or(0) as f64;
-        ((self.filter.len() * 64) as u64, fullest / per_epoch)
+                .map(|word| unsafe { Host::load(&raw const (*line).words[word]) }.count_ones())
+                .sum()
+        });
+        let bytes = self.filter.len() * size_of::<syn_filter::Line>();
+        (bytes as u64, syn_filter::fill(ones))
     }
 
     /// Packets that ended with this reason.

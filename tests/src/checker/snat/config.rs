@@ -150,6 +150,8 @@ pub struct Config {
     pub fin: bool,
     /// Whether they reset.
     pub rst: bool,
+    /// Whether a FIN or a reset may be late, and come after the whole handshake of the next connection of its client's port: exception (j).
+    pub late_ends: bool,
     /// Whether the sweep takes ports for scarce when more than half are used.
     pub pressure: bool,
     /// What an attacker may send in the first client's name.
@@ -181,6 +183,7 @@ impl Config {
             syns_inside: false,
             fin: false,
             rst: false,
+            late_ends: false,
             pressure: false,
             forgeries: Vec::new(),
             budget: Budget::default(),

@@ -160,6 +160,9 @@ impl Steps<'_> {
     /// Somebody sends a packet: it passes, or stays on the wire.
     fn send(&mut self, packet: Packet, prepare: impl Fn(&mut State)) {
         self.pass(Event::Send(packet), packet, &prepare);
+        if !self.config.late_ends && ends(packet.kind) {
+            return;
+        }
         let on_wire = |place: &usize| self.from.flight[*place].kind == Kind::None;
         if let Some(place) = (0..FLIGHT.min(self.config.flight.into())).find(on_wire) {
             self.simple(Event::Launch(packet), |state, _| {
@@ -456,4 +459,9 @@ pub fn who(config: &Config, packet: &Packet) -> String {
         NEVER => "forged".into(),
         conn => format!("c{} (client {})", conn + 1, tuple_of(config, packet)),
     }
+}
+
+/// Whether a packet ends its connection, or its sender's half of it.
+fn ends(kind: Kind) -> bool {
+    matches!(kind, Kind::Fin | Kind::Rst | Kind::BackFin | Kind::BackRst)
 }

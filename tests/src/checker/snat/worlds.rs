@@ -22,6 +22,7 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 flight: 1,
                 fin: true,
                 rst: true,
+                late_ends: true,
                 ..Config::base("snat-one", "two clients, one port, late packets, every way to end")
             },
         ),
@@ -32,6 +33,18 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 fin: true,
                 clock: Clock::WAITS,
                 ..Config::base("snat-closed", "two clients, one port, a long TIME_WAIT")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                conns: vec![first, again],
+                flight: 1,
+                fin: true,
+                rst: true,
+                late_ends: true,
+                exception: Some("a FIN or reset that comes after the next handshake of its port (j)"),
+                ..Config::base("snat-late-end", "a FIN or reset overtaken by the next connection of its port")
             },
         ),
         (
@@ -131,18 +144,14 @@ pub fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
-            Size::Long,
+            Size::Usual,
             Config {
                 nodes: 2,
                 ports: 2,
-                conns: vec![first, again, other],
-                flight: 1,
+                conns: vec![first, again],
                 fin: true,
-                budget: Budget { reroutes: 2, ..Budget::default() },
-                ..Config::base(
-                    "snat-nodes-reuse",
-                    "the same, late packets, a client's port used again, moved twice",
-                )
+                budget: Budget { reroutes: 1, ..Budget::default() },
+                ..Config::base("snat-nodes-reuse", "a client's port used again by way of either of two nodes")
             },
         ),
         (
@@ -154,6 +163,16 @@ pub fn worlds() -> Vec<(Size, Config)> {
                 budget: Budget { reroutes: 1, ..Budget::default() },
                 exception: Some("routers move a connection to a node that has no port of it (d)"),
                 ..Config::base("snat-nodes-apart", "a connection that is moved to another node")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                conns: vec![first, again, other],
+                flight: 1,
+                fin: true,
+                rst: true,
+                ..Config::base("snat-reuse-late", "a client that uses its port again, another, late packets")
             },
         ),
         (

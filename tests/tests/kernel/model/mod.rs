@@ -1,6 +1,7 @@
 //! The host's model decides like the kernel: the same frames, the same changes, and everything compared to the last bit.
 
 mod random;
+mod reach;
 mod traffic;
 mod twin;
 mod world;
@@ -13,7 +14,7 @@ use zdd_common::reason::{REASONS, Reason};
 use crate::rig;
 
 /// Frames of a normal run; the environment variable ZDD_FRAMES says how many instead.
-const FRAMES: u64 = 120_000;
+const FRAMES: u64 = 200_000;
 /// The environment variable ZDD_SEED begins elsewhere.
 const SEED: u64 = 1;
 
@@ -34,8 +35,10 @@ fn kernel_and_model_agree_on_random_frames() {
             if random.chance(5) {
                 world.change(&mut twin, &mut random);
             }
-            let (link, frame) = traffic::frame(&mut random);
-            twin.run(link, &frame, || format!("seed {seed}, frame {number}, by {link:?}: {frame:02x?}"));
+            let (link, frame, from) = traffic::frame(&mut random);
+            twin.run(link, &frame, from, || {
+                format!("seed {seed}, frame {number}, by {link:?}: {frame:02x?}")
+            });
             if number % 1000 == 0 {
                 twin.compare_all();
             }
@@ -55,11 +58,17 @@ fn kernel_and_model_agree_on_random_frames() {
         for (name, n) in twin.signals() {
             println!("{name:>24} {n}");
         }
+        let reached = reach::reached(&told.by_backend);
+        for ((reason, way), n) in &reached {
+            println!("{reason}@{way} {n}");
+        }
         // Agreement about what never came is worth nothing. Test frames always have room in front, and the model has both parts
         // always: a row shows what becomes of a frame that has no room, and of one without the second part.
         let possible =
             REASONS.iter().filter(|reason| !matches!(reason, Reason::DropNoHeadroom | Reason::PassOdd));
         let never: Vec<_> = possible.filter(|reason| !told.reasons.contains_key(reason)).collect();
         assert!(frames < FRAMES || never.is_empty(), "no frame ended in {never:?}");
+        let rare = reach::rare(&reached);
+        assert!(frames < FRAMES || rare.is_empty(), "too few frames of {rare:?}");
     });
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
 use zdd_common::encap;
+use zdd_common::entries::Mode;
 use zdd_common::net::{Addr, TCP, UDP};
 use zdd_common::packet::Packet;
 
@@ -33,10 +34,13 @@ const SEQS: [u32; 14] = [
     900_000_000,
 ];
 
-/// The next frame, and where it comes in.
-pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
+/// Services with backends of more than one kind come twice as often: otherwise a kind of theirs came too seldom.
+const OFTEN: [u16; 12] = [1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 7, 8];
+
+/// The next frame, where it comes in, and the backend that it is from, if it is a backend's.
+pub fn frame(random: &mut Random) -> (Link, Vec<u8>, u16) {
     let link = if random.chance(80) { Link::A } else { Link::B };
-    let id = if random.chance(3) { random.of(&LOST) } else { 1 + random.below(SERVICES.into()) as u16 };
+    let id = if random.chance(3) { random.of(&LOST) } else { random.of(&OFTEN) };
     let service = id.min(SERVICES);
     let number = random.of(&backends(service).collect::<Vec<_>>());
     let client = client(random, id);
@@ -49,7 +53,7 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     }
     let mut pkt = match random.below(20) {
         // An answer to one of our ports.
-        0..3 if world::is_snat(service, number) => {
+        0..3 if world::mode(service, number) == Mode::Snat => {
             let ours: IpAddr = if is_v6(service) { SNAT_SOURCE6.into() } else { SNAT_SOURCE.into() };
             packet(random, service).src(own).dst((ours, SNAT_PORT + random.below(17) as u16))
         }
@@ -85,7 +89,7 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     }
     let mut frame = pkt.bytes();
     let mut link = link;
-    if id == service && world::is_ipip(id, number) && random.chance(15) {
+    if id == service && world::mode(id, number) == Mode::Ipip && random.chance(15) {
         (link, frame) = (Link::B, path_error(random, id, number, client));
     } else if random.chance(10) && own.0.is_ipv6() == is_v6(id) {
         (link, frame) = error(random, id, own, client);
@@ -101,7 +105,7 @@ pub fn frame(random: &mut Random) -> (Link, Vec<u8>) {
     if random.chance(8) {
         nonsense(random, &mut frame);
     }
-    (link, frame)
+    (link, frame, number)
 }
 
 /// Ports inside and beside of the range that some VIPs have.

@@ -71,24 +71,25 @@ pub fn is_udp(id: u16) -> bool {
     matches!(id, 3 | 4)
 }
 
-/// Whether its backends are behind `nat`; service 7 has both kinds.
-fn is_nat(id: u16, backend: u16) -> bool {
-    matches!(id, 1 | 3 | 6) || (id == 7 && backend.is_multiple_of(2) && !is_snat(id, backend))
+/// How a backend is reached. Services 3, 4 and 7 have one backend of every kind: with the others, every mode has both families
+/// and both protocols.
+pub fn mode(id: u16, backend: u16) -> Mode {
+    match (id, backend % 4) {
+        (1 | 6, _) | (3 | 4 | 7, 0) => Mode::Nat,
+        (8, _) | (3 | 4 | 7, 2) => Mode::Snat,
+        (5, _) | (3 | 4 | 7, 1) | (2, 0 | 2) => Mode::Ipip,
+        _ => Mode::L2,
+    }
 }
 
-/// Whether they are behind `snat`; service 7 has all kinds.
-pub fn is_snat(id: u16, backend: u16) -> bool {
-    matches!(id, 4 | 8) || (id == 7 && backend % 4 == 2)
-}
-
-/// Whether they are behind `ipip`; services 2 and 7 have other kinds as well.
-pub fn is_ipip(id: u16, backend: u16) -> bool {
-    id == 5 || (id == 7 && backend % 4 == 1) || (id == 2 && backend.is_multiple_of(2))
+/// Whether it needs an entry of its own, so that its replies find back.
+fn replies_to_us(id: u16, backend: u16) -> bool {
+    matches!(mode(id, backend), Mode::Nat | Mode::Snat)
 }
 
 /// Whether a backend's address is IPv6: `ipip` carries either in either.
 fn outer_v6(id: u16, backend: u16) -> bool {
-    is_v6(id) != (is_ipip(id, backend) && backend % 4 == 1)
+    is_v6(id) != (mode(id, backend) == Mode::Ipip && backend % 4 == 1)
 }
 
 /// The prefix that outer headers come from, by its first address, and the bits of it that vary.
@@ -216,12 +217,6 @@ impl World {
             );
             for number in backends(id) {
                 let (addr, port) = backend(id, number);
-                let mode = match () {
-                    () if is_nat(id, number) => Mode::Nat,
-                    () if is_snat(id, number) => Mode::Snat,
-                    () if is_ipip(id, number) => Mode::Ipip,
-                    () => Mode::L2,
-                };
                 let (source, spread) = outer_source(id, number);
                 twin.write_backend(
                     number,
@@ -229,7 +224,7 @@ impl World {
                         addr: addr.into(),
                         next_hop: 0,
                         port: port.to_be(),
-                        mode: mode as u16,
+                        mode: mode(id, number) as u16,
                         service: id.into(),
                         source: source.into(),
                         spread,
@@ -264,10 +259,11 @@ impl World {
         // Some follow none of their flows, some all, some every other one.
         let rate = Rate((id % 3) as u8);
         twin.set_end(end(vip(id), id), vip_entry(id).with_rate(rate));
-        for number in backends(id).filter(|number| is_nat(id, *number) || is_snat(id, *number)) {
+        for number in backends(id).filter(|number| replies_to_us(id, *number)) {
             let (addr, port) = vip(id);
             let entry = EndEntry {
-                kind: if is_nat(id, number) { EndKind::NatBackend } else { EndKind::SnatBackend } as u16,
+                kind: if mode(id, number) == Mode::Nat { EndKind::NatBackend } else { EndKind::SnatBackend }
+                    as u16,
                 service: id,
                 id: number,
                 vip_port: port.to_be(),
@@ -309,6 +305,17 @@ impl World {
         match random.below(16) {
             0..4 => self.shift(twin, random, id, now),
             4..6 => self.settle(twin, id, now),
+            6 if random.chance(50) => {
+                // As if a UDP flow's idle time had passed since a change, with room for all: then new ones follow the weights.
+                let id = random.of(&[3, 4]);
+                twin.limit_quotas([32; 3]);
+                twin.forget_failures(id);
+                self.shift(twin, random, id, now);
+                self.each_cell(twin, id, |cell| Cell(cell.0 & !Cell::ARMED));
+                for later in [now + 3000 * MS, now + 3000 * MS + 2 * TIMES.grace] {
+                    self.sweep(twin, false, later);
+                }
+            }
             6 => self.each_cell(twin, id, rules::forget),
             7 => {
                 let removed = random.of(&backends(id).collect::<Vec<_>>());
