@@ -32,6 +32,8 @@ pub struct Model<W = Host> {
     pub now_ns: u64,
     /// Known ends.
     pub ends: HashMap<End, EndEntry>,
+    /// The largest backend id that the program's maps have room for; `None`: no matter.
+    pub backends_max: Option<BackendId>,
     /// Where hashes of clients begin, as the program has it; `None`: as each service says.
     pub hash_start: Option<u64>,
     /// Services by number; `commit` is live here.
@@ -257,7 +259,8 @@ impl<W> SignalTables for Model<W> {
     }
 
     fn signal_counters(&mut self, backend: BackendId) -> Option<*mut SignalCounters> {
-        Some(&raw mut **self.signals.entry(backend).or_default())
+        let known = self.backends_max.is_none_or(|max| backend <= max);
+        known.then(|| &raw mut **self.signals.entry(backend).or_default())
     }
 }
 

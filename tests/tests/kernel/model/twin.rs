@@ -81,6 +81,8 @@ impl<'a> Twin<'a> {
         model.mappings = vec![Default::default(); SNAT_BUCKETS];
         model.redirects = [rig.a, rig.b].into();
         model.signal_flows = vec![Default::default(); SIGNAL_FLOWS / SIGNAL_WAYS];
+        // Some cells name one beyond.
+        model.backends_max = Some(BACKENDS as u16 - 1);
         model.hash_start = Some(KEY.k0);
         model.signal_secret = Dataplane::signal_secret_of(KEY);
         let reasons = rig.reasons();
