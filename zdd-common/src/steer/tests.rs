@@ -147,6 +147,22 @@ fn a_second_identity_that_speaks_elsewhere_is_not_closed() {
 }
 
 #[test]
+fn a_late_copy_of_the_older_connections_syn_draws_it_nowhere_when_both_have_closed() {
+    let mut model = tables(CHANGING);
+    tcp(&mut model, syn(ISN));
+    rest(&mut model, ISN);
+    model.cells[0] = Cell::new(1, 3, Cell::DIRTY | Cell::LOOKUP);
+    tcp(&mut model, syn(FAR));
+    assert_eq!(rest(&mut model, FAR), 3);
+    // So late that the filter has forgotten it.
+    model.filter.iter_mut().for_each(|line| *line = Default::default());
+    assert_eq!(tcp(&mut model, syn(ISN)).backend, 2);
+    // Its backend may still be sending: the client has only closed its own side.
+    assert_eq!(tcp(&mut model, ack(ISN + 101)).backend, 2);
+    assert_eq!(tcp(&mut model, ack(FAR + 101)).backend, 3);
+}
+
+#[test]
 fn an_entry_never_looks_older_because_of_a_clock_that_is_behind() {
     let mut model = tables(CHANGING);
     tcp(&mut model, ack(ISN));
