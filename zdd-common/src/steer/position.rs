@@ -89,6 +89,15 @@ mod tests {
     }
 
     #[test]
+    fn a_connections_own_syn_lies_as_far_behind_as_a_small_window_reaches() {
+        for position in [0, 1000, u32::MAX] {
+            assert!(own_syn(position, position) && own_syn(position, position.wrapping_sub(HALF_OPEN_REACH)));
+            assert!(!own_syn(position, position.wrapping_sub(HALF_OPEN_REACH + 1)));
+            assert!(!own_syn(position, position.wrapping_add(1)));
+        }
+    }
+
+    #[test]
     fn a_retransmission_does_not_move_a_position_back() {
         assert_eq!(follow(1000, 900), 1000);
         assert_eq!(follow(u32::MAX, 5), 5);

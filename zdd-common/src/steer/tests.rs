@@ -1,11 +1,11 @@
 //! Rows that the model checker found missing, on the in-memory tables.
 
 use super::{Segment, Steered, Transport, steer};
-use crate::entries::{Cell, Commit, FlowKey, Service, State, Word};
+use crate::entries::{Cell, Class, Commit, FlowKey, Service, State, Word};
 use crate::model::Model;
 use crate::net::Addr;
 use crate::tables::{Found, SteerTables};
-use crate::time::TICK_SHIFT;
+use crate::time::{TICK_SHIFT, Tick};
 
 const CHANGING: Cell = Cell::new(1, 2, Cell::DIRTY | Cell::LOOKUP);
 const ISN: u32 = 1_000_000;
@@ -180,4 +180,42 @@ fn a_udp_flow_that_finds_no_room_finds_base_again_though_the_cell_is_disarmed_me
     model.quota[1] = 8;
     model.now_ns += 5 << TICK_SHIFT;
     assert_eq!(steer(&mut model, 0, &key(), Transport::Udp).backend, 1);
+}
+
+#[test]
+fn a_udp_flow_is_at_base_up_to_the_last_tick_of_the_idle_timeout_after_a_failure() {
+    // udp_idle is 10 ticks.
+    for (later, backend) in [(10, 1), (11, 2)] {
+        let mut model = tables(CHANGING);
+        model.quota[1] = 0;
+        assert_eq!(steer(&mut model, 0, &key(), Transport::Udp).backend, 1);
+        model.quota[1] = 8;
+        model.now_ns += later << TICK_SHIFT;
+        assert_eq!(steer(&mut model, 0, &key(), Transport::Udp).backend, backend, "{later}");
+    }
+}
+
+#[test]
+fn an_entry_that_finds_no_room_in_a_full_table_takes_none_of_its_classs() {
+    let mut model = tables(CHANGING);
+    let of_others = Word::new(State::Est, Class::Promoted, 1, 1, Tick(1000));
+    model.buckets.iter_mut().for_each(|bucket| bucket.words.fill(of_others.0));
+    assert_eq!(tcp(&mut model, syn(ISN)).backend, 1);
+    assert_eq!(tcp(&mut model, ack(FAR)).backend, 1);
+    assert_eq!(model.used, [0, 0, 0]);
+}
+
+#[test]
+fn an_entry_that_takes_a_dead_ones_place_gives_its_room_back() {
+    let mut model = tables(CHANGING);
+    tcp(&mut model, ack(ISN));
+    assert_eq!(model.used, [0, 1, 0]);
+    let service = model.services[&0].view();
+    let Found::Live(slot, word, _) = model.find(&key(), super::place(&service, &key()).table_hash) else {
+        panic!("an entry");
+    };
+    let dead = Word::new(State::Dead, Class::Learned, word.backend(), word.alt(), word.seen());
+    assert!(model.update(slot, word, dead));
+    assert_eq!(tcp(&mut model, syn(FAR)).backend, 2);
+    assert_eq!(model.used, [1, 0, 0]);
 }
