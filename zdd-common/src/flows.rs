@@ -416,6 +416,22 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_found_by_all_of_its_key() {
+        let mut table = Table::new(64);
+        assert!(table.insert(1));
+        let (key, hash) = Table::key(1);
+        let homes = table.homes(hash);
+        // SAFETY: buckets of a vector that does not grow.
+        let known = |key: &FlowKey| matches!(unsafe { find::<Host>(&homes, key, hash) }, Found::Live(..));
+        let Addr { hi, lo } = key.client;
+        assert!(known(&key));
+        assert!(!known(&FlowKey { client: Addr { hi: hi | 1, lo }, ..key }));
+        assert!(!known(&FlowKey { client: Addr { hi, lo: lo ^ 1 }, ..key }));
+        assert!(!known(&FlowKey { ports: key.ports ^ 1, ..key }));
+        assert!(!known(&FlowKey { ports: key.ports ^ 1 << 32, ..key }));
+    }
+
+    #[test]
     fn most_entries_of_a_table_that_is_not_full_are_found_at_the_first_look() {
         let entries = 1 << 14;
         let mut table = Table::new(entries);

@@ -4,6 +4,7 @@ use super::{Segment, Steered, Transport, steer};
 use crate::entries::{Cell, Class, Commit, FlowKey, Service, State, Word};
 use crate::model::Model;
 use crate::net::Addr;
+use crate::reason::Reason;
 use crate::tables::{Found, SteerTables};
 use crate::time::{TICK_SHIFT, Tick};
 
@@ -218,4 +219,43 @@ fn an_entry_that_takes_a_dead_ones_place_gives_its_room_back() {
     assert!(model.update(slot, word, dead));
     assert_eq!(tcp(&mut model, syn(FAR)).backend, 2);
     assert_eq!(model.used, [1, 0, 0]);
+}
+
+#[test]
+fn a_reset_of_nobodys_flow_leaves_no_entry() {
+    let mut model = tables(CHANGING);
+    assert_eq!(tcp(&mut model, Segment { rst: true, ..ack(ISN) }).backend, 1);
+    assert_eq!(model.used, [0, 0, 0]);
+}
+
+#[test]
+fn a_syn_that_came_in_an_earlier_epoch_stays_where_its_first_copy_went() {
+    let mut model = tables(Cell::settled(1));
+    assert_eq!(tcp(&mut model, syn(ISN)).backend, 1);
+    for epochs in 1..=2 {
+        let mut model = model.clone();
+        model.now_ns += (epochs << model.epoch_shift) << TICK_SHIFT;
+        model.cells[0] = CHANGING;
+        assert_eq!(tcp(&mut model, syn(ISN)).backend, 1, "{epochs}");
+        assert_eq!(entry(&mut model).backend(), 1);
+    }
+}
+
+#[test]
+fn a_copy_of_a_syn_is_no_connection_more_of_its_source() {
+    let mut model = tables(Cell::settled(1));
+    let service = model.services.get_mut(&0).expect("the service");
+    (service.new_interval, service.new_burst) = (1 << 20, 1);
+    assert_eq!(tcp(&mut model, syn(ISN)).reason, Reason::Settled);
+    assert_eq!(tcp(&mut model, syn(FAR)).reason, Reason::DropRate);
+    assert_eq!(tcp(&mut model, syn(ISN)).reason, Reason::Settled);
+}
+
+#[test]
+fn a_service_that_was_never_committed_steers_nothing() {
+    let mut model = tables(Cell::settled(1));
+    model.services.get_mut(&0).expect("the service").commit = 0;
+    for segment in [syn(ISN), ack(ISN)] {
+        assert_eq!(tcp(&mut model, segment).reason, Reason::PassNoService);
+    }
 }
