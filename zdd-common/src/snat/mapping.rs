@@ -305,6 +305,22 @@ mod tests {
     }
 
     #[test]
+    fn a_fin_far_from_where_its_end_is_closes_nothing() {
+        let blind = Segment { seq: DATA.seq + (1 << 30), ..FIN };
+        let (by_client, by_backend) = (
+            |fin| handshake().sent(fin, DATA.seq, at(1)),
+            |fin: Segment| handshake().answered(Segment { seq: fin.seq + 6000, ..fin }, 7001, at(1)),
+        );
+        for one in [by_client(FIN), by_backend(FIN)] {
+            assert!(!one.finished());
+        }
+        let closed = by_client(FIN).answered(Segment { seq: 7001, ..FIN }, 7001, at(1));
+        assert!(closed.finished());
+        assert!(!by_client(blind).answered(Segment { seq: 7001, ..FIN }, 7001, at(1)).finished());
+        assert!(!by_backend(blind).sent(FIN, DATA.seq, at(1)).finished());
+    }
+
+    #[test]
     fn a_word_keeps_every_field_apart() {
         let word = Mapping::new(0x7bcd, true, 0xffff_5a5a, Tick(0x1ff_fffe));
         assert_eq!((word.backend(), word.udp(), word.seen()), (0x7bcd, true, Tick(0x1ff_fffe)));

@@ -148,6 +148,17 @@ mod tests {
         Pool { first: 61_000, ports, planes, addresses, ..Pool::default() }
     }
 
+    #[test]
+    fn it_gives_its_own_ports_of_its_own_addresses() {
+        let mut pool = pool(8, 1, [1, 0]);
+        let ours = Addr::v4([10, 0, 2, 1]);
+        pool.sources[0][0] = ours;
+        for (port, gives) in [(60_999u16, false), (61_000, true), (61_007, true), (61_008, false)] {
+            assert_eq!(pool.gives(&ours, port.to_be()), gives, "{port}");
+        }
+        assert!(!pool.gives(&Addr::v4([10, 0, 2, 2]), 61_000u16.to_be()));
+    }
+
     proptest! {
         #[test]
         fn every_place_has_an_end_of_its_own_and_is_found_by_it(
