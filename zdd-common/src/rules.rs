@@ -229,11 +229,20 @@ mod tests {
         let moved = settle(disarmed, now, none, &TIMES, now + 352 * S);
         assert_eq!(moved, Cell::new(2, 2, Cell::DIRTY | Cell::LOOKUP));
         assert_eq!(settle(moved, now, none, &TIMES, now + 354 * S), Cell::new(2, 2, Cell::LOOKUP));
-        let failed = Facts { last_fail: now + 10 * S, ..none };
-        assert!(settle(disarmed, now, failed, &TIMES, now + 352 * S).dirty());
-        assert!(
-            settle(disarmed, now, Facts { last_wipe: now + 10 * S, ..none }, &TIMES, now + 352 * S).dirty()
-        );
+        // Whatever went wrong last, its time begins there.
+        let late = now + 10 * S;
+        for facts in [
+            Facts { last_fail: late, ..none },
+            Facts { udp_fail: late, ..none },
+            Facts { last_wipe: late, ..none },
+        ] {
+            assert_eq!(settle(disarmed, now, facts, &TIMES, now + 361 * S), disarmed, "{facts:?}");
+            assert_eq!(settle(disarmed, now, facts, &TIMES, now + 362 * S), moved, "{facts:?}");
+        }
+        for facts in [Facts { udp_fail: late, ..none }, Facts { last_wipe: late, ..none }] {
+            assert!(settle(cell, now, facts, &TIMES, now + 71 * S).armed(), "{facts:?}");
+            assert!(!settle(cell, now, facts, &TIMES, now + 72 * S).armed(), "{facts:?}");
+        }
     }
 
     #[test]
