@@ -10,7 +10,7 @@ use crate::frame::Frame;
 use crate::mss;
 use crate::net::{Addr, DirectKey, End, TCP};
 use crate::odd;
-use crate::packet::{self, Packet};
+use crate::packet::{self, Outside, Packet};
 use crate::reason::Reason;
 use crate::signals::{self, Rate};
 use crate::snat::{self, Kind, Mappings};
@@ -109,7 +109,13 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(
         Next::Steer | Next::Decide | Next::Deliver => {
             match work.next {
                 Next::Steer => work.steer(tables),
-                Next::Decide => work.decide(tables),
+                Next::Decide => {
+                    steer::changing(tables, &mut work.query);
+                    express::finish(frame, tables, work);
+                    if matches!(work.next, Next::Done) {
+                        return work.fate.verdict();
+                    }
+                }
                 _ => {}
             }
             work.next = Next::Steer;
@@ -131,7 +137,10 @@ pub fn plain<F: Frame + ?Sized, T: Tables>(
 /// A frame on its way through the steps. In the kernel it lies in a map, and the steps are functions of their own; see `steer`'s
 /// query for why.
 pub struct Work {
+    /// Room for whoever runs the steps: whether somebody is told of the packet.
+    pub traced: bool,
     pub(crate) packet: Packet,
+    outside: Outside,
     /// What the packet's end is: of a packet to be steered the VIP, of a reply the backend.
     pub(crate) end: EndEntry,
     pub(crate) next: Next,
@@ -219,7 +228,9 @@ impl Default for Work {
     #[inline(always)]
     fn default() -> Self {
         Self {
+            traced: false,
             packet: Packet::default(),
+            outside: Outside::default(),
             end: EndEntry::default(),
             next: Next::Done,
             query: Query::default(),
@@ -239,14 +250,6 @@ impl Work {
         let key = FlowKey::new(packet.src, packet.src_port, packet.dst_port, self.end.id);
         self.query.ask(self.end.service, &key, packet.transport);
         steer::decide(tables, &mut self.query);
-        self.steered = self.query.answer;
-    }
-
-    /// The rest of it, for a cell that is changing.
-    #[inline(always)]
-    fn decide<T: Tables>(&mut self, tables: &mut T) {
-        self.query.about(self.packet.transport);
-        steer::changing(tables, &mut self.query);
         self.steered = self.query.answer;
     }
 }

@@ -91,13 +91,20 @@ pub unsafe fn remember<A: Atomics>(
     before & bits == bits
 }
 
-/// Has what [`remember`] and [`known_before`] touch fetched, without waiting for it: loads whose values nobody wants.
+/// Has what [`remember`] touches fetched, or, if it is about `earlier` epochs, [`known_before`], without waiting for it: loads whose values
+/// nobody wants.
 ///
 /// # Safety
 /// As of [`remember`].
 #[inline(always)]
-pub unsafe fn expect<A: Atomics>(shape: Shape, hash: u64, now: Tick, at: impl Fn(u32) -> Option<*mut Line>) {
-    for back in 0..3 {
+pub unsafe fn expect<A: Atomics>(
+    shape: Shape,
+    hash: u64,
+    now: Tick,
+    earlier: bool,
+    at: impl Fn(u32) -> Option<*mut Line>,
+) {
+    for back in if earlier { 1..3 } else { 0..1 } {
         if let Some(line) = at(shape.line(hash, now, back)) {
             // SAFETY: the caller's promise.
             unsafe { A::load(word_of(line, hash)) };

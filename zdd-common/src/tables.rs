@@ -80,8 +80,9 @@ pub trait SteerTables {
     /// Says that [`SteerTables::find`] comes soon, with this hash, and, if the flow is `new`, perhaps [`SteerTables::insert`]: what they
     /// will touch may be fetched meanwhile.
     fn expect_flow(&mut self, _hash: u64, _new: bool) {}
-    /// Says that [`SteerTables::syn_seen`] and [`SteerTables::syn_seen_before`] come soon, with these.
-    fn expect_syn(&mut self, _hash: u64, _now: Tick) {}
+    /// Says that [`SteerTables::syn_seen`] comes soon, with these, or, if it is about what was `earlier`,
+    /// [`SteerTables::syn_seen_before`].
+    fn expect_syn(&mut self, _hash: u64, _now: Tick, _earlier: bool) {}
     /// When a UDP entry of the service last could not be made, ns since boot; 0: never.
     fn udp_fail(&mut self, service: u16) -> u64;
     /// Records that an entry could not be made.

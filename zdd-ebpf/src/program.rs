@@ -15,13 +15,20 @@ use crate::{alarm, maps, stats, trace};
 fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
     let mut found: *const Work = core::ptr::null();
-    // Asked once: what a packet leaves to be told of it depends on it.
-    let traced = trace::on();
+    let mut traced = false;
     let verdict = match maps::WORK.get_ptr_mut(0) {
         Some(work) => {
             found = work;
+            // Asked once: what a packet leaves to be told of it depends on it.
+            let on = trace::on();
             // SAFETY: this CPU's own, and XDP is not preempted by itself; all zero, as it begins, is a valid value.
-            plain(&mut frame, &mut Maps::of(&ctx), unsafe { &mut *work }, !traced)
+            unsafe {
+                (&raw mut (*work).traced).write_volatile(on);
+                let verdict = plain(&mut frame, &mut Maps::of(&ctx), &mut *work, !on);
+                // Read again, for the verifier: as long as it knew the answer, it would follow all that lies between once for each.
+                traced = (&raw const (*work).traced).read_volatile();
+                verdict
+            }
         }
         None => Verdict::Odd,
     };

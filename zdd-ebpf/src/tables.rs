@@ -118,9 +118,9 @@ impl SteerTables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn expect_syn(&mut self, hash: u64, now: Tick) {
+    fn expect_syn(&mut self, hash: u64, now: Tick, earlier: bool) {
         // SAFETY: as above.
-        unsafe { syn_filter::expect::<Bpf>(filter(), hash, now, |line| SYNS.get_ptr_mut(line)) }
+        unsafe { syn_filter::expect::<Bpf>(filter(), hash, now, earlier, |line| SYNS.get_ptr_mut(line)) }
     }
 
     #[inline(always)]

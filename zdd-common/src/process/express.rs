@@ -14,7 +14,7 @@ use crate::mss;
 use crate::net::{End, TCP};
 use crate::packet::{self, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Outside, Packet};
 use crate::reason::Reason;
-use crate::signals;
+use crate::signals::{self, Rate};
 use crate::steer::{self, Query, Steered, Transport};
 use crate::tables::Tables;
 
@@ -42,7 +42,7 @@ fn of_family<F: Frame + ?Sized, T: Tables, const V6: bool>(
     if packet::parse_most::<F, V6>(frame, bytes, &mut packet, &mut outside).is_some() {
         return go_on(work, Next::Read);
     }
-    let seen = Seen { packet, outside, bytes: bytes as u32 };
+    let seen = Seen { packet: &packet, outside: &outside, bytes: bytes as u32 };
     // Code of its own for a SYN too: all else has nothing of what only a SYN does.
     if packet.proto == TCP && outside.segment().syn {
         go::<F, T, true>(frame, tables, work, &seen)
@@ -52,9 +52,10 @@ fn of_family<F: Frame + ?Sized, T: Tables, const V6: bool>(
 }
 
 /// What a look at the frame told.
-struct Seen {
-    packet: Packet,
-    outside: Outside,
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    packet: &'a Packet,
+    outside: &'a Outside,
     bytes: u32,
 }
 
@@ -63,19 +64,15 @@ fn go<F: Frame + ?Sized, T: Tables, const SYN: bool>(
     frame: &mut F,
     tables: &mut T,
     work: &mut Work,
-    seen: &Seen,
+    seen: &Seen<'_>,
 ) -> u64 {
     let mut vip = VipWord::default();
     let next = find_way::<F, T, SYN>(frame, tables, work, seen, &mut vip);
     // In one place: what nobody needs to know of most packets is then not computed for them.
     if !matches!(next, Next::Done) {
-        work.packet = seen.packet;
-        // Not a choice between the two: the compiler leaves the unused payload of a variant unset, and the verifier lets nothing
-        // unset be stored.
-        work.packet.transport = Transport::Tcp(seen.outside.segment());
-        if seen.packet.proto != TCP {
-            work.packet.transport = Transport::Udp;
-        }
+        work.packet = *seen.packet;
+        work.outside = *seen.outside;
+        tell(&mut work.packet.transport, seen);
         work.end = vip.entry();
     }
     go_on(work, next)
@@ -87,7 +84,7 @@ fn find_way<F: Frame + ?Sized, T: Tables, const SYN: bool>(
     frame: &mut F,
     tables: &mut T,
     work: &mut Work,
-    seen: &Seen,
+    seen: &Seen<'_>,
     end: &mut VipWord,
 ) -> Next {
     let Seen { packet, outside, .. } = seen;
@@ -106,21 +103,67 @@ fn find_way<F: Frame + ?Sized, T: Tables, const SYN: bool>(
     steer::settle(tables, &mut query, &service, commit);
     if query.open() {
         work.query = query;
+        tell(work.query.transport(), seen);
         return Next::Decide;
     }
-    let answer = query.answer;
-    if let Some(backend) = tables.backend(answer.backend)
-        && !signals::follows(tables, packet, answer.backend, vip.rate())
-        && let Some(port) = way(frame, tables, seen, &backend, SYN)
-    {
-        work.fate = send(frame, tables, seen, (&backend, &port), answer);
-        if work.fate.goes_as(answer.reason) {
-            tables.count_flow(vip.service(), answer.backend, seen.bytes, answer.reason, answer.new_flow);
-        }
+    if let Some(fate) = carry(frame, tables, seen, (vip.service(), vip.rate()), query.answer, SYN) {
+        work.fate = fate;
         return Next::Done;
     }
-    work.steered = answer;
+    work.steered = query.answer;
     Next::Deliver
+}
+
+/// The rest of it, for a packet of a changing cell that has been decided: sends it, unless that is for the other steps.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn finish<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> u64 {
+    let seen = Seen { packet: &work.packet, outside: &work.outside, bytes: frame.length() as u32 };
+    let syn = matches!(seen.packet.transport, Transport::Tcp(segment) if segment.syn);
+    let answer = work.query.answer;
+    match carry(frame, tables, &seen, (work.end.service, work.end.rate()), answer, syn) {
+        Some(fate) => {
+            work.fate = fate;
+            go_on(work, Next::Done)
+        }
+        None => {
+            work.steered = answer;
+            go_on(work, Next::Deliver)
+        }
+    }
+}
+
+/// Sends a packet where it was steered and counts it. `None`: it is for the steps that send, and nothing was changed. `of`: service, and
+/// whether its flows are followed.
+#[inline(always)]
+fn carry<F: Frame + ?Sized, T: Tables>(
+    frame: &mut F,
+    tables: &mut T,
+    seen: &Seen<'_>,
+    (service, rate): (u16, Rate),
+    answer: Steered,
+    syn: bool,
+) -> Option<Fate> {
+    let backend = tables.backend(answer.backend)?;
+    if signals::follows(tables, seen.packet, answer.backend, rate) {
+        return None;
+    }
+    let port = way(frame, tables, seen, &backend, syn)?;
+    let fate = send(frame, tables, seen, (&backend, &port), answer);
+    if fate.goes_as(answer.reason) {
+        tables.count_flow(service, answer.backend, seen.bytes, answer.reason, answer.new_flow);
+    }
+    Some(fate)
+}
+
+/// Writes down a packet's transport header.
+#[inline(always)]
+fn tell(transport: &mut Transport, seen: &Seen<'_>) {
+    // Not a choice between the two: the compiler leaves the unused payload of a variant unset, and the verifier lets nothing
+    // unset be stored.
+    *transport = Transport::Tcp(seen.outside.segment());
+    if seen.packet.proto != TCP {
+        *transport = Transport::Udp;
+    }
 }
 
 #[inline(always)]
@@ -149,7 +192,7 @@ fn stranger<T: Tables>(tables: &mut T, work: &mut Work, packet: &Packet, to: &En
 fn way<F: Frame + ?Sized, T: Tables>(
     frame: &F,
     tables: &mut T,
-    Seen { packet, outside, .. }: &Seen,
+    Seen { packet, outside, .. }: &Seen<'_>,
     backend: &Backend,
     syn: bool,
 ) -> Option<Port> {
@@ -180,12 +223,12 @@ fn way<F: Frame + ?Sized, T: Tables>(
 fn send<F: Frame + ?Sized, T: Tables>(
     frame: &mut F,
     tables: &mut T,
-    Seen { packet, outside, .. }: &Seen,
+    Seen { packet, outside, .. }: &Seen<'_>,
     (backend, port): (&Backend, &Port),
     steered: Steered,
 ) -> Fate {
     let (dst, src) = (NextHop(backend.next_hop).mac(), port.mac);
-    if backend.mode != Mode::L2 as u16 && forward::lower_hops(frame, packet, *outside).is_none() {
+    if backend.mode != Mode::L2 as u16 && forward::lower_hops(frame, packet, **outside).is_none() {
         return Fate::drop(Reason::DropMalformed);
     }
     if backend.mode == Mode::Ipip as u16 {

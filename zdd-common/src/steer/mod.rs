@@ -185,10 +185,10 @@ impl Query {
         self.transport = transport;
     }
 
-    /// Sets the transport header, of which [`settle`] needs nothing but a SYN's.
+    /// The transport header, of which [`settle`] needs nothing but a SYN's.
     #[inline(always)]
-    pub(crate) fn about(&mut self, transport: Transport) {
-        self.transport = transport;
+    pub(crate) fn transport(&mut self) -> &mut Transport {
+        &mut self.transport
     }
 
     #[inline(always)]
@@ -237,10 +237,11 @@ pub(crate) fn settle<T: SteerTables>(
         let now = crate::time::Tick::from_ns(now_ns);
         let table_hash = flows::table_hash(flow, query.key.vip());
         let syn = hash::fold(flow, u64::from(segment.seq) | u64::from(query.key.vip()) << 32);
-        // Not yet the look that counts: only whether the flow table will have a say. Then all that is far away is fetched at the
-        // same time, and not one after the other with the filter's atomic operation between.
+        // All that is far away is fetched at the same time, and not one after the other with the filter's atomic operation between, which
+        // waits for everything before it. Not yet the look at the cell that counts: only whether the flow table will have a say.
+        tables.expect_syn(syn, now, false);
         if tables.cell(commit.row().wrapping_add(place)).is_some_and(changing_cell) {
-            tables.expect_syn(syn, now);
+            tables.expect_syn(syn, now, true);
             tables.expect_flow(table_hash, true);
         }
         // Asked before it is remembered: the copy of a SYN that was refused is a new connection like any other.

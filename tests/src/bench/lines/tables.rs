@@ -125,10 +125,10 @@ impl SteerTables for Lined {
         unsafe { syn_filter::known_before::<Words>(shape, hash, now, at) }
     }
 
-    fn expect_syn(&mut self, hash: u64, now: Tick) {
+    fn expect_syn(&mut self, hash: u64, now: Tick, earlier: bool) {
         let (shape, at) = self.filter();
         // SAFETY: as above.
-        unsafe { syn_filter::expect::<Words>(shape, hash, now, at) };
+        unsafe { syn_filter::expect::<Words>(shape, hash, now, earlier, at) };
     }
 
     fn expect_flow(&mut self, hash: u64, new: bool) {
