@@ -129,6 +129,10 @@ pub unsafe fn expect<A: Atomics>(buckets: &[*mut Bucket; 2], new: bool) {
         }
         A::load(&raw const (*first).clients[0].hi);
         A::load(&raw const (*first).positions[0]);
+        if new {
+            A::load(&raw const (*second).clients[0].hi);
+            A::load(&raw const (*second).positions[0]);
+        }
     }
 }
 
@@ -169,15 +173,12 @@ struct Hit {
 }
 
 /// Way `way` of `bucket`, for the verifier some way of it: the paths on which this or that way was found become one path
-/// again, where it would otherwise follow all that comes after once for each way.
+/// again, where it would otherwise follow all that comes after once for each way. `zero`: loaded from a bucket.
 #[inline(always)]
-unsafe fn some_way<A: Atomics>(bucket: *mut Bucket, way: usize) -> (Slot, usize) {
+unsafe fn some_way(bucket: *mut Bucket, way: usize, zero: u64) -> (Slot, usize) {
+    let way = way.wrapping_add(zero as usize) & (WAYS - 1);
     // SAFETY: the caller's promise; the sum is masked to a way.
-    unsafe {
-        let zero = A::load(&raw const (*bucket).reserved[0]) as usize;
-        let way = way.wrapping_add(zero) & (WAYS - 1);
-        (Slot::of(bucket, way), way)
-    }
+    (unsafe { Slot::of(bucket, way) }, way)
 }
 
 /// [`find`], answering in a number and through a reference: in the kernel a function of its own, and the verifier takes no
@@ -205,7 +206,7 @@ unsafe fn scan<A: Atomics>(buckets: &[*mut Bucket; 2], key: &FlowKey, table_hash
     let Some((bucket, way)) = found else { return none };
     // SAFETY: the caller's promise.
     unsafe {
-        hit.slot = some_way::<A>(bucket, way).0;
+        hit.slot = some_way(bucket, way, A::load(&raw const (*bucket).reserved[0])).0;
         read_together::<A>(Word(A::load(hit.slot.0)), hit)
     }
 }
@@ -260,7 +261,9 @@ pub unsafe fn insert<A: Atomics>(
             return false;
         }
         let bucket = if home & 1 == 0 { first } else { second };
-        let (slot, way) = some_way::<A>(bucket, (home >> 1) as usize);
+        let way = (home >> 1) as usize & (WAYS - 1);
+        // A free word is 0. One that is no longer free names another way, which is free as well, or is refused like this one.
+        let (slot, way) = some_way(bucket, way, A::load(&raw const (*bucket).words[way]));
         if !A::cas(slot.0, 0, busy.0) {
             return false;
         }
