@@ -124,9 +124,7 @@ pub unsafe fn expect<A: Atomics>(buckets: &[*mut Bucket; 2], new: bool) {
     // SAFETY: the caller's promise.
     unsafe {
         A::load(&raw const (*first).words[0]);
-        if new {
-            A::load(&raw const (*second).words[0]);
-        }
+        A::load(&raw const (*second).words[0]);
         A::load(&raw const (*first).clients[0].hi);
         A::load(&raw const (*first).positions[0]);
         if new {
