@@ -439,6 +439,76 @@ pub fn worlds() -> Vec<(Size, Config)> {
         (
             Size::Short,
             Config {
+                cells: 2,
+                services: true,
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, other],
+                capacity: 1,
+                flight: 0,
+                budget: changes(2),
+                ..Config::base("two-services", "two services that share a table with room for one")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                cells: 2,
+                services: true,
+                flows: vec![FlowSpec { tuple: 0, isn: ISN }, other, second],
+                capacity: 1,
+                fin: true,
+                flight: 0,
+                budget: Budget { changes: 2, restarts: 1, ..Budget::default() },
+                ..Config::base("two-services-reuse", "the same, a port used again, the agent dies")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                cells: 2,
+                services: true,
+                preview: true,
+                flows: vec![
+                    FlowSpec { tuple: 0, isn: ISN },
+                    FlowSpec { tuple: 1, isn: ISN },
+                    FlowSpec { tuple: 1, isn: FAR },
+                ],
+                capacity: 1,
+                fin: true,
+                flight: 0,
+                ..Config::base("preview-reuse", "a tester uses a port again, at one time the user's own")
+            },
+        ),
+        (
+            Size::Usual,
+            Config {
+                cells: 2,
+                services: true,
+                preview: true,
+                flows: vec![
+                    FlowSpec { tuple: 0, isn: ISN },
+                    FlowSpec { tuple: 1, isn: ISN },
+                    FlowSpec { tuple: 1, isn: FAR },
+                ],
+                fin: true,
+                flight: 0,
+                budget: changes(2),
+                ..Config::base("preview-reuse-2", "the same with two changes, and room for both")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
+                mids: 2,
+                early: true,
+                rss: false,
+                flight: 0,
+                clock: INSIDE,
+                ..Config::base("same-row", "copies of one SYN on two CPUs while a row is committed")
+            },
+        ),
+        (
+            Size::Short,
+            Config {
                 forgeries: vec![forged(true, false, false, NEAR), forged(false, false, false, NEAR + 1)],
                 forges_on_entry: true,
                 moves: (1, 1460),
