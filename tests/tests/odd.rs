@@ -64,8 +64,8 @@ impl Drop for Echo {
 
 /// What a backend answers from.
 fn source(world: &World, number: u8) -> IpAddr {
-    match (world.setup.forward, world.setup.families.v4()) {
-        (Forward::L2, _) => vip(world),
+    match (world.setup.forward.direct(), world.setup.families.v4()) {
+        (true, _) => vip(world),
         (_, true) => rig::backend_address(number).into(),
         (_, false) => rig::backend_address6(number).into(),
     }
@@ -175,6 +175,12 @@ fn a_datagram_in_fragments_is_echoed_whole_under_l2() -> Result<()> {
 fn a_datagram_in_fragments_is_echoed_whole_under_snat() -> Result<()> {
     a_datagram_in_fragments_is_echoed_whole(Forward::Snat, Families::V4)?;
     a_datagram_in_fragments_is_echoed_whole(Forward::Snat, Families::V6)
+}
+
+#[test]
+fn a_datagram_in_fragments_is_echoed_whole_under_ipip() -> Result<()> {
+    a_datagram_in_fragments_is_echoed_whole(Forward::Ipip, Families::V4)?;
+    a_datagram_in_fragments_is_echoed_whole(Forward::Ipip, Families::V6)
 }
 
 /// A raw ICMP socket in the clients' namespace, of one of their addresses.
@@ -309,6 +315,12 @@ fn a_path_mtu_reaches_the_backend_that_sent_the_packet_under_l2() -> Result<()> 
 fn a_path_mtu_reaches_the_backend_that_sent_the_packet_under_snat() -> Result<()> {
     a_path_mtu_reaches_the_backend_that_sent_the_packet(Forward::Snat, Families::V4)?;
     a_path_mtu_reaches_the_backend_that_sent_the_packet(Forward::Snat, Families::V6)
+}
+
+#[test]
+fn a_path_mtu_reaches_the_backend_that_sent_the_packet_under_ipip() -> Result<()> {
+    a_path_mtu_reaches_the_backend_that_sent_the_packet(Forward::Ipip, Families::V4)?;
+    a_path_mtu_reaches_the_backend_that_sent_the_packet(Forward::Ipip, Families::V6)
 }
 
 /// An echo request, as a raw socket of the family takes it.

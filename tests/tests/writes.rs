@@ -1,24 +1,27 @@
 //! The agent dies before any one of its writes into the kernel's tables, whatever it was about to do, and comes back: traffic does not
 //! notice, and what was asked for is done. Needs root, and an agent of a debug build: only that one can be made to die so.
 //!
-//! `ZDD_WRITES=all cargo test -p zdd-tests --test writes` dies before every write; without it before every fifth, and of those of a start before every 29th.
+//! Each kind of write ([`Write`]) is died before at least once. `ZDD_WRITES=all cargo test -p zdd-tests --test writes` dies before every single
+//! write of a shift, of a file's application and of a start.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use zdd_tests::rig::{Forward, Result, VIP, wait_for};
+use zdd_agent::dataplane::Write;
+use zdd_tests::rig::{Error, Forward, Result, VIP, wait_for};
 use zdd_tests::traffic::Load;
 use zdd_tests::world::status::{number, version};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
 
 /// More writes than any act takes; an act that takes more has lost its end.
-const MANY: u32 = 400;
+const MANY: u32 = 2000;
 
-/// Lets agents of a world die: the file tells them how many writes they have left, and they what they died before.
+/// Lets agents of a world die: the file tells them how many writes they may make or before what they die, and they what they died before.
 struct Deaths {
     file: PathBuf,
-    step: u32,
+    all: bool,
+    orders: u32,
     met: BTreeMap<String, u32>,
 }
 
@@ -27,11 +30,27 @@ impl Deaths {
         let file = world.rig.scratch().path("writes");
         world.environment.push(("ZDD_DIE_BEFORE_WRITE".to_owned(), file.display().to_string()));
         let all = std::env::var("ZDD_WRITES").is_ok_and(|asked| asked == "all");
-        Self { file, step: if all { 1 } else { 5 }, met: BTreeMap::new() }
+        Self { file, all, orders: 0, met: BTreeMap::new() }
     }
 
-    fn arm(&self, writes: u32) {
-        std::fs::write(&self.file, writes.to_string()).expect("written");
+    fn order(&mut self, text: &str) {
+        // Whole, or not there: the agent may be reading.
+        let next = self.file.with_extension("next");
+        std::fs::write(&next, text).expect("written");
+        std::fs::rename(next, &self.file).expect("renamed");
+    }
+
+    /// Once in a turn: before a write of a kind that nobody has died before; or, if all are wanted, before the one that comes after as many
+    /// as there were turns.
+    fn arm(&mut self, turn: u32) {
+        self.orders += 1;
+        let text = if self.all {
+            format!("{turn} {}", self.orders)
+        } else {
+            let new = Write::ALL.iter().map(|kind| kind.name()).filter(|name| !self.met.contains_key(*name));
+            new.collect::<Vec<_>>().join("\n")
+        };
+        self.order(&text);
     }
 
     /// What the agent died before, if it did; from now on it lives.
@@ -41,6 +60,27 @@ impl Deaths {
         let write = left.strip_prefix("died before ")?.to_owned();
         *self.met.entry(write.clone()).or_default() += 1;
         Some(write)
+    }
+
+    /// Makes something happen upon which the agent writes this by itself some time later, and dies before it; unless it did so before.
+    fn by_itself(
+        &mut self,
+        world: &mut World,
+        kind: Write,
+        provoke: impl FnOnce(&World) -> Result<()>,
+    ) -> Result<()> {
+        if self.met.contains_key(kind.name()) {
+            return Ok(());
+        }
+        self.order(kind.name());
+        provoke(world)?;
+        wait_for(&format!("the agent to write {}", kind.name()), PATIENCE, LOOK_EVERY, || {
+            let left = std::fs::read_to_string(&self.file).map_err(Error::io("read what was died before"))?;
+            Ok(left.starts_with("died").then_some(()))
+        })?;
+        self.disarm();
+        world.agent_ends()?;
+        world.start_agent()
     }
 
     /// Does something again and again, with an agent that dies one write later each time, until it lives through it. A turn may have
@@ -54,10 +94,10 @@ impl Deaths {
         done: impl Fn(&Value, u32, u32) -> bool,
     ) -> Result<u32> {
         let mut deaths = 0;
-        for (turn, writes) in (0u32..).zip((0..MANY).step_by(self.step as usize)) {
+        for turn in 0..MANY {
             let mut lived = true;
             for part in 0..parts {
-                self.arm(writes);
+                self.arm(turn);
                 // An agent that dies answers nobody.
                 let said = act(world, turn, part);
                 let died = self.disarm();
@@ -89,19 +129,40 @@ fn named(status: &Value) -> usize {
     status["services"].as_array().expect("a list").len()
 }
 
-/// The file, with or without a third service.
-fn file(world: &World, more: bool) -> Result<()> {
+/// The file, with or without three more services, which have among them what a service can have, one of them at a VIP that never was.
+fn file(world: &World, more: Option<u32>) -> Result<()> {
     let mut text = world.setup.toml(world.rig.scratch().dir());
-    if more {
-        text += &world.setup.service("more", &format!("{VIP}:9000/tcp"), 9000);
+    if let Some(turn) = more {
+        let lists = "access = { allow = [\"10.80.0.0/16\"], deny = [\"10.66.0.0/16\"] }\n\
+                     new_per_source = { rate = 1000, burst = 1000 }\n";
+        let setup = Setup { preview: false, ..world.setup.clone() };
+        let lists_first = |text: String| text.replace("affinity = ", &format!("{lists}affinity = "));
+        text += &lists_first(setup.service("lists", &format!("{VIP}:9000/tcp"), 9000));
+        let new = 9200 + turn as u16;
+        text += &setup.service("plain", &format!("{VIP}:{new}/tcp"), new);
+        text += &setup.service("ports", "10.80.255.12:9100-9107/tcp", 9100);
     }
     world.write("zdd.toml", &text).map(drop)
 }
 
 #[test]
 fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is_done() -> Result<()> {
-    let mut world = World::new(Setup { cells: 1024, forward: Forward::Nat, ..Setup::default() })?;
+    let signals = "signals = { sample = 1, handshake_timeout = \"1s\", answer_timeout = \"1s\" }";
+    let mut world = World::new(Setup {
+        cells: 1024,
+        forward: Forward::Nat,
+        preview: true,
+        rollout: Some(signals.to_owned()),
+        ..Setup::default()
+    })?;
     let mut deaths = Deaths::of(&mut world);
+    // What is written on a fresh host only.
+    for kind in [Write::Pool, Write::Layout] {
+        deaths.order(kind.name());
+        let said = world.start_agent();
+        assert_eq!(deaths.disarm().as_deref(), Some(kind.name()), "{said:?}");
+        world.agent_ends()?;
+    }
     world.start_agent()?;
     world.wait_healthy()?;
     let load = world.load(30)?;
@@ -115,21 +176,19 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
         },
         |status, turn, _| (number(version(status, "web", "v2"), "asked") - share(turn)).abs() < 1e-9,
     )?;
-    // A service comes and goes.
+    // Services come and go.
     let applied = deaths.each(
         &mut world,
         &load,
         2,
-        |world, _, part| {
-            file(world, part == 0)?;
+        |world, turn, part| {
+            file(world, (part == 0).then_some(turn))?;
             let config = world.config();
             world.zdd().run(&["apply", &config.display().to_string()]).map(drop)
         },
-        |status, _, part| named(status) == if part == 0 { 3 } else { 2 },
+        |status, _, part| named(status) == if part == 0 { 5 } else { 2 },
     )?;
-    // Coming back itself: that takes many writes, each sweep's among them.
-    let step = deaths.step;
-    deaths.step = if step == 1 { 1 } else { 29 };
+    // Coming back itself.
     let started = deaths.each(
         &mut world,
         &load,
@@ -140,30 +199,38 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
         },
         |status, _, _| named(status) == 2,
     )?;
-    deaths.step = step;
-    // Whatever it does next by itself: settling, sweeping.
-    let mut alone = 0;
-    for turn in 0..3 {
-        world.zdd().run(&["shift", "web", &format!("v2={}%", 5 + turn)])?;
-        deaths.arm(1 + turn);
-        wait_for("the agent to write something", PATIENCE, LOOK_EVERY, || {
-            let left = std::fs::read_to_string(&deaths.file).expect("armed");
-            Ok(left.starts_with("died").then_some(()))
-        })?;
-        alone += u32::from(deaths.disarm().is_some());
-        world.agent_ends()?;
-        world.start_agent()?;
-        unharmed(&load.ledger());
-    }
+    alone(&mut deaths, &mut world, &load)?;
     as_before(&load)?;
     unharmed(&load.finish());
     let met = &deaths.met;
-    println!(
-        "died {shifts} times in shifts, {applied} in applies, {started} starting, {alone} by itself: {met:?}"
-    );
+    println!("died {shifts} times in shifts, {applied} in applies, {started} starting: {met:?}");
     assert!(shifts > 0 && applied > 0 && started > 0, "{met:?}");
-    for write in ["a row", "a commit", "a service", "a backend", "an end", "an end's end"] {
-        assert!(deaths.step > 1 || met.contains_key(write), "never before {write}: {met:?}");
-    }
+    let never = Write::ALL.iter().filter(|kind| !met.contains_key(kind.name()));
+    assert_eq!(never.collect::<Vec<_>>(), Vec::<&Write>::new(), "{met:?}");
+    Ok(())
+}
+
+/// What an agent writes that was asked for nothing, or not for long: each is died before.
+fn alone(deaths: &mut Deaths, world: &mut World, load: &Load) -> Result<()> {
+    let ip = |world: &World, line: &str| world.rig.ns("lb").ip_batch(&[line.to_owned()]);
+    let shift = |world: &World| world.zdd().run(&["shift", "web", "v2=33%"]).map(drop);
+    let back = |world: &World| world.zdd().run(&["shift", "web", "v2=66%"]).map(drop);
+    deaths.by_itself(world, Write::Entry, shift)?;
+    deaths.by_itself(world, Write::Quota, back)?;
+    deaths.by_itself(world, Write::Local, |world| ip(world, "addr add 10.80.255.99/32 dev lo"))?;
+    deaths.by_itself(world, Write::LocalEnd, |world| ip(world, "addr del 10.80.255.99/32 dev lo"))?;
+    deaths.by_itself(world, Write::Port, |world| ip(world, "link set zlb1 mtu 1499"))?;
+    deaths.by_itself(world, Write::Followed, |_| Ok(()))?;
+    // Testers' flows are mapped, and their ports come back.
+    deaths.by_itself(world, Write::Mapping, |world| {
+        unharmed(&world.preview_load(3, 3)?.finish());
+        Ok(())
+    })?;
+    deaths
+        .by_itself(world, Write::Trace, |world| world.zdd().output(&["trace", "--count", "1"]).map(drop))?;
+    // What the stack forwards meanwhile must not be dropped there, as the README says.
+    world.rig.ns("lb").sysctl("net/ipv4/conf/all/accept_local", "1")?;
+    deaths.by_itself(world, Write::Wanted, |world| ip(world, "neigh flush all"))?;
+    unharmed(&load.ledger());
     Ok(())
 }

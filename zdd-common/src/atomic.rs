@@ -40,6 +40,9 @@ pub trait Atomics {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Host;
 
+#[cfg(test)]
+pub(crate) mod interrupted;
+
 #[cfg(not(target_arch = "bpf"))]
 mod host {
     use super::{Atomics, Host};

@@ -370,6 +370,9 @@ pub const fn table_hash(flow: u64, vip: u16) -> u64 {
 }
 
 #[cfg(test)]
+mod races;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::atomic::Host;

@@ -28,6 +28,8 @@ pub const SHOWN_BY: &[(&str, &str)] = &[
     ("join-clean", "rows"),
     ("join-lookup", "rows"),
     ("ask-first", "limit"),
+    ("own-facts", "two-services"),
+    ("same-row", "same-row"),
 ];
 
 /// A rule by its name on the command line.

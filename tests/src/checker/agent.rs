@@ -5,19 +5,22 @@ use zdd_common::rules::{self, Sweep};
 use zdd_common::time::Tick;
 
 use super::config::{Config, Without};
-use super::packets::{Note, Outcome, cell_of};
+use super::packets::{Note, Outcome, cell_of, service_of};
 use super::state::{Flow, NOW, Pending, Phase, State, WIPE, Way, at};
 
-fn facts(config: &Config, state: &State) -> rules::Facts {
+fn facts(config: &Config, state: &State, cell: usize) -> rules::Facts {
     let forever = config.clock.forever();
     let when = |age: u8| if age >= forever { 0 } else { at(age) };
-    let [fail, udp, wipe] = state.facts;
+    let [fail, udp, wipe] = state.facts[service_of(config, cell)];
     rules::Facts { last_fail: when(fail), udp_fail: when(udp), last_wipe: when(wipe) }
 }
 
 fn commit(state: &mut State, index: usize, cell: Cell) {
     state.cells[index].cell = cell;
     state.cells[index].committed = 0;
+    for mid in state.mids.iter_mut().filter(|mid| mid.early) {
+        mid.stale = true;
+    }
 }
 
 /// New flows of a cell go to `current`.
@@ -42,7 +45,8 @@ pub fn settle(config: &Config, state: &mut State, index: usize) -> bool {
     if committed < config.clock.grace {
         return false;
     }
-    let settled = rules::settle(cell, at(since), facts(config, state), &config.clock.timeouts(), at(0));
+    let settled =
+        rules::settle(cell, at(since), facts(config, state, index), &config.clock.timeouts(), at(0));
     if settled != cell {
         commit(state, index, settled);
     }
@@ -206,7 +210,7 @@ pub fn wipe(config: &Config, state: &mut State, outcome: &mut Outcome) {
     });
     state.ways = Default::default();
     if !config.is_without(Without::WipeClock) {
-        state.facts[WIPE] = 0;
+        state.facts.iter_mut().for_each(|facts| facts[WIPE] = 0);
     }
     if !config.is_without(Without::WipeArm) {
         for index in 0..usize::from(config.cells) {
@@ -227,7 +231,7 @@ pub fn restart(config: &Config, state: &mut State) {
         }
         state.cells[index].committed = unknown;
     }
-    state.facts[WIPE] = config.clock.forever();
+    state.facts.iter_mut().for_each(|facts| facts[WIPE] = config.clock.forever());
     state.sweep = Pending::default();
 }
 

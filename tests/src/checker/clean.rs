@@ -2,7 +2,7 @@
 
 use super::agent;
 use super::config::Config;
-use super::inside::recall;
+use super::inside::{read_row, recall};
 use super::packets::{Outcome, process};
 use super::state::{CellState, Kind, State};
 
@@ -14,6 +14,9 @@ pub fn becomes_clean(config: &Config, from: &State) -> bool {
     let act = std::mem::take(&mut state.sweep);
     if act.what != 0 {
         agent::act(config, &mut state, act, &mut outcome);
+    }
+    for index in 0..state.mids.len() {
+        read_row(config, &mut state, index);
     }
     for mid in std::mem::take(&mut state.mids) {
         if mid.packet.kind != Kind::None {

@@ -17,6 +17,8 @@ pub const FLIGHT: usize = 2;
 pub const MIDS: usize = 2;
 /// Most balancer nodes.
 pub const NODES: usize = 2;
+/// Most services.
+pub const SERVICES: usize = 2;
 /// Most different SYNs, forged ones included.
 pub const MARKS: usize = 5;
 
@@ -170,6 +172,8 @@ pub enum Without {
     JoinClean,
     /// Clients change rows though only one of them looks entries up.
     JoinLookup,
+    /// A failed insert restarts the settle clock of another service.
+    OwnFacts,
     /// A SYN is remembered before it is known whether its source may open a connection.
     AskFirst,
 }
@@ -199,6 +203,8 @@ pub const RULES: &[(&str, Without)] = &[
     ("join-lookup", Without::JoinLookup),
     ("fallback", Without::Steer(Rule::Fallback)),
     ("ask-first", Without::AskFirst),
+    ("own-facts", Without::OwnFacts),
+    ("same-row", Without::Steer(Rule::SameRow)),
 ];
 
 /// One world.
@@ -217,6 +223,11 @@ pub struct Config {
     pub moves_safely: bool,
     /// Cells, 1 or 2; tuple n lies in cell n % cells.
     pub cells: u8,
+    /// Whether each cell is of a service of its own (or of its preview VIP, which is one to the program): they share flow table and quotas,
+    /// and nothing else.
+    pub services: bool,
+    /// Whether the second service is the preview VIP of backend 2: it begins settled there.
+    pub preview: bool,
     /// Backends, ids 1 to this; cells begin settled on 1.
     pub backends: u8,
     /// Connections.
@@ -244,6 +255,8 @@ pub struct Config {
     /// Packets within the program at once: they have read their cell, or their entry, and finish later. With any, the
     /// sweep too reads first and acts later.
     pub mids: u8,
+    /// Whether a SYN may also stop within its first reads: remembered, but with the row that counts still to be read.
+    pub early: bool,
     /// Whether receive-side scaling keeps copies of one SYN on one CPU: then they are not inside at the same time.
     pub rss: bool,
     /// Whether closed flows may be reclaimed when the table is more than half full.
@@ -268,6 +281,8 @@ impl Config {
             nodes: 1,
             moves_safely: true,
             cells: 1,
+            services: false,
+            preview: false,
             backends: 2,
             flows: vec![FlowSpec { tuple: 0, isn: ISN }],
             capacity: 2,
@@ -281,6 +296,7 @@ impl Config {
             forges_on_entry: false,
             budget: Budget { changes: 1, ..Budget::default() },
             mids: 0,
+            early: false,
             rss: true,
             pressure: false,
             limited: false,

@@ -22,6 +22,8 @@ pub enum Event {
     Copy(Packet),
     /// An attacker's packet arrives.
     Forge(Packet),
+    /// A packet inside the program reads the row that counts.
+    Row(Packet),
     /// A packet inside the program looks its entry up.
     Look(Packet),
     /// A packet inside the program is finished.
@@ -61,6 +63,8 @@ pub enum Event {
 pub struct How {
     /// It stops after reading its cell.
     pub stops: bool,
+    /// It stops before that: it is only remembered.
+    pub early: bool,
     /// Where the filter may have forgotten: it has not.
     pub known: bool,
     /// The filter wrongly knows it.

@@ -3,14 +3,14 @@
 use zdd_common::hash::fold;
 
 use super::config::{MARKS, SLOTS};
-use super::state::{CellState, Kind, Packet, Side, State, Way};
+use super::state::{AllFacts, CellState, Kind, Packet, Side, State, Way};
 
 impl State {
     /// A fingerprint of 64 bits. Two of ten million states share one with a chance of 3 in a million.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = 0;
         let mut add = |word: u64| hash = fold(hash, word);
-        let mut tables = |cells: &[CellState], ways: &[Way; SLOTS], marks: [u8; MARKS], facts: [u8; 3]| {
+        let mut tables = |cells: &[CellState], ways: &[Way; SLOTS], marks: [u8; MARKS], facts: AllFacts| {
             for cell in cells {
                 add(cell.cell.0 ^ u64::from(cell.since) << 40 ^ u64::from(cell.committed) << 48);
             }
@@ -21,7 +21,9 @@ impl State {
             let [a, b, c, d, e] = marks;
             let tuples = ways[0].tuple | ways[1].tuple << 4;
             add(u64::from_le_bytes([a, b, c, d, e, tuples, 0, 0]));
-            add(u64::from(facts[0]) | u64::from(facts[1]) << 8 | u64::from(facts[2]) << 16);
+            for [fail, udp, wipe] in facts {
+                add(u64::from(fail) | u64::from(udp) << 8 | u64::from(wipe) << 16);
+            }
         };
         tables(&self.cells, &self.ways, self.marks, self.facts);
         if let Some(Side { cells, ways, marks, facts }) = &self.other {
@@ -58,8 +60,8 @@ impl State {
                 u8::from(mid.looked),
                 mid.slot,
                 mid.clock,
-                0,
-                0,
+                u8::from(mid.early),
+                u8::from(mid.stale),
                 0,
             ]);
             add(bits);

@@ -1,20 +1,33 @@
 //! Packets inside the program: what they have read, kept until they finish.
 
+use zdd_common::entries::Cell;
 use zdd_common::tables::Found;
 
+use super::config::Config;
+use super::packets::cell_of;
 use super::state::{Kind, Mid, NEVER, Packet, State};
 use super::tables::{Read, Slot};
 
-/// A packet has read its cell and stays inside.
-pub fn enter(state: &mut State, packet: Packet, seen: Read) {
+/// A packet has read its cell and stays inside; an `early` one is only remembered.
+pub fn enter(state: &mut State, packet: Packet, seen: Read, early: bool) {
     if let Some(mid) = state.mids.iter_mut().find(|mid| mid.packet.kind == Kind::None) {
         *mid = Mid {
             packet: Packet { age: 0, ..packet },
             replay: seen.replay,
-            cell: seen.cell,
+            cell: if early { Cell::default() } else { seen.cell },
+            early,
             slot: NEVER,
             ..Mid::default()
         };
+    }
+}
+
+/// An early one reads the row that counts.
+pub fn read_row(config: &Config, state: &mut State, index: usize) {
+    let cell = state.cells[cell_of(config, state, state.mids[index].packet.tuple)].cell;
+    let mid = &mut state.mids[index];
+    if mid.early {
+        (mid.early, mid.cell) = (false, cell);
     }
 }
 
@@ -41,6 +54,7 @@ pub fn recall(mid: &Mid) -> Read {
         found: mid.looked.then_some((found, mid.clock)),
         inside: mid.packet.age,
         refused: false,
+        stale: mid.stale,
         mark: None,
     }
 }

@@ -111,6 +111,11 @@ pub fn cell_of(config: &Config, state: &State, tuple: u8) -> usize {
     }
 }
 
+/// The service of a cell.
+pub fn service_of(config: &Config, cell: usize) -> usize {
+    if config.services { cell } else { 0 }
+}
+
 /// Reads what a packet reads first: filter, then cell. `known` decides where the filter may answer either way.
 pub fn read(config: &Config, state: &mut State, packet: &Packet, known: bool, lie: bool) -> Read {
     let (mut replay, mut mark) = (false, None);
@@ -127,6 +132,7 @@ pub fn read(config: &Config, state: &mut State, packet: &Packet, known: bool, li
         found: None,
         inside: 0,
         refused: false,
+        stale: false,
         mark,
     }
 }

@@ -33,6 +33,7 @@ pub fn event(step: &Step) -> String {
         Event::Arrive(p) => format!("{} arrives late", packet(&p)),
         Event::Copy(p) => format!("{}: a copy arrives", packet(&p)),
         Event::Forge(p) => format!("{} arrives", packet(&p)),
+        Event::Row(p) => format!("{} reads the row", packet(&p)),
         Event::Look(p) => format!("{} looks up", packet(&p)),
         Event::Finish(p) => format!("{} finishes", packet(&p)),
         Event::Complete(f, b) => format!("c{} takes the answer of b{b}", f + 1),
@@ -50,7 +51,9 @@ pub fn event(step: &Step) -> String {
         Event::Join(t) => format!("agent: tuple {t} changes rows"),
         Event::Remove(b) => format!("agent: b{b} is removed"),
     };
-    if step.how.stops {
+    if step.how.early {
+        text += ", is remembered";
+    } else if step.how.stops {
         text += ", reads its cell";
     }
     if step.how.known {

@@ -3,7 +3,10 @@
 use zdd_common::entries::{Cell, Positions, State as EntryState, Word};
 use zdd_common::time::{TICK_SHIFT, Tick};
 
-use super::config::{Budget, CELLS, Clock, Config, FLIGHT, FLOWS, MARKS, MIDS, NODES, SLOTS};
+use super::config::{Budget, CELLS, Clock, Config, FLIGHT, FLOWS, MARKS, MIDS, NODES, SERVICES, SLOTS};
+
+/// Ages of last_fail, udp_fail and last_wipe of each service.
+pub type AllFacts = [[u8; 3]; SERVICES];
 
 /// The present, in ticks, of every state.
 pub const NOW: u32 = 1000;
@@ -76,7 +79,7 @@ pub struct Side {
     /// Its SYN filter.
     pub marks: [u8; MARKS],
     /// Its facts.
-    pub facts: [u8; 3],
+    pub facts: AllFacts,
 }
 
 /// A client's connection.
@@ -148,6 +151,10 @@ pub struct Mid {
     pub replay: bool,
     /// Its cell.
     pub cell: Cell,
+    /// It is a SYN that is remembered and has not read the row that counts.
+    pub early: bool,
+    /// A row was committed meanwhile.
+    pub stale: bool,
     /// Whether it has looked its entry up.
     pub looked: bool,
     /// The way found, or [`NEVER`].
@@ -190,8 +197,8 @@ pub struct State {
     pub mids: [Mid; MIDS],
     /// The sweep.
     pub sweep: Pending,
-    /// Ages of last_fail, udp_fail and last_wipe.
-    pub facts: [u8; 3],
+    /// What packets and the agent have noted.
+    pub facts: AllFacts,
     /// What may still happen.
     pub left: Budget,
     /// Backends removed, one bit each.
@@ -216,24 +223,28 @@ impl State {
     pub fn first(config: &Config) -> Self {
         let forever = config.clock.forever();
         let cell = CellState { cell: Cell::settled(1), since: forever, committed: forever };
+        let mut cells = [cell; CELLS];
+        if config.preview {
+            cells[1].cell = Cell::settled(2);
+        }
         Self {
-            cells: [cell; CELLS],
+            cells,
             ways: [Way::default(); SLOTS],
             marks: [NEVER; MARKS],
             flows: [Flow::default(); FLOWS],
             flight: [Packet::default(); FLIGHT],
             mids: [Mid::default(); MIDS],
             sweep: Pending::default(),
-            facts: [forever; 3],
+            facts: [[forever; 3]; SERVICES],
             left: config.budget,
             removed: 0,
             rows: 0,
             node: 0,
             other: (usize::from(config.nodes) == NODES).then_some(Side {
-                cells: [cell; CELLS],
+                cells,
                 ways: [Way::default(); SLOTS],
                 marks: [NEVER; MARKS],
-                facts: [forever; 3],
+                facts: [[forever; 3]; SERVICES],
             }),
         }
     }
@@ -366,7 +377,7 @@ impl State {
         for mark in self.marks.iter_mut().filter(|mark| **mark != NEVER) {
             *mark = if *mark >= clock.filter_max { NEVER } else { *mark + 1 };
         }
-        for fact in &mut self.facts {
+        for fact in self.facts.as_flattened_mut() {
             *fact = older(*fact);
         }
     }

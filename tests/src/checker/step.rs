@@ -6,7 +6,7 @@ use super::agent;
 use super::clean::becomes_clean;
 use super::config::{Budget, Config};
 use super::event::{Event, How, Step};
-use super::inside::{enter, note_found, recall};
+use super::inside::{enter, note_found, read_row, recall};
 use super::packets::{Note, Outcome, Violation, check, process, read};
 use super::search::World;
 use super::state::{Kind, Mid, NEVER, Packet, State};
@@ -152,13 +152,17 @@ impl Steps<'_> {
         let lies = packet.kind == Kind::Syn && packet.flow != NEVER && self.from.left.lies > 0;
         let free = self.from.mids[..usize::from(config.mids)].iter().any(|mid| mid.packet.kind == Kind::None);
         let limited = packet.kind == Kind::Syn && config.limited;
-        for bits in 0..16u8 {
-            let [stops, known, lie, refused] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+        let remembered = packet.kind == Kind::Syn && config.early;
+        for bits in 0..32u8 {
+            let [stops, known, lie, refused, early] = [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+            if early && !(stops && remembered) {
+                continue;
+            }
             let whole = !stops && !known && !lie;
             if (stops && !free) || (known && !gray) || (lie && !lies) || (refused && !(limited && whole)) {
                 continue;
             }
-            let how = How { stops, known, lie, refused };
+            let how = How { stops, early, known, lie, refused };
             let mut state = *self.from;
             prepare(&mut state);
             let first = self.from.flows.get(usize::from(packet.flow));
@@ -180,7 +184,7 @@ impl Steps<'_> {
                 state.left.lies -= 1;
             }
             let outcome = if stops {
-                enter(&mut state, packet, seen);
+                enter(&mut state, packet, seen, early);
                 Outcome::default()
             } else {
                 process(config, &mut state, &packet, seen, lie)
@@ -193,6 +197,13 @@ impl Steps<'_> {
     fn program(&mut self) {
         for (index, mid) in self.from.mids.iter().enumerate() {
             if mid.packet.kind == Kind::None {
+                continue;
+            }
+            if mid.early {
+                self.simple(Event::Row(mid.packet), |config, state, _| {
+                    read_row(config, state, index);
+                    true
+                });
                 continue;
             }
             if !mid.looked {

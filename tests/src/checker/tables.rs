@@ -8,7 +8,8 @@ use zdd_common::pace::{Pace, PaceKey};
 use zdd_common::tables::{Found, Rule, SteerTables};
 use zdd_common::time::Tick;
 
-use super::config::{Config, Without};
+use super::config::{Config, SERVICES, Without};
+use super::packets::{cell_of, service_of};
 use super::state::{FAIL, NEVER, State, UDP_FAIL, Way, at};
 
 /// Handle of a way.
@@ -35,6 +36,8 @@ pub struct Read {
     pub inside: u8,
     /// Its source may open no more connections.
     pub refused: bool,
+    /// A row was committed between the first look at which is the live one, and the one that counts.
+    pub stale: bool,
     /// Which of the SYNs that the filter may know it is; none: not asked for any more.
     pub mark: Option<usize>,
 }
@@ -59,13 +62,26 @@ pub struct Packet<'a> {
     pub overdrawn: bool,
     /// The limit of new connections was asked.
     pub asked: bool,
+    /// How often the live row was asked for.
+    looks: u8,
 }
 
 impl<'a> Packet<'a> {
     /// The tables for one packet.
     pub fn new(config: &'a Config, state: &'a mut State, tuple: u8, read: Read) -> Self {
         let used = state.used();
-        Self { config, state, tuple, read, used, moved: None, failed: false, overdrawn: false, asked: false }
+        Self {
+            config,
+            state,
+            tuple,
+            read,
+            used,
+            moved: None,
+            failed: false,
+            overdrawn: false,
+            asked: false,
+            looks: 0,
+        }
     }
 
     /// Looks the tuple up now.
@@ -81,6 +97,11 @@ impl<'a> Packet<'a> {
             };
         }
         Found::None
+    }
+
+    /// The service that the packet is for.
+    fn of_service(&self) -> usize {
+        service_of(self.config, cell_of(self.config, self.state, self.tuple))
     }
 
     /// The filter remembers the packet, if it is one that can come again.
@@ -125,7 +146,9 @@ impl SteerTables for Packet<'_> {
     }
 
     fn commit(&mut self, _id: u16) -> Commit {
-        Commit::new(0, 1)
+        let again = self.looks > 0;
+        self.looks += 1;
+        Commit::new(0, if again && self.read.stale { 2 } else { 1 })
     }
 
     fn cell(&mut self, _index: u32) -> Option<Cell> {
@@ -150,17 +173,19 @@ impl SteerTables for Packet<'_> {
     }
 
     fn udp_fail(&mut self, _service: u16) -> u64 {
-        let age = self.state.facts[UDP_FAIL];
+        let age = self.state.facts[self.of_service()][UDP_FAIL];
         if age >= self.config.clock.forever() { 0 } else { at(age) }
     }
 
     fn note_failure(&mut self, _service: u16, _now_ns: u64, udp: bool) {
         self.failed = true;
+        let service = self.of_service();
+        let told = if self.config.is_without(Without::OwnFacts) { SERVICES - 1 - service } else { service };
         if !self.config.is_without(Without::FailClock) {
-            self.state.facts[FAIL] = 0;
+            self.state.facts[told][FAIL] = 0;
         }
         if udp && !self.config.is_without(Without::UdpRearm) {
-            self.state.facts[UDP_FAIL] = 0;
+            self.state.facts[told][UDP_FAIL] = 0;
         }
     }
 

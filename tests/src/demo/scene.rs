@@ -96,6 +96,7 @@ impl Scene {
             Forward::Nat => "rewrites their destination (nat); replies come back through it",
             Forward::Snat => "rewrites both ends (snat); backends answer it, and need no way to the clients",
             Forward::L2 => "hands them on as they are (l2); replies go straight to the clients",
+            Forward::Ipip => "hands them on in tunnels (ipip); replies go straight to the clients",
         };
         if options.direct {
             return format!(

@@ -46,6 +46,9 @@ pub enum Forward {
     L2,
     /// To an address of the balancer's, the only one that backends have a way to.
     Snat,
+    /// Directly to the clients; packets come in tunnels, for which the wires towards the backends have room.
+    #[value(skip)]
+    Ipip,
 }
 
 impl Forward {
@@ -55,7 +58,13 @@ impl Forward {
             Self::Nat => "nat",
             Self::L2 => "l2",
             Self::Snat => "snat",
+            Self::Ipip => "ipip",
         }
+    }
+
+    /// Whether backends own the VIPs and answer past the balancer.
+    pub fn direct(self) -> bool {
+        matches!(self, Self::L2 | Self::Ipip)
     }
 }
 
@@ -227,6 +236,10 @@ impl Rig {
         let role = format!("b{i}");
         let (b, c) = (self.ns(&role), self.ns("c"));
         self.wire(("lb", &format!("zlb{i}")), (&role, "b0"))?;
+        if self.spec.forward == Forward::Ipip {
+            self.ns("lb").run(&["ip", "link", "set", &format!("zlb{i}"), "mtu", TUNNEL_MTU])?;
+            b.run(&["ip", "link", "set", "b0", "mtu", TUNNEL_MTU])?;
+        }
         self.ns("lb").ip_batch(&[format!("addr add 10.81.{i}.1/30 dev zlb{i}")])?;
         b.ip_batch(&[format!("addr add {}/30 dev b0", backend_address(i))])?;
         if self.spec.forward == Forward::Nat {
@@ -249,6 +262,9 @@ impl Rig {
         if self.spec.v6 { self.wire_backend6(i, true) } else { Ok(()) }
     }
 }
+
+/// 1,500 bytes and the largest outer header.
+const TUNNEL_MTU: &str = "1540";
 
 /// Where something listens.
 pub fn v4(address: Ipv4Addr, port: u16) -> SocketAddr {

@@ -100,14 +100,14 @@ impl Report {
         out
     }
 
-    /// As SVG: a bar per scenario and contender, on a scale of powers of ten.
+    /// As SVG: a bar per scenario and contender, on a logarithmic axis that says so.
     pub fn svg(&self) -> String {
         const COLOURS: [&str; 4] = ["#3b6ea8", "#b4b4b4", "#e07b25", "#c0504d"];
         const LEFT: f64 = 170.0;
         const BAR: f64 = 14.0;
         const WIDTH: f64 = 960.0;
         let group = BAR * 4.0 + 22.0;
-        let height = 110.0 + group * self.rows.len() as f64;
+        let height = 140.0 + group * self.rows.len() as f64;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
              font-family=\"DejaVu Sans, Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
@@ -129,6 +129,22 @@ impl Report {
         let length = |share: f64| {
             if share <= 0.0 { 0.0 } else { ((share * 1e6).log10().max(0.05) / 6.0) * (WIDTH - LEFT - 110.0) }
         };
+        let foot = height - 52.0;
+        for power in 0..=6 {
+            let x = LEFT + f64::from(power) / 6.0 * (WIDTH - LEFT - 110.0);
+            let percent = 10f64.powi(power - 4);
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{x:.1}\" y1=\"70\" x2=\"{x:.1}\" y2=\"{foot}\" stroke=\"#ddd\"/><text x=\"{x:.1}\" y=\"{}\" \
+                 font-size=\"10\" text-anchor=\"middle\">{percent} %</text>",
+                foot + 14.0
+            );
+        }
+        let _ = writeln!(
+            svg,
+            "<text x=\"{LEFT}\" y=\"{}\" font-size=\"11\">logarithmic: each line is ten times the one before; no bar: none broke</text>",
+            foot + 34.0
+        );
         for (row_at, row) in self.rows.iter().enumerate() {
             let top = 80.0 + row_at as f64 * group;
             let _ = writeln!(
@@ -154,5 +170,46 @@ impl Report {
         }
         svg.push_str("</svg>\n");
         svg
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chart_says_that_its_axis_is_logarithmic_and_its_bars_end_where_it_says() {
+        let score = |share: f64| Score {
+            contender: "one".into(),
+            broken: u64::from(share > 0.0),
+            share,
+            mean_entries: 0.0,
+            peak_entries: 0,
+        };
+        let row = Row {
+            scenario: "any".into(),
+            what: String::new(),
+            state_lost: true,
+            nodes: 1,
+            flows: 1,
+            packets: 1,
+            forged: 0,
+            live_at_once: 1,
+            scores: vec![score(0.01), score(0.0)],
+        };
+        let svg = Report::new(1, vec![row]).svg();
+        assert!(svg.contains("logarithmic"), "{svg}");
+        // The line of 1 % is where the bar of 1 % ends; where nothing broke there is none.
+        let at = |what: &str, from: &str| -> f64 {
+            let rest = &svg[svg.find(what).expect("it is drawn")..];
+            let rest = &rest[rest.find(from).expect("a place") + from.len()..];
+            rest[..rest.find('"').expect("an end")].parse().expect("a number")
+        };
+        let line = &svg[..svg.find(">1 %<").expect("a line of 1 %")];
+        let line: f64 = at(&line[line.rfind("<line").expect("a line")..], "x1=\"");
+        let (left, width) =
+            (at("<rect x=\"170\" y=\"80\"", "x=\""), at("<rect x=\"170\" y=\"80\"", "width=\""));
+        assert!((left + width - line).abs() < 0.2, "{left} + {width}, {line}");
+        assert!(svg.contains("width=\"0.0\""));
     }
 }

@@ -6,14 +6,14 @@ pub mod status;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 use zdd_agent::api::client::Client;
 
 use crate::rig::{
-    self, Agent, Error, Families, Forward, PREVIEW, PREVIEW6, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4,
+    self, Agent, Error, Families, Forward, PREVIEW, PREVIEW6, Proc, Result, Rig, RigSpec, VIP, VIP6, Zdd, v4,
     wait_for,
 };
 use crate::traffic::{Counts, Fleet, Ledger, Load, LoadSpec, Member, ServerSpec, Servers, Target};
@@ -53,6 +53,8 @@ impl Refusal {
 pub struct World {
     // Dropped in this order.
     agent: Option<Agent>,
+    /// Under `ipip`, of each backend.
+    decaps: Vec<Proc>,
     servers: Option<Servers>,
     /// What it was made from. Changing it changes what [`World::write_config`] writes.
     pub setup: Setup,
@@ -104,10 +106,35 @@ impl World {
             v6: setup.families.v6(),
         })?;
         let (environment, fleet) = (Vec::new(), Fleet::new(vec![]));
-        let mut world = Self { agent: None, servers: None, setup, environment, rig, fleet, binary };
+        let decaps = Vec::new();
+        let mut world = Self { agent: None, decaps, servers: None, setup, environment, rig, fleet, binary };
+        if world.setup.forward == Forward::Ipip {
+            world.start_decaps()?;
+        }
         world.fleet = Fleet::new(world.server_specs().into_iter().map(|s| s.member).collect());
         world.write_config()?;
         Ok(world)
+    }
+
+    /// `zdd decap` on every backend.
+    fn start_decaps(&mut self) -> Result<()> {
+        for i in 1..=self.setup.backends {
+            let (role, log) = (format!("b{i}"), self.rig.scratch().path(&format!("decap-b{i}.log")));
+            let mut command = Command::new(&self.binary);
+            command.args(["decap", "--interface", "b0", "--pin-dir"]);
+            command.arg(self.rig.scratch().bpffs().join(format!("decap-b{i}")));
+            for vip in [IpAddr::from(VIP), PREVIEW.into(), VIP6.into(), PREVIEW6.into()] {
+                command.args(["--vip", &vip.to_string()]);
+            }
+            let mut decap = self.rig.ns(&role).spawn_logged(command, &log)?;
+            wait_for("zdd decap to be ready", PATIENCE, LOOK_EVERY, || {
+                decap.must_run()?;
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                Ok::<_, Error>(text.contains("ready").then_some(()))
+            })?;
+            self.decaps.push(decap);
+        }
+        Ok(())
     }
 
     /// With a running agent, all backends healthy.
@@ -142,7 +169,7 @@ impl World {
             // Backends that the file does not name are meant for v2.
             let version = if self.setup.v1.contains(&i) { "v1" } else { "v2" };
             // A UDP reply leaves from the address that the socket is bound to.
-            let own = self.setup.forward == Forward::L2;
+            let own = self.setup.forward.direct();
             let mut udp: Vec<IpAddr> = Vec::new();
             if families.v4() {
                 udp.push(if own { VIP } else { rig::backend_address(i) }.into());
@@ -508,7 +535,7 @@ impl World {
             udp: at(ECHO_PORT),
             fleet: self.fleet.clone(),
             // Under `nat` too they come from an address of the balancer's.
-            sources_seen: self.setup.forward == Forward::L2,
+            sources_seen: self.setup.forward.direct(),
             clients: 100,
             short_per_second: 100,
             echo_every: Duration::from_millis(20),

@@ -49,7 +49,7 @@ pub struct Setup {
     pub echo_health: Option<String>,
     /// The text of `web`'s `[service.rollout]`, its header included; `None`: it has none.
     pub rollout: Option<String>,
-    /// Both services have [`PREVIEW`] as their preview VIP; under `l2` `web` alone, because UDP servers answer from one address.
+    /// Both services have [`PREVIEW`] as their preview VIP; under `l2` and `ipip` `web` alone, because UDP servers answer from one address.
     pub preview: bool,
     /// More lines of `[agent]`, as the file spells them.
     pub agent_lines: String,
@@ -102,11 +102,11 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// Port on which backends serve TCP: under `l2` ports are not rewritten.
+    /// Port on which backends serve TCP: under `l2` and `ipip` ports are not rewritten.
     pub fn backend_port(&self) -> u16 {
         match self.forward {
             Forward::Nat | Forward::Snat => 8080,
-            Forward::L2 => WEB_PORT,
+            Forward::L2 | Forward::Ipip => WEB_PORT,
         }
     }
 
@@ -202,7 +202,7 @@ impl Setup {
         if name == "echo" {
             let _ = writeln!(text, "udp = \"{}\"", self.udp);
         }
-        if self.preview && (name == "web" || self.forward != Forward::L2) {
+        if self.preview && (name == "web" || !self.forward.direct()) {
             let (port, protocol) = if name == "echo" { (ECHO_PORT, "udp") } else { (WEB_PORT, "tcp") };
             let _ = writeln!(text, "preview = {}", self.at(PREVIEW, PREVIEW6, port, protocol));
         }

@@ -27,7 +27,7 @@ fn world_of(setup: Setup) -> Result<World> {
     let world = World::running(setup)?;
     for i in 1..=4 {
         let backend = world.rig.ns(&format!("b{i}"));
-        if world.setup.forward == Forward::L2 {
+        if world.setup.forward.direct() {
             // What is for the VIP is local, and answered another way than it came: said before that is looked up.
             backend.run(&["ip", "rule", "add", "pref", "10", "lookup", "local"])?;
             backend.run(&["ip", "rule", "del", "pref", "0"])?;
@@ -242,6 +242,11 @@ fn every_kind(forward: Forward) -> Result<()> {
 #[test]
 fn forged_packets_of_every_kind_break_nothing_under_l2() -> Result<()> {
     every_kind(Forward::L2)
+}
+
+#[test]
+fn forged_packets_of_every_kind_break_nothing_under_ipip() -> Result<()> {
+    every_kind(Forward::Ipip)
 }
 
 #[test]

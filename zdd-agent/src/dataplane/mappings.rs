@@ -14,6 +14,7 @@ use zdd_common::snat::pool::Pool;
 use zdd_common::snat::table;
 
 use super::DataplaneError;
+use super::fault::{self, Write};
 use super::mapped::Mapped;
 use super::object::{Dataplane, Plain};
 use crate::desired::AgentSpec;
@@ -108,6 +109,7 @@ pub(super) fn open_pool(
     if !fresh && !empty(table) {
         return Err(changed(dir, "its addresses or ports are others".to_owned()));
     }
+    fault::before(Write::Pool);
     map.set(0, &Plain(pool), 0).map_err(|error| DataplaneError::kernel("cannot write SNAT_POOL", error))?;
     Ok(pool)
 }
@@ -159,6 +161,7 @@ impl Dataplane {
                     Fate::Over(new) => new,
                     Fate::Free => Mapping::default(),
                 };
+                fault::before(Write::Mapping);
                 // SAFETY: as above.
                 unsafe { table::update::<Host>(bucket, way, word, new) };
             }

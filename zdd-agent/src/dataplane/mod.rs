@@ -26,6 +26,8 @@ mod vips;
 pub use attach::{Attached, detach};
 pub use decap::{Decap, DecapCounts, DecapSpec, decap_counts, decap_detach, decap_runs};
 pub use error::DataplaneError;
+#[doc(hidden)]
+pub use fault::Write;
 pub use grace::GraceWaiter;
 pub use inventory::{PinnedMap, pinned_maps};
 pub use mappings::MappingTotals;

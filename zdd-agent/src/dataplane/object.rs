@@ -27,6 +27,7 @@ use zdd_common::vips::lines_for;
 
 use super::DataplaneError;
 use super::attach::{Attached, Links};
+use super::fault::{self, Write};
 use super::grace::GraceWaiter;
 use super::mapped::Mapped;
 use super::mappings;
@@ -326,6 +327,7 @@ impl Dataplane {
         let what = || format!("cannot make {name} known to {MAIN}");
         let fd =
             program(&mut self.ebpf, name)?.fd().map_err(|error| DataplaneError::kernel(what(), error))?;
+        fault::before(Write::Program);
         self.programs.set(slot, fd, 0).map_err(|error| DataplaneError::kernel(what(), error))
     }
 

@@ -11,9 +11,13 @@ use aya::maps::{Array, Map, MapData};
 use zdd_common::limits::LAYOUT;
 
 use super::DataplaneError;
+use super::fault::{self, Write};
 
 /// Name of the pinned map that says which layout its neighbours have.
 pub(super) const MARKER: &str = "LAYOUT";
+
+/// Its name while maps are being pinned for the first time, or removed: nothing is attached, and whoever comes next begins anew.
+const UNFINISHED: &str = "UNFINISHED";
 
 /// The locked directory. The lock ends with the process, however it ends.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ impl Pins {
         }
         fs::create_dir_all(dir.join("links")).map_err(|error| failed("cannot make", dir, error))?;
         let lock = lock(dir)?;
+        let pins = Self { dir: dir.to_owned(), _lock: lock };
         let marker = dir.join(MARKER);
         let found = marker.exists();
         if found {
@@ -51,8 +56,23 @@ impl Pins {
                 found: format!("unknown ({stranger} is pinned, but no {MARKER})"),
                 ours: LAYOUT,
             });
+        } else {
+            pins.begin()?;
         }
-        Ok((Self { dir: dir.to_owned(), _lock: lock }, found))
+        Ok((pins, found))
+    }
+
+    /// Marks the directory as one whose maps are not whole yet. It is empty, or holds what an earlier run did not finish.
+    fn begin(&self) -> Result<(), DataplaneError> {
+        let cannot = |what, error| failed(what, &self.dir, error);
+        remove_files(&self.dir).map_err(|error| cannot("cannot clear", error))?;
+        let mut map = Array::<MapData, u32>::create(1, 0)
+            .map_err(|error| DataplaneError::kernel("cannot make the layout marker", error))?;
+        map.set(0, &LAYOUT, 0)
+            .map_err(|error| DataplaneError::kernel("cannot write the layout marker", error))?;
+        map.pin(self.dir.join(UNFINISHED)).map_err(|error| {
+            DataplaneError::kernel(format!("cannot pin {UNFINISHED} in {}", self.dir.display()), error)
+        })
     }
 
     /// Whether it holds maps, of whatever layout.
@@ -60,15 +80,11 @@ impl Pins {
         dir.join(MARKER).exists() || any_map(dir).is_some()
     }
 
-    /// Marks the directory, after all maps are pinned: a crash before leaves nothing that looks whole.
+    /// Marks the directory, after all maps are pinned, and before anything is attached.
     pub(super) fn mark(&self) -> Result<(), DataplaneError> {
-        let mut map = Array::<MapData, u32>::create(1, 0)
-            .map_err(|error| DataplaneError::kernel("cannot make the layout marker", error))?;
-        map.set(0, &LAYOUT, 0)
-            .map_err(|error| DataplaneError::kernel("cannot write the layout marker", error))?;
-        map.pin(self.dir.join(MARKER)).map_err(|error| {
-            DataplaneError::kernel(format!("cannot pin {MARKER} in {}", self.dir.display()), error)
-        })
+        fault::before(Write::Layout);
+        fs::rename(self.dir.join(UNFINISHED), self.dir.join(MARKER))
+            .map_err(|error| failed("cannot mark", &self.dir, error))
     }
 }
 
@@ -96,7 +112,11 @@ pub(super) fn read_marker(path: &Path) -> Result<u32, String> {
     array.get(&0, 0).map_err(|error| format!("unreadable: {error}"))
 }
 
+/// Some map of an unknown layout.
 pub(super) fn any_map(dir: &Path) -> Option<String> {
+    if dir.join(UNFINISHED).exists() {
+        return None;
+    }
     fs::read_dir(dir)
         .ok()?
         .flatten()
@@ -128,19 +148,24 @@ pub(super) fn remove_all(dir: &Path) -> io::Result<usize> {
         }
         fs::remove_dir(&links_dir)?;
     }
-    // The marker last: what is left after a crash is still refused or removed, not taken for whole.
-    let mut marker = None;
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name == MARKER) {
-            marker = Some(path);
-        } else {
-            fs::remove_file(path)?;
-        }
+    // Nothing is attached any more: what is left after a crash is not taken for whole.
+    let marker = dir.join(MARKER);
+    if marker.exists() {
+        fs::rename(marker, dir.join(UNFINISHED))?;
     }
-    if let Some(marker) = marker {
-        fs::remove_file(marker)?;
-    }
+    remove_files(dir)?;
     fs::remove_dir(dir)?;
     Ok(links)
+}
+
+/// Removes all that is pinned in the directory itself, the mark that this is not finished last.
+fn remove_files(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() && entry.file_name() != UNFINISHED {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    let mark = dir.join(UNFINISHED);
+    if mark.exists() { fs::remove_file(mark) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zdd_common::entries::Cell;
 
 use super::Dataplane;
-use super::fault;
+use super::fault::{self, Write};
 use super::mapped::Mapped;
 
 /// A row of cells as it stands in the map: no copy. Whoever holds one for a row that is live must let go of it before that
@@ -52,7 +52,7 @@ impl Dataplane {
         if cells.is_empty() {
             return;
         }
-        fault::before("a row");
+        fault::before(Write::Row);
         // SAFETY: within the mapping; the two do not overlap, because a row that a `Row` shows is not spare.
         unsafe {
             let to = self.cells.range(row as usize, cells.len());

@@ -8,6 +8,7 @@ use zdd_common::signals::table::SIGNAL_WAYS;
 use zdd_common::signals::{Event, SignalCounters, SignalFlow};
 
 use super::error::DataplaneError;
+use super::fault::{self, Write};
 use super::object::Dataplane;
 
 impl Dataplane {
@@ -23,6 +24,7 @@ impl Dataplane {
     /// # Errors
     /// [`DataplaneError`] when the kernel refuses.
     pub fn clear_signals(&self, id: BackendId) -> Result<(), DataplaneError> {
+        fault::before(Write::Counters);
         self.signals
             .write(id.into(), &SignalCounters::default())
             .map_err(|error| DataplaneError::kernel("cannot clear signals", error))
@@ -54,6 +56,7 @@ impl Dataplane {
                 // SAFETY: as above.
                 let flow = SignalFlow { word, ..unsafe { at.read_volatile() } };
                 let Some((new, event)) = rule(&flow) else { continue };
+                fault::before(Write::Followed);
                 // SAFETY: as above.
                 let done = unsafe { Host::cas(&raw mut (*at).word, word, new) };
                 let id = (flow.rest >> 32) as u16;

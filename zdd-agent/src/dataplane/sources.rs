@@ -8,6 +8,7 @@ use zdd_common::net::Addr;
 use zdd_common::sources::{BEFORE_ADDR, Source, SourceKey};
 
 use super::DataplaneError;
+use super::fault::{self, Write};
 use super::object::{Dataplane, Plain};
 use super::tables::errno;
 use crate::prefix::Prefix;
@@ -25,6 +26,7 @@ impl Dataplane {
     /// Writes a set that no VIP names yet. On an error nothing of it is left.
     pub fn write_sources(&mut self, set: u32, table: &SourceSet) -> Result<(), DataplaneError> {
         for (prefix, source) in table {
+            fault::before(Write::Source);
             if let Err(error) = self.sources.insert(&key(set, prefix), &Plain(*source), 0) {
                 self.remove_sources(set, table);
                 return Err(match errno(&error) {
@@ -44,6 +46,7 @@ impl Dataplane {
     /// Forgets a set that no packet can be looking at.
     pub fn remove_sources(&mut self, set: u32, table: &SourceSet) {
         for prefix in table.keys() {
+            fault::before(Write::SourceEnd);
             let _ = self.sources.remove(&key(set, prefix));
         }
     }

@@ -8,6 +8,7 @@ use zdd_common::net::{Addr, End};
 use zdd_common::spans::{self, BEFORE_PORT, Span, SpanKey};
 
 use super::DataplaneError;
+use super::fault::{self, Write};
 use super::object::{Dataplane, Plain};
 use super::tables::{address_of, errno};
 
@@ -46,6 +47,7 @@ impl Dataplane {
         self.sketch_span(&ends.first.addr);
         let span = Span { end: entry, first: ends.first.port, zero: [0; 3] };
         for key in ends.keys() {
+            fault::before(Write::Span);
             self.spans.insert(&key, &Plain(span), 0).map_err(|error| match errno(&error) {
                 Some(libc::ENOSPC | libc::E2BIG) => DataplaneError::Kernelspace {
                     what: format!("cannot write {doing}"),
@@ -61,6 +63,7 @@ impl Dataplane {
     /// many costs a lookup.
     fn sketch_span(&self, addr: &Addr) {
         let (word, bit) = spans::sketched(addr);
+        fault::before(Write::Sketch);
         // SAFETY: a mapped value; the index is below the words' number.
         unsafe { Host::or((&raw mut (*self.repliers.at(0)).spans).cast::<u64>().add(word), bit) };
     }
@@ -73,6 +76,7 @@ impl Dataplane {
         let keys = ends.keys();
         let vip = keys.iter().any(|key| self.span(key).is_some_and(|span| span.end.is(EndKind::Vip)));
         for key in keys {
+            fault::before(Write::SpanEnd);
             let _ = self.spans.remove(&key);
         }
         if vip {
@@ -95,6 +99,7 @@ impl Dataplane {
             known.iter().filter(|ends| ends.more > 0).flat_map(Ends::keys).map(|key| place(&key)).collect();
         let gone: Vec<_> = self.spans.keys().flatten().filter(|key| !keep.contains(&place(key))).collect();
         for key in &gone {
+            fault::before(Write::SpanEnd);
             let _ = self.spans.remove(key);
         }
         gone.len()

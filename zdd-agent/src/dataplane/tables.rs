@@ -19,7 +19,7 @@ use zdd_common::rules::Sweep;
 use zdd_common::syn_filter;
 
 use super::DataplaneError;
-use super::fault;
+use super::fault::{self, Write};
 use super::mapped::Mapped;
 use super::object::{Dataplane, Plain};
 use super::per_cpu;
@@ -50,7 +50,7 @@ impl Dataplane {
     /// Writes a service's fixed fields, with a commit word of 0: nothing is steered before [`Dataplane::commit`]. Its key is the host's,
     /// whatever `service` says: the program knows no other.
     pub fn write_service(&self, id: u16, service: &Service) {
-        fault::before("a service");
+        fault::before(Write::Service);
         let service = Service { key: self.key, ..*service };
         // SAFETY: a mapped value; no packet uses a service that has no VIP.
         unsafe { self.services.at(id.into()).write(service) };
@@ -64,7 +64,7 @@ impl Dataplane {
 
     /// Changes how many new connections one source of the service may open.
     pub fn set_pace(&self, id: u16, pace: Pace) {
-        fault::before("a pace");
+        fault::before(Write::Pace);
         // SAFETY: a mapped value; two aligned numbers, each read whole. Whoever sees one of them before and one after meets a limit
         // between the two for a moment.
         unsafe {
@@ -76,14 +76,14 @@ impl Dataplane {
 
     /// Changes after how many ticks of silence a UDP flow of the service is gone.
     pub fn set_udp_idle(&self, id: u16, ticks: u32) {
-        fault::before("an idle time");
+        fault::before(Write::IdleTime);
         // SAFETY: a mapped value; one aligned number, which packets read whole.
         unsafe { (&raw mut (*self.services.at(id.into())).udp_idle).write_volatile(ticks) };
     }
 
     /// The commit point: one aligned word. Everything that the row names must be written before.
     pub fn commit(&self, id: u16, commit: Commit) {
-        fault::before("a commit");
+        fault::before(Write::Commit);
         // SAFETY: a mapped value; the word is the first field.
         unsafe { Host::store(self.services.at(id.into()).cast(), commit.0) };
     }
@@ -106,14 +106,14 @@ impl Dataplane {
 
     /// Writes a backend that no cell names yet.
     pub fn write_backend(&self, id: BackendId, backend: &Backend) {
-        fault::before("a backend");
+        fault::before(Write::Backend);
         // SAFETY: a mapped value that nobody reads yet.
         unsafe { self.backends.at(id.into()).write(*backend) };
     }
 
     /// Changes a backend's next hop: one word.
     pub fn set_next_hop(&self, id: BackendId, hop: NextHop) {
-        fault::before("a next hop");
+        fault::before(Write::NextHop);
         // SAFETY: a mapped value.
         unsafe { Host::store(&raw mut (*self.backends.at(id.into())).next_hop, hop.0) };
     }
@@ -143,14 +143,13 @@ impl Dataplane {
         if quick.is_none() {
             self.note_replier(&end, &entry);
         }
-        fault::before("an end");
+        fault::before(Write::End);
         let inserted = self.ends.insert(&Plain(end), &Plain(entry), 0).map_err(|error| match errno(&error) {
             Some(libc::E2BIG) => {
                 DataplaneError::Full { map: "ENDS", limit, doing: doing.to_owned(), knob: "backends" }
             }
             _ => DataplaneError::kernel(format!("cannot write {doing}"), error),
         });
-        fault::before("a line");
         // Only what the table of ends says as well, so that both always agree on whose a packet is.
         match (&inserted, quick) {
             (Ok(()), Some(word)) => self.tell_line(&end, word),
@@ -195,10 +194,9 @@ impl Dataplane {
             self.forget_address(end, |other| other != end);
         }
         // Until it is gone it is looked up as others are: who ends here leaves a VIP that still answers.
-        fault::before("a line's end");
         self.note_end(&end);
         self.retire_line(&end);
-        fault::before("an end's end");
+        fault::before(Write::EndEnd);
         let _ = self.ends.remove(&Plain(end));
     }
 
@@ -207,7 +205,7 @@ impl Dataplane {
         let is_vip = |end: End| self.end(end).is_some_and(|entry| entry.is(EndKind::Vip));
         let shares = |other: &End| counts(*other) && other.addr == vip.addr && is_vip(*other);
         if !self.ends().iter().any(shares) && !self.has_vip_span(vip.addr) {
-            fault::before("an address's end");
+            fault::before(Write::Address);
             let _ = self.ends.remove(&Plain(address_of(vip)));
         }
     }
@@ -219,7 +217,7 @@ impl Dataplane {
 
     /// Writes a port's slot.
     pub fn set_port(&mut self, index: u16, port: Port) -> Result<(), DataplaneError> {
-        fault::before("a port");
+        fault::before(Write::Port);
         self.ports
             .set(index.into(), &Plain(port), 0)
             .map_err(|error| DataplaneError::kernel(format!("cannot write port {index}"), error))
@@ -237,7 +235,7 @@ impl Dataplane {
 
     /// Lets frames be redirected to an interface, or no longer.
     pub fn set_redirect(&mut self, ifindex: u32, yes: bool) -> Result<(), DataplaneError> {
-        fault::before("a redirect");
+        fault::before(Write::Redirect);
         if yes {
             return self.tx.insert(ifindex, ifindex, None, 0).map_err(|error| {
                 DataplaneError::kernel(format!("interface {ifindex} takes no redirects"), error)
@@ -252,6 +250,7 @@ impl Dataplane {
     pub fn take_wanted(&mut self) -> Vec<IpAddr> {
         let all: Vec<Addr> = self.wanted.keys().flatten().map(|key| key.0).collect();
         for addr in &all {
+            fault::before(Write::Wanted);
             // Gone already is fine: the map is a small LRU.
             let _ = self.wanted.remove(&Plain(*addr));
         }
@@ -263,12 +262,13 @@ impl Dataplane {
         let want: std::collections::HashSet<Addr> = addrs.iter().map(|addr| Addr::from(*addr)).collect();
         let have: Vec<Addr> = self.locals.keys().flatten().map(|key| key.0).collect();
         for addr in want.iter().filter(|addr| !have.contains(addr)) {
-            fault::before("a local address");
+            fault::before(Write::Local);
             self.locals
                 .insert(&Plain(*addr), &1, 0)
                 .map_err(|error| DataplaneError::kernel("cannot write a local address", error))?;
         }
         for addr in have.iter().filter(|addr| !want.contains(addr)) {
+            fault::before(Write::LocalEnd);
             let _ = self.locals.remove(&Plain(*addr));
         }
         Ok(())
@@ -285,6 +285,7 @@ impl Dataplane {
     pub(super) fn set_quotas(&self) {
         let share = self.flow_capacity() / 4;
         for class in 0..3 {
+            fault::before(Write::QuotaLimit);
             // SAFETY: a mapped value.
             unsafe { Host::store(&raw mut (*self.quotas.at(0)).limit[class], share.max(1)) };
         }
@@ -299,7 +300,7 @@ impl Dataplane {
     /// Corrects the count of entries per class by the difference between what a scan saw and what was counted before it.
     /// A crash between freeing an entry and counting it leaves one too many.
     pub fn correct_quota(&self, class: usize, difference: i64) {
-        fault::before("a quota");
+        fault::before(Write::Quota);
         // SAFETY: a mapped value.
         unsafe { Host::add(&raw mut (*self.quotas.at(0)).used[class], difference as u64) };
     }
@@ -342,7 +343,7 @@ impl Dataplane {
     /// One entry's fate, by compare-and-swap: whatever a packet did meanwhile wins, and the next sweep looks again.
     fn apply(&self, bucket: *mut Bucket, way: usize, word: Word, fate: Sweep) {
         if fate != Sweep::Keep {
-            fault::before("an entry");
+            fault::before(Write::Entry);
         }
         // SAFETY: a mapped value; way is below WAYS.
         let slot = unsafe { Slot::of(bucket, way) };
@@ -432,6 +433,7 @@ impl Dataplane {
     /// Sets a service's counters to 0, before its number is used again.
     pub fn clear_service_counters(&mut self, id: u16) -> Result<(), DataplaneError> {
         let failed = |error| DataplaneError::kernel("cannot clear counters", error);
+        fault::before(Write::Counters);
         let none = PerCpuValues::try_from(vec![Plain(Counters::default()); self.cpus])
             .map_err(|error| DataplaneError::kernel("cannot clear counters", error))?;
         self.service_count.set(id.into(), none, 0).map_err(failed)?;
@@ -454,6 +456,7 @@ impl Dataplane {
 
     /// Sets a backend's counters to 0, before its id is used again.
     pub fn clear_backend_counters(&mut self, id: BackendId) -> Result<(), DataplaneError> {
+        fault::before(Write::Counters);
         per_cpu::clear(self.backend_count_fd.as_fd(), id.into(), self.cpus)
             .map_err(|error| DataplaneError::kernel("cannot clear counters", error))
     }
@@ -474,6 +477,7 @@ pub(super) fn errno(error: &aya::maps::MapError) -> Option<i32> {
 /// Tells the sketch of an end.
 pub(super) fn note_in(repliers: &Mapped<Repliers>, end: &End) {
     let (word, bit) = Repliers::place(end);
+    fault::before(Write::Sketch);
     // SAFETY: a mapped value; the index is below the words' number.
     unsafe { Host::or(&raw mut (*repliers.at(0)).words[word], bit) };
 }

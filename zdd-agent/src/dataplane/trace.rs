@@ -6,6 +6,7 @@ use aya::maps::PerCpuValues;
 use aya::maps::perf::{PerfEvent, PerfEventArrayBuffer};
 use zdd_common::trace::{TraceAsk, TraceBudget, TraceMark};
 
+use super::fault::{self, Write};
 use super::object::Plain;
 use super::{Dataplane, DataplaneError};
 
@@ -64,11 +65,13 @@ impl Dataplane {
         // What an earlier trace missed is no news to this one.
         let none = (0..self.cpus).map(|_| Plain(TraceBudget::default())).collect::<Vec<_>>();
         let none = PerCpuValues::try_from(none).map_err(|error| failed("clear the budgets", &error))?;
+        fault::before(Write::Trace);
         self.trace_budget.set(0, none, 0).map_err(|error| failed("clear the budgets", &error))?;
         let mut rings = Vec::with_capacity(cpus.len());
         for cpu in cpus {
             let ring =
                 PerfEventArrayBuffer::open(cpu, PAGES).map_err(|error| failed("open a ring", &error))?;
+            fault::before(Write::Trace);
             self.trace_out.set(cpu, &ring).map_err(|error| failed("give the program a ring", &error))?;
             rings.push(TraceRing(ring));
         }
@@ -80,6 +83,7 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the write.
     pub fn ask_trace(&mut self, ask: TraceAsk) -> Result<(), DataplaneError> {
+        fault::before(Write::Trace);
         self.trace
             .set(0, &Plain(ask), 0)
             .map_err(|error| DataplaneError::kernel("cannot change the trace", error))

@@ -8,6 +8,7 @@ use zdd_common::entries::VipWord;
 use zdd_common::net::End;
 use zdd_common::vips::{self, VIP_WAYS, VipLine};
 
+use super::fault::{self, Write};
 use super::mapped::Mapped;
 use super::object::Dataplane;
 use super::tables::note_in;
@@ -34,6 +35,7 @@ impl Vips {
     }
 
     fn set(&self, line: usize, way: usize, word: u64) {
+        fault::before(if word == 0 { Write::LineEnd } else { Write::Line });
         // SAFETY: as above.
         unsafe { Host::store(&raw mut (*self.lines.at(line)).words[way], word) };
     }
@@ -68,6 +70,7 @@ impl Vips {
         };
         let Some(way) = (0..VIP_WAYS).find(free) else { return false };
         self.retired.remove(&(line, way));
+        fault::before(Write::Claim);
         // SAFETY: a mapped value; its word is 0, and nobody looks at its old key any more.
         unsafe { vips::claim::<Host>(self.lines.at(line), way, end) };
         true

@@ -9,8 +9,12 @@ pub mod mapping;
 pub mod pool;
 pub mod table;
 
+#[cfg(test)]
+mod answers;
 mod lookup;
 mod order;
+#[cfg(test)]
+mod races;
 mod send;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use crate::time::Tick;
 const OURS: [u8; 4] = [10, 0, 2, 1];
 
 /// A model with so many ports, and two backends on different planes or not.
-fn world(ports: u16, planes: u32) -> Model {
+pub(super) fn world(ports: u16, planes: u32) -> Model {
     let mut model = Model::new(64, 64);
     model.pool.first = 61_000;
     model.pool.ports = ports;
@@ -42,12 +42,12 @@ fn world(ports: u16, planes: u32) -> Model {
     model
 }
 
-fn key(client: u32, port: u16) -> FlowKey {
+pub(super) fn key(client: u32, port: u16) -> FlowKey {
     FlowKey::new(Addr::v4(client.to_be_bytes()), port.to_be(), 80u16.to_be(), 9)
 }
 
 /// The source that a flow gets towards a backend: made, if it has none.
-fn map(model: &mut Model, key: FlowKey, id: u16) -> Option<(u32, u16)> {
+pub(super) fn map(model: &mut Model, key: FlowKey, id: u16) -> Option<(u32, u16)> {
     let backend = model.backends[&id];
     let pool = model.pool;
     let plane = pool.plane(backend.addr, backend.port);

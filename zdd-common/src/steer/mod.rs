@@ -5,6 +5,8 @@
 //! new connection goes to `current`.
 
 #[cfg(test)]
+mod contended;
+#[cfg(test)]
 mod copies;
 mod peek;
 mod position;
