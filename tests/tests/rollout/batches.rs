@@ -56,12 +56,12 @@ fn a_whole_version_may_leave_at_once_while_another_takes_its_flows() -> Result<(
     Ok(())
 }
 
-/// When something was noted for the first time, ms.
+/// When something was noted last, ms.
 fn when(world: &World, text: &str) -> Result<Option<u64>> {
     let events = world.zdd().run(&["events", "--json"])?;
     let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let found = events.filter(|event| event["text"].as_str().is_some_and(|told| told.contains(text)));
-    Ok(found.last().and_then(|event| event["unix_ms"].as_u64()))
+    let mut found = events.filter(|event| event["text"].as_str().is_some_and(|told| told.contains(text)));
+    Ok(found.next_back().and_then(|event| event["unix_ms"].as_u64()))
 }
 
 #[test]
