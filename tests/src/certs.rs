@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 
 /// An authority whose files lie in one directory.
 pub struct Authority {
@@ -33,9 +33,30 @@ impl Authority {
     /// # Panics
     /// When the directory cannot be written.
     pub fn sign(&self, name: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+        self.signed(name, names, |_| ())
+    }
+
+    /// The same, valid in these years only: from the first day of one to the first day of the other.
+    ///
+    /// # Panics
+    /// When the directory cannot be written.
+    pub fn sign_for(&self, name: &str, names: &[&str], years: (i32, i32)) -> (PathBuf, PathBuf) {
+        self.signed(name, names, |params| {
+            params.not_before = date_time_ymd(years.0, 1, 1);
+            params.not_after = date_time_ymd(years.1, 1, 1);
+        })
+    }
+
+    fn signed(
+        &self,
+        name: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a signature");
         let (cert, pem) = (self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}.key")));

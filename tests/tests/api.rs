@@ -194,6 +194,20 @@ fn whoever_shows_no_known_certificate_gets_nowhere() -> Result<()> {
     let doubted = from_afar(&world, &elsewhere, "deployer", &["status"])?;
     assert_eq!(doubted.status.code(), Some(4), "{}", stderr(&doubted));
     assert!(stderr(&doubted).contains("--ca must be the authority"), "{}", stderr(&doubted));
+    // The right name by the right authority, in the past and in the future.
+    for (name, years) in [("deployer", (2001, 2002)), ("deployer", (2970, 2980))] {
+        certs.callers.sign_for(name, &["ci.example.com"], years);
+        let late = from_afar(&world, &certs, name, &["shift", "web", "v2=50%"])?;
+        assert!(!late.status.success() && late.stdout.is_empty(), "{years:?}: {}", stderr(&late));
+        // The agent's alert may be lost with the connection.
+        let told = ["refuses the certificate (received fatal alert", "went away before it answered"];
+        assert!(told.iter().any(|told| stderr(&late).contains(told)), "{years:?}: {}", stderr(&late));
+    }
+    let log = std::fs::read_to_string(world.rig.scratch().path("agent.log")).expect("the log");
+    for why in ["UnknownIssuer", "expired", "not valid yet"] {
+        assert!(log.contains(why), "{why} is not in {log}");
+    }
+    assert_eq!(audit(&world), [] as [Value; 0], "nobody got as far as a change");
     // Plain text, and TLS without a certificate.
     let script = format!(
         "printf 'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' | timeout 5 bash -c 'exec 3<>/dev/tcp/{LB_ADDRESS}/9443; cat >&3; head -c 20 <&3 | wc -c'"

@@ -78,6 +78,12 @@ fn the_page_shows_the_split_health_and_rollout_as_they_happen() -> Result<()> {
     browser.wait("the rollout", "return document.querySelector('ol.steps li.now')?.textContent")?;
     let events = browser.wait("its events", "return document.querySelector('ol.log')?.innerText")?;
     assert!(events.as_str().is_some_and(|text| text.contains("25%")), "{events}");
+    // Commands in the agent's words are commands here, too.
+    browser.wait(
+        "the command that goes on",
+        "return [...document.querySelectorAll('ol.steps li code')].some((code) => code.textContent === 'zdd rollout promote')",
+    )?;
+    assert_eq!(browser.script("return document.body.innerText.includes('`')")?, false);
     // Two versions get new flows now, and both are drawn.
     browser.wait("two lines", &format!("{LINES} === 2"))?;
     let label = browser

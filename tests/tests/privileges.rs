@@ -190,8 +190,45 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
         api: "[[alert]]\nname = \"ops\"\nwebhook = \"http://127.0.0.1:9/services/T0/planted-9\"\n".to_owned(),
         ..Setup::default()
     };
-    let mut world = World::running(setup)?;
+    let mut world = World::new(setup)?;
+    world.environment.push(("ZDD_LOG".to_owned(), "trace".to_owned()));
+    world.start_agent()?;
+    world.wait_healthy()?;
     world.zdd().run(&["rollout", "start", "web", "v2", "--reason", "see https://u:planted-4@wiki/x"])?;
+    // Health checks that ask for, expect and hand over secrets, and fail; then others in their place.
+    let checks = |n: u8| {
+        [
+            format!(
+                "{{ http = \"/health?token=planted-1{n}\", expect_headers = [\"X-Auth-Token: planted-2{n}\"] }}"
+            ),
+            format!("{{ exec = [\"/bin/false\", \"planted-3{n}\"] }}"),
+            format!("{{ udp = \"planted-4{n}\" }}"),
+        ]
+    };
+    let plain = world.setup.api.clone();
+    let mut applied = String::new();
+    for n in 1..=2 {
+        world.setup.api.clone_from(&plain);
+        for (at, check) in checks(n).iter().enumerate() {
+            world.setup.api += &format!(
+                "[[service]]\nname = \"hidden{at}\"\nvip = \"10.80.255.10:{}/tcp\"\nforward = \"nat\"\nhealth = {check}\n\
+                 [[service.version]]\nname = \"v1\"\nbackends = [\"{}:{}\"]\n",
+                9000 + at,
+                zdd_tests::rig::backend_address(1),
+                zdd_tests::world::HEALTH_PORT + if at == 0 { 0 } else { 100 + at as u16 },
+            );
+        }
+        world.write_config()?;
+        let config = world.config().display().to_string();
+        applied += &world.zdd().run(&["apply", &config, "--dry-run"])?;
+        applied += &world.zdd().run(&["apply", &config])?;
+        world.wait_status("the checks to fail", |status| {
+            let hidden =
+                |name: &str| &status::version(status, name, "v1")["backends"][0]["health"] == "unhealthy";
+            (0..3).all(|at| hidden(&format!("hidden{at}"))).then_some(())
+        })?;
+    }
+    assert!(applied.contains("hidden1 health: exec every 1s"), "{applied}");
     // Measured more than once, so that what went wrong is told.
     wait_for("measurements", PATIENCE, LOOK_EVERY, || {
         let report = world.zdd().json(&["rollout", "status", "web"])?;
@@ -237,6 +274,15 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
     let seen = [
         ("the log", std::fs::read_to_string(&log).expect("the log")),
         ("status", world.zdd().run(&["status", "--json"])?),
+        ("what apply says", applied),
+        ("doctor", world.zdd().run(&["doctor", "--json"]).unwrap_or_default()),
+        ("events", world.zdd().run(&["events", "--json"])?.replace("planted-4@", "")),
+        (
+            "audit",
+            std::fs::read_to_string(world.rig.scratch().path("state/audit.jsonl"))
+                .expect("it")
+                .replace("planted-4@", ""),
+        ),
         (
             "rollout status",
             world.zdd().run(&["rollout", "status", "web", "--json"])?.replace("planted-4", ""),

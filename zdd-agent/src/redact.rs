@@ -81,6 +81,10 @@ impl Secrets {
                 self.add(text);
                 HIDDEN.clone_into(text);
             }
+            // Datagrams of health checks begin with communities and shared secrets. Short words, so not looked for elsewhere.
+            Value::String(text) if matches!(key, "udp" | "udp_hex") && text != "stick" && text != "now" => {
+                HIDDEN.clone_into(text);
+            }
             Value::String(text) => {
                 let hidden = self.behind_the_host(key, text);
                 *text = self.text(&hidden);
@@ -89,6 +93,16 @@ impl Secrets {
             Value::Array(items) if matches!(key, "exec" | "argv") => {
                 for item in items.iter_mut().skip(1) {
                     self.hide(item);
+                }
+            }
+            Value::Array(items) if key == "expect_headers" => {
+                for item in items {
+                    let Value::String(text) = item else { continue };
+                    let Some((name, value)) = text.split_once(':') else { continue };
+                    if names_a_secret(name.trim()) {
+                        self.add(value);
+                        *text = format!("{name}: {HIDDEN}");
+                    }
                 }
             }
             Value::Array(items) => items.iter_mut().for_each(|item| self.value(key, item)),
@@ -227,9 +241,12 @@ impl Secrets {
     }
 }
 
-fn names_a_secret(key: &str) -> bool {
+/// Whether a key or a header is called like something secret.
+pub fn names_a_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     NAMES.iter().any(|name| key.contains(name))
+        || key.split('-').any(|part| matches!(part, "auth" | "cookie"))
+        || key.starts_with("x-") && key.ends_with("-key")
 }
 
 #[cfg(test)]
@@ -246,6 +263,10 @@ mod tests {
             [[service]]
             name = "web"
             vip = "10.0.0.10:80/tcp"
+            udp = "stick"
+            health = { http = "/h", expect_headers = ["X-Auth: sesame-9", "x-ready: yes"] }
+            [[service]]
+            health = { udp = "sesame-10" }
             [[service.rollout.analysis]]
             prometheus = { address = "http://reader:sesame-2@10.0.0.9:9090/x", query = "up{job=\"web\"}" }
             [[service.rollout.analysis]]
@@ -270,13 +291,29 @@ mod tests {
             "hooks.example.com/",
             "collector.example.com:4318/",
             "10.0.0.8/stats?",
+            "udp = \"stick\"",
+            "x-ready: yes",
         ] {
             assert!(shown.contains(kept), "{kept} is gone: {shown}");
         }
         // What was secret there is secret everywhere.
-        for said in ["sesame-1", "sesame-2", "sesame-3", "services/T0/sesame-4", "sesame-5", "sesame-6"] {
+        for said in
+            ["sesame-1", "sesame-2", "sesame-3", "services/T0/sesame-4", "sesame-5", "sesame-6", "sesame-9"]
+        {
             let said = secrets.text(&format!("it said {said}, twice: {said}"));
             assert!(!said.contains("sesame"), "{said}");
+        }
+    }
+
+    #[test]
+    fn headers_that_carry_secrets_are_known_by_their_names() {
+        for name in
+            ["X-Auth", "Set-Cookie", "Proxy-Authorization", "x-api-key", "X-Signing-Key", "x-csrf-token"]
+        {
+            assert!(names_a_secret(name), "{name}");
+        }
+        for name in ["x-ready", "content-type", "authored-by", "key_file", "x-keyspace", "server"] {
+            assert!(!names_a_secret(name), "{name}");
         }
     }
 

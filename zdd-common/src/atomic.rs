@@ -49,16 +49,19 @@ mod host {
     use core::sync::atomic::{AtomicU64, Ordering};
 
     impl Atomics for Host {
+        #[inline]
         unsafe fn load(word: *const u64) -> u64 {
             // SAFETY: the caller's promise.
             unsafe { AtomicU64::from_ptr(word.cast_mut()) }.load(Ordering::Acquire)
         }
 
+        #[inline]
         unsafe fn store(word: *mut u64, value: u64) {
             // SAFETY: the caller's promise.
             unsafe { AtomicU64::from_ptr(word) }.store(value, Ordering::Release);
         }
 
+        #[inline]
         unsafe fn cas(word: *mut u64, old: u64, new: u64) -> bool {
             // SAFETY: the caller's promise.
             unsafe { AtomicU64::from_ptr(word) }
@@ -66,11 +69,13 @@ mod host {
                 .is_ok()
         }
 
+        #[inline]
         unsafe fn or(word: *mut u64, bits: u64) -> u64 {
             // SAFETY: the caller's promise.
             unsafe { AtomicU64::from_ptr(word) }.fetch_or(bits, Ordering::SeqCst)
         }
 
+        #[inline]
         unsafe fn add(word: *mut u64, value: u64) -> u64 {
             // SAFETY: the caller's promise.
             unsafe { AtomicU64::from_ptr(word) }.fetch_add(value, Ordering::SeqCst)

@@ -138,10 +138,15 @@ fn serve(rig: &Rig) -> Result<Arc<AtomicU64>> {
 
 /// Bytes of a line of /proc/PID/status, such as `VmRSS`.
 pub(super) fn status(pid: u32, line: &str) -> Result<f64> {
+    Ok(number(pid, line)? * 1024.0)
+}
+
+/// The number in a line of /proc/PID/status, such as `voluntary_ctxt_switches`.
+pub(super) fn number(pid: u32, line: &str) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let value = text.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
-    let kib = value.and_then(|value| value.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kib.with_context(|| format!("/proc/{pid}/status has no {line}"))? * 1024.0)
+    let number = value.and_then(|value| value.split_whitespace().next()?.parse::<f64>().ok());
+    number.with_context(|| format!("/proc/{pid}/status has no {line}"))
 }
 
 /// Seconds of CPU time that a process has used, user and system.

@@ -1,15 +1,18 @@
-//! What an agent costs that has nothing to do: ten services, default limits, no health checks.
+//! What an agent costs that has nothing to do: ten services, default limits, without health checks and with the default ones.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use super::fleet::{cpu, status};
+use super::fleet::{Fleet, cpu, number, status};
 use super::report::{Report, Unit};
 use crate::rig::{Agent, Forward, LB_INTERFACES, Rig, RigSpec, VIP, backend_address, built};
 
 const SERVICES: u16 = 10;
+/// Of each service.
+const BACKENDS: u16 = 3;
 const MIB: f64 = 1024.0 * 1024.0;
 
 fn config(dir: &std::path::Path) -> String {
@@ -65,5 +68,43 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
     let memory = status(agent.pid(), "VmRSS")?;
     report.row("its memory (VmRSS)", "", Unit::Bytes, &[memory], Some(50.0 * MIB));
     report.row("of that, mapped kernel tables", "", Unit::Bytes, &[mapped(agent.pid())?], None);
+    drop((agent, rig));
+    probing(report, seconds)
+}
+
+/// The same while it asks 30 backends for their health, each once a second. The kernel's way to them and back, over veths, is on the
+/// agent's account.
+fn probing(report: &mut Report, seconds: u64) -> Result<()> {
+    let health = Some("{ http = \"/health\" }");
+    let world = Fleet { services: SERVICES, backends: BACKENDS, cells: 16_384, health }.build()?;
+    let agent = world.start()?;
+    let all = u64::from(SERVICES * BACKENDS);
+    let begin = Instant::now();
+    while world.answered.load(Ordering::Relaxed) < 3 * all {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(60),
+            "no probes; the agent's log ends:\n{}",
+            world.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let wakes = || number(agent.pid(), "voluntary_ctxt_switches");
+    let (begin, used, woken) = (Instant::now(), cpu(agent.pid())?, wakes()?);
+    let probed = world.answered.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_secs(seconds));
+    let share = (cpu(agent.pid())? - used) / begin.elapsed().as_secs_f64();
+    let probes = (world.answered.load(Ordering::Relaxed) - probed) as f64;
+    ensure!(probes >= 0.5 * all as f64 * seconds as f64, "only {probes} probes in {seconds} s");
+    let size = format!("{all} backends, {probes} probes, {seconds} s");
+    report.row("an idle agent with health checks", &*size, Unit::Cores, &[share], Some(0.005));
+    report.row(
+        "a probe, times that the agent woke",
+        &*size,
+        Unit::Count,
+        &[(wakes()? - woken) / probes],
+        Some(1.8),
+    );
+    let memory = status(agent.pid(), "VmRSS")?;
+    report.row("its memory then (VmRSS)", size, Unit::Bytes, &[memory], Some(50.0 * MIB));
     Ok(())
 }

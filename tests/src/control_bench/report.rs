@@ -16,6 +16,8 @@ pub enum Unit {
     Bytes,
     /// A part of one CPU's time.
     Cores,
+    /// A number of things.
+    Count,
 }
 
 impl Unit {
@@ -28,7 +30,9 @@ impl Unit {
             Self::Seconds => format!("{value:.2} s"),
             Self::Bytes if value >= 1024.0 * 1024.0 => format!("{:.1} MiB", value / 1024.0 / 1024.0),
             Self::Bytes => format!("{value:.1} B"),
+            Self::Cores if value < 0.1 => format!("{:.2} %", value * 100.0),
             Self::Cores => format!("{:.1} %", value * 100.0),
+            Self::Count => format!("{value:.2}"),
         }
     }
 }
@@ -40,7 +44,7 @@ pub struct Row {
     pub case: String,
     /// To how much.
     pub size: String,
-    /// Seconds, bytes or a fraction of a core.
+    /// Seconds, bytes, a fraction of a core, or a number of things.
     pub unit: Unit,
     /// The middle of all rounds.
     pub median: f64,

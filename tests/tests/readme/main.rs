@@ -152,6 +152,48 @@ fn every_command_that_the_text_mentions_has_its_names_and_flags() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Texts of all files below a directory.
+fn sources(dir: &Path, all: &mut String) {
+    let entries = std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push_str(&std::fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
+
+/// Somebody who searches this page for what stands on the screen must find it: what the first column quotes is what the program says.
+#[test]
+fn the_troubleshooting_quotes_what_the_program_says() {
+    let table = README.split("| you see | it is | do |\n").nth(1).expect("the table");
+    let rows: Vec<&str> =
+        table.lines().skip(1).take_while(|line| line.starts_with('|')).map(|line| &line[1..]).collect();
+    let mut program = String::new();
+    for of in ["../zdd-agent/src", "../zdd-common/src"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(of), &mut program);
+    }
+    let counters: Vec<&str> = zdd_common::reason::REASONS.iter().map(|reason| reason.name()).collect();
+    let modes = ["nat", "snat", "l2", "ipip", "new"];
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let seen = row.split(" | ").next().unwrap_or_default();
+        for quoted in seen.split('`').skip(1).step_by(2) {
+            let quoted = quoted.trim_matches(['.', ' ']).trim_end_matches("...");
+            let known = modes.contains(&quoted) || quoted.starts_with("zdd ") || counters.contains(&quoted);
+            // Addresses are filled in.
+            let said = quoted.trim_end_matches("https://").trim();
+            if !known && !program.contains(said) {
+                wrong.push(format!("{quoted:?}: no such message or counter"));
+            }
+        }
+    }
+    assert!(rows.len() >= 20, "{} rows", rows.len());
+    assert!(rows.last().is_some_and(|row| row.contains("nothing of this")), "the way out stands at the end");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_command_of_the_program_is_in_the_readme() {
     let table = README.split("### Commands").nth(1).expect("the table of commands");

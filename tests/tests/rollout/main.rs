@@ -1,6 +1,7 @@
 //! Rollouts with a running agent, under traffic that must not notice. Needs root.
 
 mod answers;
+mod batches;
 mod clock;
 mod cohorts;
 mod cohorts_udp;

@@ -11,7 +11,7 @@ const HEALTH: &str = "[[service.rollout.analysis]]\nname = \"health\"\ninterval 
                       builtin = { metric = \"healthy-share\", success = \">= 0.5\" }\n";
 
 /// A rolling rollout whose `restart` hook is a shell line.
-fn rolling(more: &str, restart: &str) -> String {
+pub fn rolling(more: &str, restart: &str) -> String {
     format!(
         "[service.rollout]\nstrategy = \"rolling\"\nmin_ready = \"300ms\"\ndrain_deadline = \"10m\"\n{more}\n{HEALTH}\
          [[service.rollout.hook]]\non = \"restart\"\nexec = [\"/bin/sh\", \"-c\", {restart:?}]\ntimeout = \"1m\"\n"
@@ -19,7 +19,7 @@ fn rolling(more: &str, restart: &str) -> String {
 }
 
 /// The file to which `restart` hooks write, and the line that does it.
-fn notes() -> (std::path::PathBuf, String) {
+pub fn notes() -> (std::path::PathBuf, String) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -28,14 +28,14 @@ fn notes() -> (std::path::PathBuf, String) {
     (path, line)
 }
 
-fn addresses(world: &World) -> Result<Vec<String>> {
+pub fn addresses(world: &World) -> Result<Vec<String>> {
     let status = world.status()?;
     let backends = version(&status, "web", "v1")["backends"].as_array().cloned().unwrap_or_default();
     let active = backends.iter().filter(|b| b["state"] == "active");
     Ok(active.filter_map(|b| b["address"].as_str().map(str::to_owned)).collect())
 }
 
-fn promoted(world: &World) -> Result<Value> {
+pub fn promoted(world: &World) -> Result<Value> {
     wait_rollout(world, "the end", |r| r["phase"] == "promoted" || r["phase"] == "rolled-back")
 }
 

@@ -55,6 +55,11 @@ pub enum ClientError {
         /// What is wrong with it.
         wrong: String,
     },
+    /// The agent does not believe our certificate, and heard nothing else.
+    #[error(
+        "the agent refuses the certificate ({0}): nothing was asked\nhelp: --cert must be signed by the authority that agent.api.client_ca names there, and be valid now (openssl x509 -noout -issuer -dates -in FILE); the agent's log tells why it refused it"
+    )]
+    Doubted(String),
     /// The agent said no; nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -78,6 +83,13 @@ fn reasons(error: &dyn std::error::Error) -> String {
     told.last().cloned().unwrap_or_else(|| error.to_string())
 }
 
+/// Under TLS 1.3 the other side judges a certificate after this one has begun to speak: its alert is all that comes (RFC 8446, 6.2).
+fn lost(status: &tonic::Status) -> ClientError {
+    let told = std::error::Error::source(status).is_some();
+    let why = if told { reasons(status) } else { status.message().to_owned() };
+    if why.contains("fatal alert") { ClientError::Doubted(why) } else { ClientError::Lost(why) }
+}
+
 fn failed(status: tonic::Status) -> ClientError {
     let code = match status.code() {
         Code::NotFound => RefusedCode::NotFound,
@@ -90,11 +102,11 @@ fn failed(status: tonic::Status) -> ClientError {
             let message = "the agent does not know this command\nhelp: agent and command are of different builds; use the agent's";
             return Refused::invalid(message).into();
         }
-        _ => return ClientError::Lost(status.message().to_owned()),
+        _ => return lost(&status),
     };
     // A broken connection is told as an internal error by the transport; only the agent's own have no source.
     if code == RefusedCode::Internal && std::error::Error::source(&status).is_some() {
-        return ClientError::Lost(status.message().to_owned());
+        return lost(&status);
     }
     Refused::new(code, status.message()).into()
 }

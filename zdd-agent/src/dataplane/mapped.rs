@@ -75,6 +75,7 @@ impl<T> Mapped<T> {
     /// # Panics
     /// Beyond the end: ids and rows are given out by the agent, so that is a bug of its own. When the kernel has no memory for page
     /// tables: the agent starts again, and traffic goes on meanwhile.
+    #[inline]
     pub(crate) fn at(&self, index: usize) -> *mut T {
         assert!(index < self.values, "index {index} of {}", self.values);
         self.ensure(index >> self.shift);

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
+use super::beat::Beats;
 use super::budget::{ProbeBudget, Turnstile};
 use super::depends::DependencyState;
-use super::jitter::Dice;
+use super::jitter::{Dice, bounds};
 use super::machine::{Health, Machine};
 use super::spec::{Dependency, HealthSpec, Probe};
 
@@ -206,6 +207,7 @@ pub struct Checker<P> {
     turnstile: Arc<Turnstile>,
     transitions: mpsc::Sender<Transition>,
     dice: Dice,
+    beats: Option<Beats>,
     tasks: u64,
 }
 
@@ -221,6 +223,7 @@ impl<P: Prober> Checker<P> {
             turnstile: Arc::new(Turnstile::new(options.budget)),
             transitions,
             dice: Dice::new(options.seed),
+            beats: None,
             tasks: 0,
         }
     }
@@ -302,6 +305,7 @@ impl<P: Prober> Checker<P> {
             turnstile: self.turnstile.clone(),
             transitions: self.transitions.clone(),
             dice: Dice::new(self.dice.next()),
+            beats: *self.beats.get_or_insert_with(Beats::new),
             hurry: hurry.clone(),
             question,
         };
@@ -352,6 +356,14 @@ impl<P> Drop for Checker<P> {
     }
 }
 
+/// How often a question is asked.
+struct Pace {
+    interval: Duration,
+    jitter: f64,
+    /// Questions that the checker asks at all.
+    probes: usize,
+}
+
 struct Run<P> {
     number: u64,
     id: String,
@@ -360,6 +372,7 @@ struct Run<P> {
     turnstile: Arc<Turnstile>,
     transitions: mpsc::Sender<Transition>,
     dice: Dice,
+    beats: Beats,
     hurry: Arc<Notify>,
     question: Question,
 }
@@ -367,47 +380,58 @@ struct Run<P> {
 impl<P: Prober> Run<P> {
     async fn probe_until_gone(mut self) {
         let mut session = P::Session::default();
-        let Some((mut interval, mut jitter)) = self.pace() else { return };
+        let Some(mut pace) = self.pace() else { return };
         let (mut first, mut quiet) = (true, Instant::now());
         loop {
-            let wait = if first {
-                interval.min(FIRST_WITHIN).mul_f64(self.dice.fraction())
-            } else {
-                self.dice.vary(interval, jitter)
-            };
+            let begins = self.begins(&pace, first);
+            // The news first: a timer that most never need would wake the process for each probe.
             let news = async {
-                sleep_until(quiet).await;
                 self.prober.news(&mut session).await;
+                sleep_until(quiet).await;
             };
             first = tokio::select! {
-                () = sleep(wait) => false,
+                () = sleep_until(begins) => false,
                 () = news => false,
                 () = self.hurry.notified() => true,
             };
             if !first {
-                let Some(slot) = self.turnstile.enter(interval).await else { return };
+                let Some(slot) = self.turnstile.enter(pace.interval).await else { return };
                 let seen = self.prober.probe(&self.question, &mut session).await;
                 drop(slot);
                 if !self.tell(seen).await {
                     return;
                 }
                 // However often there is news: some time passes between two attempts.
-                quiet = Instant::now() + interval.mul_f64(NEWS_APART);
+                quiet = Instant::now() + pace.interval.mul_f64(NEWS_APART);
             }
             match self.pace() {
-                Some(now) => (interval, jitter) = now,
+                Some(now) => pace = now,
                 None => return,
             }
         }
     }
 
-    /// The shortest interval that anybody wants now, and its jitter. `None`: nobody wants to know any more.
-    fn pace(&self) -> Option<(Duration, f64)> {
+    /// The shortest interval that anybody wants now. `None`: nobody wants to know any more.
+    fn pace(&self) -> Option<Pace> {
         let known = lock(&self.known);
         let asker = known.asker(&self.id, self.number)?;
-        let paces = asker.keys.iter().filter_map(|key| known.entries.get(key));
-        let paces = paces.map(|entry| (entry.interval(), entry.spec.jitter));
-        paces.min_by(|a, b| a.0.cmp(&b.0))
+        let entries = asker.keys.iter().filter_map(|key| known.entries.get(key));
+        let paces = entries.map(|entry| (entry.interval(), entry.spec.jitter));
+        let (interval, jitter) = paces.min_by(|a, b| a.0.cmp(&b.0))?;
+        Some(Pace { interval, jitter, probes: known.askers.len() })
+    }
+
+    /// When the next probe begins: by chance, and then at the beat beside that which the jitter still allows.
+    fn begins(&mut self, pace: &Pace, first: bool) -> Instant {
+        let (now, interval) = (Instant::now(), pace.interval);
+        let (wait, least, most) = if first {
+            let within = interval.min(FIRST_WITHIN);
+            (within.mul_f64(self.dice.fraction()), Duration::ZERO, within)
+        } else {
+            let (least, most) = bounds(interval, pace.jitter);
+            (self.dice.vary(interval, pace.jitter), least, most)
+        };
+        self.beats.nearest(now + wait, (now + least, now + most), interval, pace.probes)
     }
 
     /// Tells everybody who wants to know. False: nobody does any more.

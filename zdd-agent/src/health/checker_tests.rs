@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::desired::Probe;
@@ -153,6 +153,28 @@ async fn intervals_vary_within_the_jitter_and_first_probes_spread() {
     // tokio's timer rounds up to a millisecond.
     assert!(gaps.iter().all(|gap| (Duration::from_millis(800)..=Duration::from_millis(1202)).contains(gap)));
     assert!(gaps.windows(2).any(|pair| pair[0] != pair[1]), "no jitter in {gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_probes_begin_together_so_that_an_idle_agent_seldom_wakes() {
+    let fake = Fake::default();
+    let (mut checker, mut receive) = checker(&fake, 1000);
+    checker.set_targets((1..=30).map(|n| target(&format!("10.1.0.{n}:80"))).collect());
+    for _ in 0..30 {
+        next(&mut receive).await;
+    }
+    fake.0.attempts.lock().expect("lock").clear();
+    sleep(Duration::from_secs(20)).await;
+    let attempts = fake.0.attempts.lock().expect("lock");
+    let instants: std::collections::BTreeSet<Instant> = attempts.iter().map(|(_, when)| *when).collect();
+    assert!((500..=750).contains(&attempts.len()), "{} attempts in 20 s", attempts.len());
+    // Eight beats of 128 ms in a second; each by itself they were some 600.
+    assert!(
+        (100..=170).contains(&instants.len()),
+        "{} instants for {} attempts",
+        instants.len(),
+        attempts.len()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,11 +24,21 @@ impl Dice {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// `interval`, longer or shorter by up to `jitter` of it. A jitter outside 0 to 1 is taken as the nearer end.
+    /// `interval`, longer or shorter by up to `jitter` of it.
     pub(crate) fn vary(&mut self, interval: Duration, jitter: f64) -> Duration {
-        let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 0.0 };
-        interval.mul_f64(1.0 + jitter * (2.0 * self.fraction() - 1.0))
+        interval.mul_f64(1.0 + bounded(jitter) * (2.0 * self.fraction() - 1.0))
     }
+}
+
+/// The shortest and the longest that [`Dice::vary`] makes of an interval.
+pub(crate) fn bounds(interval: Duration, jitter: f64) -> (Duration, Duration) {
+    let jitter = bounded(jitter);
+    (interval.mul_f64(1.0 - jitter), interval.mul_f64(1.0 + jitter))
+}
+
+/// A jitter outside 0 to 1 is taken as the nearer end.
+fn bounded(jitter: f64) -> f64 {
+    if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 0.0 }
 }
 
 #[cfg(test)]

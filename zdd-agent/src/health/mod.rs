@@ -4,6 +4,7 @@
 //! attempts into a state, [`checker`] runs all of it for a list of targets that changes, within a [`budget`]. Nothing here knows
 //! what a transition is good for.
 
+mod beat;
 pub mod budget;
 pub mod checker;
 pub mod depends;

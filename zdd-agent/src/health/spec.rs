@@ -37,6 +37,26 @@ pub struct HealthSpec {
     pub panic_threshold: Option<f64>,
 }
 
+impl HealthSpec {
+    /// Its kind and pace, for people. Not what it asks or expects: both may be secret.
+    pub fn summary(&self) -> String {
+        let kind = match &self.probe {
+            Probe::Tcp => "tcp",
+            Probe::Http(check) if check.tls.is_some() => "https",
+            Probe::Http(_) => "http",
+            Probe::Grpc(_) => "grpc",
+            Probe::Udp(_) => "udp",
+            Probe::Dns(_) => "dns",
+            Probe::Exec { .. } => "exec",
+        };
+        let time = |time: Duration| humantime::format_duration(time);
+        let fast =
+            self.fast_interval.map_or(String::new(), |fast| format!(" ({} while unsteady)", time(fast)));
+        let (every, within) = (time(self.interval), time(self.timeout));
+        format!("{kind} every {every}{fast} within {within}, rise {}, fall {}", self.rise, self.fall)
+    }
+}
+
 /// Something that a backend needs, as its answer tells of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dependency {

@@ -1,6 +1,6 @@
 //! The difference of two sets of services, as people read it, and what of it must not be done under traffic.
 
-use crate::desired::{ServiceSpec, VersionSpec};
+use crate::desired::{HealthSpec, ServiceSpec, VersionSpec};
 use crate::report::{Change, Op};
 use crate::text::percent;
 
@@ -61,9 +61,14 @@ fn service(all: &mut Vec<Change>, old: &ServiceSpec, new: &ServiceSpec) {
     field("new_per_source", pace(old), pace(new));
     let drain = |d: Option<std::time::Duration>| d.map_or_else(|| "none".to_owned(), time);
     field("drain_timeout", drain(old.drain_timeout), drain(new.drain_timeout));
-    let health = |spec: &ServiceSpec| spec.health.as_ref().map_or("none".to_owned(), |h| format!("{h:?}"));
     if old.health != new.health {
-        field("health", health(old), health(new));
+        // Never what is asked or expected: paths, datagrams and arguments may hold secrets.
+        let health = |spec: &ServiceSpec| spec.health.as_ref().map_or("none".to_owned(), HealthSpec::summary);
+        let (was, is) = (health(old), health(new));
+        match was == is {
+            true => field("health", format!("{was} (as it was)"), format!("{is} (as it is now)")),
+            false => field("health", was, is),
+        }
     }
     if old.rollout != new.rollout {
         // A specification is a page: what it is called says enough, and `rollout plan` shows the rest.
@@ -194,6 +199,34 @@ mod tests {
             "#
         );
         Config::parse(&text, "test").unwrap().0.services
+    }
+
+    #[test]
+    fn another_health_check_is_told_without_what_it_asks() {
+        let with = |health: &str| {
+            let mut all = services("\"10.0.0.10:80/tcp\"", "");
+            let text = format!(
+                "[agent]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"10.0.0.10:80/tcp\"\nforward = \"nat\"\n\
+                 health = {health}\n[[service.version]]\nname = \"v1\"\nbackends = [\"10.1.0.1:80\"]\n"
+            );
+            all[0].health = Config::parse(&text, "test").unwrap().0.services.remove(0).health;
+            all
+        };
+        let told = |from: &str, to: &str| {
+            let mut all = changes(&with(from), &with(to));
+            assert_eq!((all.len(), all[0].what.as_str()), (1, "web health"), "{all:?}");
+            let one = all.remove(0);
+            format!("{} -> {}", one.from.unwrap(), one.to.unwrap())
+        };
+        assert_eq!(
+            told(
+                "{ http = \"/h?token=planted\" }",
+                "{ tcp = true, interval = \"5s\", fast_interval = \"1s\", fall = 1 }"
+            ),
+            "http every 1s within 500ms, rise 2, fall 3 -> tcp every 5s (1s while unsteady) within 500ms, rise 2, fall 1"
+        );
+        let argv = told("{ exec = [\"/x\", \"planted-1\"] }", "{ exec = [\"/x\", \"planted-2\"] }");
+        assert!(argv.contains("(as it was)") && !argv.contains("planted"), "{argv}");
     }
 
     #[test]

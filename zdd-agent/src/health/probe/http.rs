@@ -16,7 +16,7 @@ use super::{ProbeFailure, connect, excerpt, found};
 use crate::health::spec::HttpCheck;
 use crate::rollout::Outcome;
 use crate::rollout::provider::{judge as compare, named};
-use crate::tls;
+use crate::{redact, tls};
 
 /// Bytes of an answer's body that are read. Where only the status counts, one that is longer has answered well enough; text is
 /// looked for within them, and a JSON document must fit.
@@ -103,13 +103,17 @@ fn expected(status: &[u16]) -> String {
 
 fn headers(got: &HeaderMap, check: &HttpCheck) -> Result<(), ProbeFailure> {
     for (name, value) in &check.headers {
+        // Reasons go everywhere: status, log, events, alerts.
+        let hides = redact::names_a_secret(name);
+        let expected = if hides { redact::HIDDEN.to_owned() } else { format!("{value:?}") };
         let mut all = got.get_all(name).iter().peekable();
         if all.peek().is_none() {
-            return Err(ProbeFailure::Wrong(format!("header {name} is missing, expected {value:?}")));
+            return Err(ProbeFailure::Wrong(format!("header {name} is missing, expected {expected}")));
         }
         if !all.any(|got| got.as_bytes() == value.as_bytes()) {
-            let got = got.get(name).map(|got| excerpt(got.as_bytes())).unwrap_or_default();
-            return Err(ProbeFailure::Wrong(format!("header {name} is {got}, expected {value:?}")));
+            let got = got.get(name).filter(|_| !hides).map(|got| excerpt(got.as_bytes()));
+            let got = got.unwrap_or_else(|| "another".to_owned());
+            return Err(ProbeFailure::Wrong(format!("header {name} is {got}, expected {expected}")));
         }
     }
     Ok(())

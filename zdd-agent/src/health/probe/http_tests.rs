@@ -183,6 +183,12 @@ async fn a_header_must_be_there_and_as_expected() {
     assert_eq!(why(not, probe.clone()).await, "header X-Ready is \"no\", expected \"yes\"");
     let none = answering("200 OK", "").await;
     assert_eq!(why(none, probe).await, "header X-Ready is missing, expected \"yes\"");
+    // What is called like a secret is told to nobody: neither what was expected nor what came.
+    let secret = asking(|check| check.headers = vec![("X-Auth-Token".into(), "planted".into())]);
+    let other = answering("200 OK\r\nx-auth-token: theirs", "").await;
+    assert_eq!(why(other, secret.clone()).await, "header X-Auth-Token is another, expected [redacted]");
+    let none = answering("200 OK", "").await;
+    assert_eq!(why(none, secret).await, "header X-Auth-Token is missing, expected [redacted]");
 }
 
 #[tokio::test]

@@ -146,7 +146,7 @@ function ask(title, yes, body, work) {
     try {
       if (await work()) dialog.close();
     } catch (problem) {
-      at("ask-problem").textContent = problem.message;
+      show(at("ask-problem"), problem.message);
     }
     at("ask-yes").disabled = false;
     draw();

@@ -14,9 +14,15 @@ export function h(name, attributes = {}, ...children) {
   }
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
-    element.append(child instanceof Node ? child : document.createTextNode(String(child)));
+    if (child instanceof Node) element.append(child);
+    else element.append(...(DRAWN.has(name) ? [String(child)] : words(String(child))));
   }
   return element;
+}
+
+/** A text; what stands between backticks, as the agent writes commands, is code. */
+function words(text) {
+  return text.split(/`([^`]+)`/).map((part, at) => (at % 2 ? h("code", {}, part) : part)).filter((part) => part !== "");
 }
 
 /** Makes the children of `parent` be like `children`. */
