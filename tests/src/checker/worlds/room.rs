@@ -99,7 +99,7 @@ pub(super) fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
-            Size::Usual,
+            Size::Long,
             Config {
                 cells: 2,
                 services: true,
@@ -108,7 +108,7 @@ pub(super) fn worlds() -> Vec<(Size, Config)> {
                 fin: true,
                 flight: 0,
                 budget: Budget { changes: 2, restarts: 1, ..Budget::default() },
-                ..Config::base("two-services-reuse", "the same, a port used again, the agent dies")
+                ..Config::base("long-two-services", "the same, a port used again, the agent dies")
             },
         ),
         (
@@ -125,7 +125,7 @@ pub(super) fn worlds() -> Vec<(Size, Config)> {
             },
         ),
         (
-            Size::Usual,
+            Size::Long,
             Config {
                 cells: 2,
                 services: true,
@@ -134,7 +134,7 @@ pub(super) fn worlds() -> Vec<(Size, Config)> {
                 fin: true,
                 flight: 0,
                 budget: changes(2),
-                ..Config::base("preview-reuse-2", "the same with two changes, and room for both")
+                ..Config::base("long-preview", "the same with two changes, and room for both")
             },
         ),
     ]
