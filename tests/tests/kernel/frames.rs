@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     Ethernet2Header, IpNumber, Ipv4Header, Ipv4Options, Ipv6Header, NetHeaders, PacketHeaders, TcpHeader,
     TransportHeader, UdpHeader,
@@ -219,13 +220,29 @@ pub fn sums(frame: &[u8]) -> Sums {
         (Some(TransportHeader::Udp(udp)), src, dst) => {
             udp.checksum != 0 && udp_sum(udp, src, dst, payload) == udp.checksum
         }
-        (Some(TransportHeader::Icmpv4(icmp)), ..) => icmp.icmp_type.calc_checksum(payload) == icmp.checksum,
+        (Some(TransportHeader::Icmpv4(icmp)), ..) => {
+            let message = icmp_message(frame, payload, icmp.header_len());
+            message.is_some_and(|message| Sum16BitWords::new().add_slice(message).ones_complement() == 0)
+        }
         (Some(TransportHeader::Icmpv6(icmp)), IpAddr::V6(src), IpAddr::V6(dst)) => {
-            icmp.icmp_type.calc_checksum(src.octets(), dst.octets(), payload).ok() == Some(icmp.checksum)
+            icmp_message(frame, payload, icmp.header_len()).is_some_and(|message| {
+                let mut sum = Sum16BitWords::new().add_slice(message);
+                // The pseudo-header (RFC 8200, 8.1).
+                sum = sum.add_16bytes(src.octets()).add_16bytes(dst.octets());
+                sum = sum.add_4bytes((message.len() as u32).to_be_bytes());
+                sum.add_2bytes([0, IpNumber::IPV6_ICMP.0]).ones_complement() == 0
+            })
         }
         _ => false,
     };
     Sums { ip, l4 }
+}
+
+/// An ICMP message as it stands in the frame: of its header, etherparse computes a sum without what it holds for unused, and an error's
+/// unused bytes may hold something (RFC 4884, 3).
+fn icmp_message<'a>(frame: &'a [u8], payload: &[u8], header: usize) -> Option<&'a [u8]> {
+    let from = (payload.as_ptr() as usize).checked_sub(frame.as_ptr() as usize + header)?;
+    frame.get(from..from + header + payload.len())
 }
 
 /// Of IP in IP: whether the outer header's checksum is right, and the inner packet behind an Ethernet header of its own.
@@ -260,4 +277,23 @@ pub fn assert_sums_kept(before: &[u8], after: &[u8], what: &str) {
         is.l4 || !was.l4,
         "{what}: the L4 checksum was right and is no longer\n{before:02x?}\n{after:02x?}"
     );
+}
+
+#[test]
+fn of_an_icmp_error_every_byte_counts_for_its_checksum() {
+    let frame = |unused: [u8; 2]| {
+        let mut icmp = [&[3, 4, 0, 0][..], &unused, &[5, 0xdc], &[0x45; 28]].concat();
+        let sum = Sum16BitWords::new().add_slice(&icmp).ones_complement();
+        icmp[2..4].copy_from_slice(&sum.to_ne_bytes());
+        let ip = Ipv4Header::new(icmp.len() as u16, 64, IpNumber::ICMP, [10, 0, 2, 17], [10, 0, 2, 1]);
+        let mut ip = ip.expect("it fits");
+        ip.header_checksum = ip.calc_header_checksum();
+        [&[2; 12][..], &[8, 0], &ip.to_bytes(), &icmp].concat()
+    };
+    for unused in [[0, 0], [0, 7], [0x76, 0xff]] {
+        let mut frame = frame(unused);
+        assert_eq!(sums(&frame), Sums { ip: true, l4: true }, "{unused:?}");
+        frame[L3 + 20 + 4] ^= 0x10;
+        assert_eq!(sums(&frame), Sums { ip: true, l4: false }, "{unused:?}");
+    }
 }
