@@ -63,12 +63,14 @@ fn kernel_and_model_agree_on_random_frames() {
             println!("{reason}@{way} {n}");
         }
         // Agreement about what never came is worth nothing. Test frames always have room in front, and the model has both parts
-        // always: a row shows what becomes of a frame that has no room, and of one without the second part.
+        // always: a row shows what becomes of a frame that has no room, and of one without the second part. Asked of the seed that is
+        // always run: another one may be short of something by chance, and `cargo xtask frames` shows the sums of many.
+        let asked = seed == SEED && frames >= FRAMES;
         let possible =
             REASONS.iter().filter(|reason| !matches!(reason, Reason::DropNoHeadroom | Reason::PassOdd));
         let never: Vec<_> = possible.filter(|reason| !told.reasons.contains_key(reason)).collect();
-        assert!(frames < FRAMES || never.is_empty(), "no frame ended in {never:?}");
+        assert!(!asked || never.is_empty(), "no frame ended in {never:?}");
         let rare = reach::rare(&reached);
-        assert!(frames < FRAMES || rare.is_empty(), "too few frames of {rare:?}");
+        assert!(!asked || rare.is_empty(), "too few frames of {rare:?}");
     });
 }
