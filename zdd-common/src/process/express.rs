@@ -3,7 +3,7 @@
 //! All of it is one function of its own: what is found out about the packet stays in registers, and no helper of the kernel is
 //! called but for room in front of the frame and, by a SYN, for the clock. It changes nothing, neither the frame nor a table, before it is sure to finish,
 //! but for the SYN filter; then what it knows is left in [`Work`], and the other steps go on from there. It calls what they
-//! call: there is one set of rules.
+//! call: there is one set of rules. A packet of a changing cell, once decided, comes back for the rest: [`finish`].
 
 use super::{Fate, Next, Work, leave};
 use crate::encap;
@@ -52,7 +52,6 @@ fn of_family<F: Frame + ?Sized, T: Tables, const V6: bool>(
 }
 
 /// What a look at the frame told.
-#[derive(Clone, Copy)]
 struct Seen<'a> {
     packet: &'a Packet,
     outside: &'a Outside,
@@ -132,8 +131,8 @@ pub(super) fn finish<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T
     }
 }
 
-/// Sends a packet where it was steered and counts it. `None`: it is for the steps that send, and nothing was changed. `of`: service, and
-/// whether its flows are followed.
+/// Sends a packet where it was steered and counts it. `None`: it is for the steps that send, and nothing was changed. `rate`: of the service's
+/// flows, how many are followed.
 #[inline(always)]
 fn carry<F: Frame + ?Sized, T: Tables>(
     frame: &mut F,
