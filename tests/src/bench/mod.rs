@@ -52,13 +52,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return live::run(options);
     }
     let report = measure(options)?;
-    print!("{}", report::table(&report));
+    if options.json {
+        eprint!("{}", report::table(&report));
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report::table(&report));
+    }
     if let Some(path) = &options.svg {
         std::fs::write(path, chart::svg(&report)).with_context(|| path.display().to_string())?;
-        println!("chart: {}", path.display());
-    }
-    if options.json {
-        println!("{}", serde_json::to_string(&report)?);
+        eprintln!("chart: {}", path.display());
     }
     Ok(if report.slower.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -14,7 +14,7 @@ pub struct Options {
     /// Fewer and shorter rounds: within a minute
     #[arg(long)]
     pub quick: bool,
-    /// End with one line that is one JSON object
+    /// One JSON object on standard output; the table goes to standard error
     #[arg(long)]
     pub json: bool,
     /// Write a bar chart
@@ -32,7 +32,7 @@ pub struct Options {
     /// Rounds of each case instead of 41 (11 with --quick)
     #[arg(long)]
     pub rounds: Option<usize>,
-    /// Milliseconds of a program's turn instead of 3 (0.7 with --quick). Programs displace each other's memory from the caches: the longer
+    /// Milliseconds of a program's turn instead of 5 (2 with --quick). Programs displace each other's memory from the caches: the longer
     /// the turns, the more it is as if each ran alone
     #[arg(long, value_name = "MS")]
     pub turn: Option<f64>,
@@ -52,7 +52,7 @@ impl Options {
 
     /// How long one turn of one program should take, in nanoseconds.
     pub(super) fn turn_ns(&self) -> f64 {
-        self.turn.unwrap_or(if self.quick { 0.7 } else { 3.0 }) * 1e6
+        self.turn.unwrap_or(if self.quick { 2.0 } else { 5.0 }) * 1e6
     }
 
     /// Whether a case is asked for.
