@@ -2,7 +2,7 @@
 
 use crate::net::Addr;
 
-/// Bytes of a frame's start that the driver restores: Ethernet, IPv6, TCP, rounded up to words.
+/// Bytes of a frame's start that the driver restores: Ethernet, IPv6, TCP and its first option, rounded up to words.
 pub const HEADER: usize = 80;
 /// Flows per client address: the bits of a flow's number that go into the source port, from [`PORT_FIRST`] on.
 pub const PORT_BITS: u32 = 14;

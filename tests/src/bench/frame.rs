@@ -50,7 +50,8 @@ pub(super) fn proto(kind: Kind) -> u8 {
 pub(super) fn drive(case: &Case) -> Drive {
     let mut header = [0u8; HEADER];
     let frame = bytes(case);
-    header[..frame.len()].copy_from_slice(&frame);
+    let restored = frame.len().min(HEADER);
+    header[..restored].copy_from_slice(&frame[..restored]);
     let mut drive = Drive {
         mask: match case.flows {
             Flows::Some(n) => n - 1,
@@ -68,10 +69,18 @@ pub(super) fn drive(case: &Case) -> Drive {
     drive
 }
 
+/// The options of a SYN as Linux sends it over Ethernet: MSS of 1,460, SACK, timestamps, a byte of nothing, window scale.
+const OPTIONS: [u8; 20] = [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 1, 3, 3, 7];
+
 /// The first frame of a case. Checksums are no valid ones: nobody looks, and the driver changes addresses.
 pub(super) fn bytes(case: &Case) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0x0a, 0, 2, 0, 0, 0, 0xee, 0xee];
-    let length: u16 = if case.v6 { 80 } else { 64 };
+    let length: u16 = match (case.v6, case.kind) {
+        (false, Kind::Syn) => 74,
+        (true, Kind::Syn) => 94,
+        (false, _) => 64,
+        (true, _) => 80,
+    };
     match vip(service(case), case.v6) {
         IpAddr::V4(vip) => {
             frame.extend([8, 0, 0x45, 0]);
@@ -93,7 +102,10 @@ pub(super) fn bytes(case: &Case) -> Vec<u8> {
     let l4 = length - frame.len() as u16 + 4;
     match case.kind {
         Kind::Ack => frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0x55, 0xaa, 0, 0]),
-        Kind::Syn => frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 1, 0, 0x55, 0xaa, 0, 0]),
+        Kind::Syn => {
+            frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0xa0, 0x02, 1, 0, 0x55, 0xaa, 0, 0]);
+            frame.extend(OPTIONS);
+        }
         Kind::Udp => {
             frame.extend(l4.to_be_bytes());
             frame.extend([0x55, 0xaa]);

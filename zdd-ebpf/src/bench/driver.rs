@@ -14,8 +14,10 @@ static DRIVE: Array<Drive> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static PROGRAM: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Bytes of an IPv4 frame's start that are restored: Ethernet, IPv4, TCP, rounded up to words.
-const HEADER_V4: usize = 56;
+/// Bytes of an IPv4 frame's start that are restored: Ethernet, IPv4, TCP and its first option, rounded up to words.
+const HEADER_V4: usize = 64;
+/// Bytes that every frame has and [`Fields`] lie in.
+const LEAST: usize = 64;
 
 /// Offsets of what changes from flow to flow: the last four bytes of source and destination, source port, sequence number.
 struct Fields {
@@ -77,7 +79,7 @@ fn restore<const BYTES: usize>(ctx: &XdpContext, drive: &Drive) -> bool {
 #[inline(always)]
 fn next(ctx: &XdpContext, drive: &mut Drive, at: &Fields) -> bool {
     let start = ctx.data();
-    if start + HEADER_V4 + 8 > ctx.data_end() {
+    if start + LEAST > ctx.data_end() {
         return false;
     }
     let flow = drive.next as u32 & drive.mask;
