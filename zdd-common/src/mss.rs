@@ -38,13 +38,41 @@ pub fn has_options<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
     frame.read::<u8>(packet.l4 as usize + WORDS).unwrap_or_default() >> 4 > (HEADER / 4) as u8
 }
 
+/// Whether the option stands first in a TCP header that has options, as most systems send it.
+#[inline(always)]
+pub(crate) fn leads<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
+    let l4 = packet.l4 as usize;
+    let end = (frame.read::<u8>(l4 + WORDS).unwrap_or_default() >> 4) as usize * 4;
+    // See [`find`].
+    end >= HEADER + MSS_LENGTH as usize
+        && l4 + end <= L3 + packet.ip_length as usize
+        && frame.read::<[u8; 2]>(l4 + HEADER) == Some([MSS, MSS_LENGTH])
+}
+
+/// [`clamp`] for an option that [`leads`].
+#[inline(always)]
+pub(crate) fn clamp_first<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, most: u32) {
+    let (l4, at) = (packet.l4 as usize, HEADER + 2);
+    if let Some(told) = frame.read::<u16>(l4 + at).map(u16::from_be)
+        && told as u32 > most
+    {
+        lower(frame, l4, at, told, most as u16);
+    }
+}
+
 /// Makes a SYN, with or without ACK, tell that only what fits an IP packet of `mtu` bytes may be sent to its sender.
 #[inline(always)]
 pub fn fit<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, mtu: u32) {
     if any_syn(frame, packet) {
-        let headers = if packet.v6 { ipv6::LEN } else { ipv4::LEN } + HEADER;
-        clamp(frame, packet, mtu.saturating_sub(headers as u32));
+        clamp(frame, packet, most(packet, mtu));
     }
+}
+
+/// What a SYN may tell if IP packets of `mtu` bytes shall fit. The header counts without options (RFC 6691).
+#[inline(always)]
+pub(crate) fn most(packet: &Packet, mtu: u32) -> u32 {
+    let headers = if packet.v6 { ipv6::LEN } else { ipv4::LEN } + HEADER;
+    mtu.saturating_sub(headers as u32)
 }
 
 /// Lowers the option to `most` bytes if it says more, and corrects the checksum. Without one, or with options that make no

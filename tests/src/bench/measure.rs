@@ -196,3 +196,22 @@ fn thread_ns() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_turn_begins_with_is_no_packets() {
+        let turn = Turn {
+            name: "tx".into(),
+            station: 0,
+            drive: Drive::default(),
+            frame: vec![],
+            action: None,
+            packets: 1000,
+            took: vec![440_000 + 12_000, 440_000 + 13_500, 439_000],
+        };
+        assert_eq!(turn.series(440_000.0).ns, [12.0, 13.5, 0.0]);
+    }
+}

@@ -147,7 +147,7 @@ fn carry<F: Frame + ?Sized, T: Tables>(
         return None;
     }
     let port = way(frame, tables, seen, &backend, syn)?;
-    let fate = send(frame, tables, seen, (&backend, &port), answer);
+    let fate = send(frame, tables, seen, (&backend, &port), answer, syn);
     if fate.goes_as(answer.reason) {
         tables.count_flow(service, answer.backend, seen.bytes, answer.reason, answer.new_flow);
     }
@@ -202,7 +202,7 @@ fn way<F: Frame + ?Sized, T: Tables>(
     if backend.mode == Mode::L2 as u16 {
         return Some(port);
     }
-    // What its options tell may have to be changed; see the steps that send.
+    // What its options tell may have to be changed. Unless that stands first, as most systems send it, see the steps that send.
     let (header, told) = match backend.mode {
         mode if mode == Mode::Ipip as u16 => (encap::overhead(&backend.addr) as u32, syn),
         mode if mode == Mode::Nat as u16 => (0, packet.proto == TCP && mss::any_syn(frame, packet)),
@@ -213,7 +213,7 @@ fn way<F: Frame + ?Sized, T: Tables>(
         return None;
     }
     let fits = port.mtu == 0 || packet.ip_length as u32 + header <= port.mtu;
-    let told = told && mss::has_options(frame, packet);
+    let told = told && mss::has_options(frame, packet) && !(syn && mss::leads(frame, packet));
     (fits && !told && outside.hops > 1).then_some(port)
 }
 
@@ -225,8 +225,14 @@ fn send<F: Frame + ?Sized, T: Tables>(
     Seen { packet, outside, .. }: &Seen<'_>,
     (backend, port): (&Backend, &Port),
     steered: Steered,
+    syn: bool,
 ) -> Fate {
     let (dst, src) = (NextHop(backend.next_hop).mac(), port.mac);
+    if syn && backend.mode != Mode::L2 as u16 && port.mtu != 0 && mss::has_options(frame, packet) {
+        let header =
+            if backend.mode == Mode::Ipip as u16 { encap::overhead(&backend.addr) as u32 } else { 0 };
+        mss::clamp_first(frame, packet, mss::most(packet, port.mtu.saturating_sub(header)));
+    }
     if backend.mode != Mode::L2 as u16 && forward::lower_hops(frame, packet, **outside).is_none() {
         return Fate::drop(Reason::DropMalformed);
     }

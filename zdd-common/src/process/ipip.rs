@@ -7,7 +7,6 @@ use crate::forward;
 use crate::frame::Frame;
 use crate::mss;
 use crate::net::TCP;
-use crate::packet::{ipv4, ipv6};
 use crate::reason::Reason;
 use crate::steer::Steered;
 use crate::tables::Tables;
@@ -47,8 +46,7 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
     }
     // Asked of the frame again: what was parsed and is read here, the verifier keeps apart through all of steering.
     if packet.proto == TCP && !frame.headless() && mss::told_by(frame, packet) {
-        let headers = if packet.v6 { ipv6::LEN } else { ipv4::LEN } + TCP_HEADER;
-        mss::clamp(frame, packet, room.saturating_sub(headers as u32));
+        mss::clamp(frame, packet, mss::most(packet, room));
     }
     if !encap::encapsulate(frame, packet, backend) {
         return Fate::drop(Reason::DropNoHeadroom);
@@ -58,6 +56,3 @@ fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &Work
     }
     leave(tables, &port, work.steered.reason)
 }
-
-/// Length of a TCP header without options, which the MSS leaves out of account as well (RFC 6691).
-const TCP_HEADER: usize = 20;
