@@ -139,8 +139,15 @@ mod tests {
             row("v4 ACK settled l2", "64k", 12.5),
             row("v6 SYN transition nat", "new", 0.4),
         ];
-        let report =
-            Report { sizes: vec![], driver_ns: 1.0, rounds: 3, rows, targets: vec![], slower: vec![] };
+        let report = Report {
+            sizes: vec![],
+            driver_ns: 1.0,
+            memory: vec![],
+            rounds: 3,
+            rows,
+            targets: vec![],
+            slower: vec![],
+        };
         let svg = svg(&report);
         assert_eq!(svg.matches("class='bar'").count(), 3);
         assert_eq!(svg.matches(">ACK settled l2<").count(), 1, "a case is named once");

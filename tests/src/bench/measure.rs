@@ -190,7 +190,7 @@ fn reason(case: &Case, before: &[u64], after: &[u64]) -> Result<&'static str> {
     Ok(name)
 }
 
-fn thread_ns() -> u64 {
+pub(super) fn thread_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid place for the answer; the clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };

@@ -12,6 +12,7 @@ mod lab;
 mod lines;
 mod live;
 mod measure;
+mod memory;
 mod namespace;
 #[path = "../../../zdd-ebpf/build/object.rs"]
 mod object;

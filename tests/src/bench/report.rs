@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::lines::Lines;
+use super::memory::Memory;
 use super::rows::{Report, Row};
 
 /// The whole report.
@@ -58,6 +59,11 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
             "{:<10} {:>12} {:>10} {:>11} B",
             size.program, size.instructions, size.verified, size.machine_code
         )?;
+    }
+    if !report.memory.is_empty() {
+        let each = |memory: &Memory| format!("{:.1} ns from {} KiB", memory.ns, memory.bytes >> 10);
+        let all: Vec<String> = report.memory.iter().map(each).collect();
+        writeln!(text, "\nA load that waits for the one before it: {}", all.join(", "))?;
     }
     if !report.targets.is_empty() {
         writeln!(text, "\n{:<48} {:>8} {:>14}  worst row", "aim", "at most", "reached")?;

@@ -9,6 +9,7 @@ use super::cases::{self, Case, State};
 use super::lab::{BASE, FLOORS, Lab, OURS, Size};
 use super::lines::{self, Lines};
 use super::measure::{Measured, PEER, Series, measure};
+use super::memory::{self, Memory};
 use super::options::Options;
 use super::targets::{self, Target};
 
@@ -52,6 +53,8 @@ pub struct Report {
     pub sizes: Vec<Size>,
     /// The driver's own cost, ns: median over cases of the driver with XDP_TX at once.
     pub driver_ns: f64,
+    /// What memory costs.
+    pub memory: Vec<Memory>,
     /// Rounds of each case.
     pub rounds: usize,
     /// All rows.
@@ -97,7 +100,8 @@ pub(super) fn all(objects: &Objects, other: Option<&ProgramFd>, options: &Option
     let targets = targets::reached(&rows);
     let driver_ns = median(&driver);
     let sizes = labs.first().map(|(_, lab)| lab.sizes.clone()).unwrap_or_default();
-    Ok(Report { sizes, driver_ns, rounds: options.rounds(), rows, targets, slower })
+    let memory = memory::measure()?;
+    Ok(Report { sizes, driver_ns, memory, rounds: options.rounds(), rows, targets, slower })
 }
 
 fn exceeds(measured: &Measured) -> bool {
