@@ -118,6 +118,8 @@ async fn live(mut desired: Desired) -> anyhow::Result<()> {
             () = stopping.wait() => {}
         }
     }));
+    // What loading and the first plans took; from now on it is seldom that much.
+    crate::memory::give_back();
     tracing::info!(socket = %socket_path.display(), "ready");
     notify.tell("READY=1\nSTATUS=ready");
     tokio::spawn(async move { alive.stay_alive(by).await });

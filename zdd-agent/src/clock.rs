@@ -1,5 +1,9 @@
 //! The clock that the kernel side stamps entries with.
 
+use std::time::Duration;
+
+use zdd_common::{syn_filter, time};
+
 /// Nanoseconds since boot, suspend not counted, in ticks of one to ten milliseconds: the same clock that
 /// `bpf_ktime_get_coarse_ns` reads, so that a time from a map and a time from here can be subtracted.
 pub fn now_ns() -> u64 {
@@ -9,6 +13,12 @@ pub fn now_ns() -> u64 {
     // The call can only fail for a clock that the kernel does not have; this one is older than XDP.
     assert_eq!(done, 0, "CLOCK_MONOTONIC_COARSE is missing");
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Life of a half-open entry: as long as a SYN filter with epochs of `1 << epoch_shift` ticks may remember a SYN, and a tick. No entry
+/// of a TCP service lives shorter, see [`zdd_common::rules::Timeouts`].
+pub fn half_open_life(epoch_shift: u32) -> Duration {
+    Duration::from_nanos(u64::from(syn_filter::memory_max(epoch_shift) + 1) << time::TICK_SHIFT)
 }
 
 /// The wall clock: milliseconds since 1970.

@@ -22,6 +22,7 @@ pub mod http_client;
 pub mod journal;
 pub mod links;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod neighbour;
 pub mod notify;

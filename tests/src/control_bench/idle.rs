@@ -59,15 +59,20 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
     let agent = Agent::start(&rig, &zdd, &file, Duration::from_secs(60))?;
     // What the start has begun is over.
     std::thread::sleep(Duration::from_secs(3));
-    let (begin, used) = (Instant::now(), cpu(agent.pid())?);
+    let wakes = || number(agent.pid(), "voluntary_ctxt_switches");
+    let (begin, used, before) = (Instant::now(), cpu(agent.pid())?, wakes()?);
     let seconds = if report.quick { 5 } else { 60 };
     std::thread::sleep(Duration::from_secs(seconds));
     let share = (cpu(agent.pid())? - used) / begin.elapsed().as_secs_f64();
+    let woken = (wakes()? - before) / begin.elapsed().as_secs_f64();
     let size = format!("{SERVICES} services, {seconds} s");
     report.row("an idle agent", size, Unit::Cores, &[share], Some(0.005));
     let memory = status(agent.pid(), "VmRSS")?;
     report.row("its memory (VmRSS)", "", Unit::Bytes, &[memory], Some(50.0 * MIB));
     report.row("of that, mapped kernel tables", "", Unit::Bytes, &[mapped(agent.pid())?], None);
+    // Not the program's text, which the page cache has anyway.
+    report.row("of that, its own data", "", Unit::Bytes, &[status(agent.pid(), "RssAnon")?], Some(8.0 * MIB));
+    report.row("times that it woke in a second", "", Unit::Count, &[woken], Some(8.0));
     drop((agent, rig));
     probing(report, seconds)
 }
@@ -102,7 +107,7 @@ fn probing(report: &mut Report, seconds: u64) -> Result<()> {
         &*size,
         Unit::Count,
         &[(wakes()? - woken) / probes],
-        Some(1.8),
+        Some(0.9),
     );
     let memory = status(agent.pid(), "VmRSS")?;
     report.row("its memory then (VmRSS)", size, Unit::Bytes, &[memory], Some(50.0 * MIB));

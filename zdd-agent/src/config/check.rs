@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use zdd_common::syn_filter;
+use zdd_common::time::ticks;
 
 use super::agent::AgentRead;
 use super::problems::Sink;
 use super::ranges;
 use super::reader::Span;
 use super::service::{ServiceRead, VersionRead, unusable};
+use crate::clock;
 use crate::desired::{EncapSources, FULL, Forward, Limits, Probe, Protocol, SnatSpec};
 use crate::rows::Rows;
 use crate::text::percent;
@@ -349,12 +354,14 @@ fn doubts(agent: &AgentRead, service: &ServiceRead, sink: &mut Sink<'_>) {
         sink.warning(Some(service.span.clone()), message);
     }
     let tcp = service.protocol() == Some(Protocol::Tcp);
-    if tcp && service.idle_timeout <= agent.syn_memory {
+    let half_open = clock::half_open_life(syn_filter::epoch_shift(ticks(agent.syn_memory.as_nanos() as u64)));
+    if tcp && service.idle_timeout < half_open {
         let say = humantime::format_duration;
         let message = format!(
-            "idle_timeout of service `{name}` ({}) is not longer than agent.syn_memory ({}): a change may settle while a handshake \
-             is still being repeated",
+            "idle_timeout of service `{name}` ({}) counts as {}: no entry lives shorter than a half-open one, which is what \
+             agent.syn_memory ({}) asks for",
             say(service.idle_timeout),
+            say(Duration::from_secs(half_open.as_secs())),
             say(agent.syn_memory)
         );
         sink.warning(Some(service.span.clone()), message);

@@ -184,6 +184,18 @@ pub(super) fn read(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> ServiceRead
         "now" => Ok(UdpPolicy::Now),
         _ => Err(Unreadable(format!("`{text}` is no policy; write \"stick\" or \"now\""))),
     });
+    let protocol = vips.first().map(|vip| vip.value.protocol);
+    for (key, given, of) in [
+        ("idle_timeout", &idle_timeout, Protocol::Tcp),
+        ("udp_idle_timeout", &udp_idle_timeout, Protocol::Udp),
+    ] {
+        if let (Some(given), Some(protocol)) = (given, protocol)
+            && protocol != of
+        {
+            let message = format!("`{key}` counts for {of} only: this service carries {protocol}");
+            sink.warning(Some(given.span.clone()), message);
+        }
+    }
     if let (Some(udp), Some(vip)) = (&udp, vips.first())
         && vip.value.protocol == Protocol::Tcp
     {

@@ -10,13 +10,14 @@ use zdd_common::hash::HashKey;
 use zdd_common::net::{Addr, End, TCP, UDP};
 use zdd_common::rules::Timeouts;
 use zdd_common::signals::Rate;
-use zdd_common::{maglev, split, syn_filter, time};
+use zdd_common::{maglev, split, time};
 
 use super::face::Face;
 use super::outage::Outages;
 use super::ramp::Ramp;
 use super::rollout_batches::held_back;
 use crate::admission::NewPerSource;
+use crate::clock;
 use crate::dataplane::{Dataplane, DataplaneError, Ends};
 use crate::desired::{self, BasisPoints, EncapSources, Forward, Protocol, ServiceSpec, Vip};
 use crate::health::{DependencyState, Health};
@@ -69,7 +70,7 @@ fn ns(duration: Duration) -> u64 {
 
 /// Timeouts of a service, with a SYN filter of the given epoch.
 fn timeouts(spec: &ServiceSpec, epoch_shift: u32) -> Timeouts {
-    let half_life = u64::from(syn_filter::memory_max(epoch_shift) + 1) << time::TICK_SHIFT;
+    let half_life = ns(clock::half_open_life(epoch_shift));
     // A half-open entry must not outlive what settling waits for. Of the other protocol's timeout nothing waits.
     let (idle, udp_idle) = match spec.protocol() {
         Protocol::Tcp => (ns(spec.idle_timeout).max(half_life), 0),
@@ -540,5 +541,34 @@ impl Service {
     /// Ids of a version's backends.
     pub(super) fn ids_of(&self, version: &str) -> Vec<BackendId> {
         self.saved.backends.iter().filter(|b| b.version == version).map(|b| b.id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zdd_common::syn_filter;
+
+    use super::*;
+
+    fn of(proto: &str, idle: &str, syn_memory: Duration) -> Timeouts {
+        let text = format!(
+            "[agent]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.10:53/{proto}\"\nforward = \"nat\"\n{idle}\n\
+             [[service.version]]\nname = \"v1\"\nbackends = [\"10.1.0.1:53\"]\n"
+        );
+        let (desired, _) =
+            crate::config::Config::parse(&text, "zdd.toml").unwrap_or_else(|errors| panic!("{errors}"));
+        timeouts(&desired.services[0], syn_filter::epoch_shift(time::ticks(ns(syn_memory))))
+    }
+
+    #[test]
+    fn an_entry_lives_for_the_idle_timeout_of_its_protocol_and_under_tcp_no_shorter_than_a_handshake() {
+        let seconds = |ns: u64| ns / 1_000_000_000;
+        let (long, short) = (Duration::from_secs(64), Duration::from_secs(1));
+        let tcp = |idle, memory| seconds(of("tcp", idle, memory).idle);
+        assert_eq!(tcp("", long), 350);
+        assert_eq!(tcp("idle_timeout = \"5s\"", long), 103, "three epochs of a SYN filter of 64 s");
+        assert_eq!(tcp("idle_timeout = \"5s\"", short), 5);
+        let udp = of("udp", "udp_idle_timeout = \"5s\"", long);
+        assert_eq!((seconds(udp.idle), seconds(udp.udp_idle)), (5, 5), "there is no handshake");
     }
 }

@@ -57,6 +57,23 @@ fn backends() {
     "#);
 }
 
+#[test]
+fn an_idle_timeout_that_counts_for_longer_or_not_at_all_is_told() {
+    let told = |line: &str, from: &str, to: &str| {
+        let text = BASE.replacen("forward = \"nat\"\n", &format!("forward = \"nat\"\n{line}\n"), 1);
+        let (_, warnings) = valid(&text.replacen(from, to, 1));
+        warnings.into_iter().filter(|warning| warning.contains("idle_timeout")).collect::<Vec<_>>().join("\n")
+    };
+    let (tcp, udp) = ("80/tcp", "80/udp");
+    insta::assert_snapshot!(told("idle_timeout = \"5s\"", tcp, tcp), @"zdd.toml:3:1: idle_timeout of service `web` (5s) counts as 1m 43s: no entry lives shorter than a half-open one, which is what agent.syn_memory (1m 4s) asks for");
+    insta::assert_snapshot!(told("udp_idle_timeout = \"5s\"", tcp, tcp), @"zdd.toml:7:20: `udp_idle_timeout` counts for udp only: this service carries tcp");
+    insta::assert_snapshot!(told("idle_timeout = \"5s\"", tcp, udp), @"zdd.toml:7:16: `idle_timeout` counts for tcp only: this service carries udp");
+    assert_eq!(told("udp_idle_timeout = \"5s\"", tcp, udp), "");
+    assert_eq!(told("idle_timeout = \"104s\"", tcp, tcp), "");
+    let memory = "[\"eth0\"]\nsyn_memory = \"2s\"";
+    assert_eq!(told("idle_timeout = \"5s\"", "[\"eth0\"]", memory), "", "a handshake is over sooner");
+}
+
 /// [`BASE`] with a VIP of each family, and these backends more in v1 and v2.
 fn both(vips: &str, v1: &str, v2: &str) -> String {
     BASE.replace("\"10.0.0.10:80/tcp\"", vips)

@@ -323,6 +323,7 @@ fn everything_can_be_said() {
     insta::assert_snapshot!(warnings.join("\n"), @"
     zdd.toml:12:19: `seccomp` is off: whoever takes over the agent, a probe or a hook may make every system call
     zdd.toml:15:22: `syn_memory` is shorter than a handshake may take (64s): a late retransmission during a shift may break it
+    zdd.toml:29:28: `udp_idle_timeout` counts for udp only: this service carries tcp
     zdd.toml:32:9: the health check's timeout (3s) is longer than its interval (2s): a hanging backend is noticed late
     zdd.toml:47:9: version `v2` of service `web-6` has no backends: its share goes to the stable version
     ");
