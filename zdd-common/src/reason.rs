@@ -101,7 +101,11 @@ reasons! {
     /// A router says that IP in IP does not fit its way, which is left to the stack: too little is quoted to tell whose that was, it is not
     /// what we would send there now, or (then it is rewritten) there is no complete route to who has to know.
     PassTooBig = "pass_too_big",
+    /// For a VIP, or about a flow of ours, and from an address that nothing is forwarded from: see [`crate::net::Addr::is_martian`].
+    DropMartian = "drop_martian",
 }
+
+const _: () = assert!(REASONS.len() <= crate::limits::REASONS_MAX as usize, "each has a counter");
 
 impl Reason {
     /// The reason of a forwarded packet by its number, as one program tells it to another.

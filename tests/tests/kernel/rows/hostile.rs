@@ -16,7 +16,7 @@ use crate::rig::{MAC_B, neighbour4, neighbour6};
 
 /// A way to a backend: a mode and a family.
 #[derive(Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     /// `l2`, `nat`, `snat`: the service.
     Plain(u16),
     Tunnel(Tunnel),
@@ -26,7 +26,7 @@ enum Way {
 type Change<'a> = &'a dyn Fn(Vec<u8>) -> Vec<u8>;
 
 impl Way {
-    fn number(self) -> u16 {
+    pub(super) fn number(self) -> u16 {
         match self {
             Self::Plain(n) => n,
             Self::Tunnel(t) => t.n,
@@ -42,14 +42,14 @@ impl Way {
         }
     }
 
-    fn v6(self) -> bool {
+    pub(super) fn v6(self) -> bool {
         match self {
             Self::Plain(n) => scene::is_v6(n),
             Self::Tunnel(t) => t.inner_v6,
         }
     }
 
-    fn udp(self) -> bool {
+    pub(super) fn udp(self) -> bool {
         match self {
             Self::Plain(n) => scene::is_udp(n),
             Self::Tunnel(t) => t.udp,
@@ -61,14 +61,14 @@ impl Way {
         !matches!(self, Self::Plain(L2 | L2_UDP | L2_V6))
     }
 
-    fn packet(self) -> Pkt {
+    pub(super) fn packet(self) -> Pkt {
         match self {
             Self::Plain(n) => scene::to_vip(n),
             Self::Tunnel(t) => t.packet(),
         }
     }
 
-    fn row(self, what: &str, frame: Vec<u8>) -> Row {
+    pub(super) fn row(self, what: &str, frame: Vec<u8>) -> Row {
         let what = format!("{}: {what}", self.name());
         match self {
             Self::Plain(n) if scene::is_snat(n) => snat::row(what, frame),
@@ -101,27 +101,32 @@ impl Way {
         )
     }
 
-    fn goes(self, what: &str, pkt: &Pkt) -> Row {
+    pub(super) fn goes(self, what: &str, pkt: &Pkt) -> Row {
         self.goes_changed(what, pkt, &|frame| frame)
     }
 }
 
-pub(super) fn rows() -> Vec<Row> {
+/// Every mode in every family and protocol.
+pub(super) fn ways() -> impl Iterator<Item = Way> {
     let plain = [L2, NAT, SNAT, L2_V6, NAT_V6, SNAT_V6, L2_UDP, NAT_UDP, SNAT_UDP, NAT_UDP_V6, SNAT_UDP_V6];
-    let ways = plain.into_iter().map(Way::Plain).chain(TUNNELS.into_iter().map(Way::Tunnel));
-    ways.flat_map(|way| {
-        let mut rows = addresses(way);
-        rows.extend(links(way));
-        rows.extend(hops(way));
-        rows.extend(lengths(way));
-        rows.extend(if way.v6() { not_transport6(way) } else { not_transport4(way) });
-        rows
-    })
-    .collect()
+    plain.into_iter().map(Way::Plain).chain(TUNNELS.into_iter().map(Way::Tunnel))
 }
 
-/// No source is too odd to be steered: who may send as whom is for filters at the edge. No packet of ours is one that the backend's
-/// stack would not judge by itself.
+pub(super) fn rows() -> Vec<Row> {
+    ways()
+        .flat_map(|way| {
+            let mut rows = addresses(way);
+            rows.extend(links(way));
+            rows.extend(hops(way));
+            rows.extend(lengths(way));
+            rows.extend(if way.v6() { not_transport6(way) } else { not_transport4(way) });
+            rows
+        })
+        .collect()
+}
+
+/// Who may send as whom is for filters at the edge, so long as it could be a host at all (else: see `martian`). No packet of ours is one
+/// that the backend's stack would not judge by itself.
 fn addresses(way: Way) -> Vec<Row> {
     let pkt = way.packet();
     let (vip, client) = (pkt.dst, pkt.src);
