@@ -5,6 +5,9 @@
 //! but for the SYN filter; then what it knows is left in [`Work`], and the other steps go on from there. It calls what they
 //! call: there is one set of rules. A packet of a changing cell, once decided, comes back for the rest: [`finish`].
 
+#[cfg(test)]
+mod tests;
+
 use super::{Fate, Next, Work, leave};
 use crate::encap;
 use crate::entries::{Backend, FlowKey, Mode, NextHop, Port, VipWord};
