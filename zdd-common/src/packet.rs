@@ -219,6 +219,12 @@ fn v4_header<const N: usize>(header: &[u8; N], packet: &mut Packet) -> Option<Re
     martian(packet)
 }
 
+/// Whether a frame was sent to a group: broadcast or multicast (IEEE 802, the first bit of the address).
+#[inline(always)]
+pub(crate) fn to_group<F: Frame + ?Sized>(frame: &F) -> bool {
+    frame.read_link::<u8>(0).unwrap_or_default() & 1 != 0
+}
+
 /// A source that nothing is forwarded from.
 #[inline(always)]
 const fn martian(packet: &Packet) -> Option<Reason> {

@@ -259,6 +259,8 @@ impl Work {
 fn read<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
     work.next = Next::Done;
     match packet::parse_into(frame, &mut work.packet) {
+        // Few are, and most of these are nobody's of ours.
+        None if packet::to_group(frame) => work.next = Next::Odd,
         None => work.next = Next::Classify,
         Some(Reason::PassNotIp) => work.fate = Fate::pass(Reason::PassNotIp),
         Some(_) => work.next = Next::Odd,

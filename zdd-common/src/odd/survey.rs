@@ -41,7 +41,7 @@ fn v4<F: Frame>(frame: &mut View<F>, odd: &mut Odd) {
         return;
     }
     transport(frame, odd, icmp::V4);
-    source(odd);
+    ends(frame, odd);
 }
 
 #[inline(always)]
@@ -89,7 +89,7 @@ fn v6<F: Frame>(frame: &mut View<F>, odd: &mut Odd) {
         return;
     }
     transport(frame, odd, icmp::V6);
-    source(odd);
+    ends(frame, odd);
 }
 
 /// What is behind the network header and its extensions; `icmp` is the family's ICMP.
@@ -141,10 +141,16 @@ fn transport<F: Frame>(frame: &mut View<F>, odd: &mut Odd, icmp: u8) {
     };
 }
 
-/// Where it says that it comes from. Of what is not a flow's (a neighbour's question before it has an address, for one) nobody asks.
+/// Where it says that it comes from, and to whom it was sent on the link. Of what is not a flow's (a neighbour's question before it has an
+/// address, for one) nobody asks.
 #[inline(always)]
-fn source(odd: &mut Odd) {
-    if odd.sound() && odd.shape as u8 != Shape::Foreign as u8 && odd.work.packet.src.is_martian() {
+fn ends<F: Frame>(frame: &View<F>, odd: &mut Odd) {
+    if !odd.sound() || odd.shape as u8 == Shape::Foreign as u8 {
+        return;
+    }
+    if odd.work.packet.src.is_martian() {
         odd.flaw = Reason::DropMartian;
+    } else if packet::to_group(frame) {
+        odd.flaw = Reason::DropLinkGroup;
     }
 }

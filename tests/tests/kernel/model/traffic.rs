@@ -296,7 +296,8 @@ fn nonsense(random: &mut Random, frame: &mut Vec<u8>) {
             frame[at] ^= 1 << random.below(8);
         }
         2 => {
-            let at = random.of(&[14usize, 16, 17, 18, 19, 20, 21]);
+            // The first byte says whether it was sent to a group.
+            let at = random.of(&[0usize, 14, 16, 17, 18, 19, 20, 21]);
             frame[at] = random.bits() as u8;
         }
         _ => {

@@ -11,7 +11,7 @@ use super::scene::{
 };
 use super::{Row, patch, snat};
 use crate::frames::{L3, L4, Pkt, SYN};
-use crate::odd_frames::{HOP_BY_HOP, extended};
+use crate::odd_frames::{HOP_BY_HOP, VLAN, extended, tagged};
 use crate::rig::{MAC_B, neighbour4, neighbour6};
 
 /// A way to a backend: a mode and a family.
@@ -147,13 +147,25 @@ fn addresses(way: Way) -> Vec<Row> {
     rows
 }
 
-/// XDP sees what the network card takes; to which of its link addresses, nobody asks.
+/// XDP sees what the network card takes. What came to a group is nobody's to forward (RFC 1812, 5.3.4): each balancer of the link would.
 fn links(way: Way) -> Vec<Row> {
     let to = |mac: [u8; 6]| Pkt { macs: (mac, way.packet().macs.1), ..way.packet() };
-    vec![
-        way.goes("to a group's link address", &to([1, 0, 0x5e, 0, 0, 1])),
-        way.goes("to everybody's link address", &to([0xff; 6])),
-    ]
+    let dropped = |what: &str, frame: Vec<u8>| way.row(what, frame).drop(Reason::DropLinkGroup).untouched();
+    let mut rows = vec![
+        way.goes("to the lowest link address of one", &to([2, 0, 0, 0, 0, 0])),
+        way.goes("to the highest link address of one", &to([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff])),
+    ];
+    for (what, mac) in [
+        ("to a group's link address", [1, 0, 0x5e, 0, 0, 1]),
+        ("to everybody's link address", [0xff; 6]),
+        ("to an IPv6 group's link address", [0x33, 0x33, 0, 0, 0, 1]),
+    ] {
+        let frame = to(mac).bytes();
+        rows.push(dropped(what, frame.clone()).elsewhere());
+        rows.push(dropped(what, frame.clone()));
+        rows.push(dropped(&format!("{what}, tagged"), tagged(&frame, &[(VLAN, 7)])));
+    }
+    rows
 }
 
 fn hops(way: Way) -> Vec<Row> {

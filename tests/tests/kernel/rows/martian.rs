@@ -70,6 +70,9 @@ pub(super) fn rows() -> Vec<Row> {
                 .pass(Reason::PassDirect)
         }));
     }
+    for n in [NAT, NAT_V6, NAT_UDP, NAT_UDP_V6, SNAT, SNAT_V6] {
+        rows.extend(from_behind_to_a_group(n));
+    }
     for t in TUNNELS {
         rows.extend(few(t.outer_v6).into_iter().map(|router| {
             path::row(t, &format!("from {router}"), &path::from_router(t, router)).drop(Reason::DropMartian)
@@ -212,6 +215,27 @@ fn to_a_group(n: u16) -> Vec<Row> {
             .out(REDIRECT, out, Reason::Reply),
     );
     rows
+}
+
+/// What a backend sends to a group's link address is no reply on its way to us.
+fn from_behind_to_a_group(n: u16) -> Vec<Row> {
+    let everybody = |frame: Vec<u8>| patch(frame, 0, &[0xff; 6]);
+    let asked = Pkt { payload: vec![0x5a; 33], ..to_vip(n) }.dst(backend(n)).hops(63);
+    let error = Error { kind: (3, 0), ..Error::about(&asked.bytes(), backend(n).0, client(n).0) };
+    let (answer, error) = if scene::is_snat(n) {
+        (
+            snat::to_us(n).bytes(),
+            Error::about(&to_client(n).src(vip(n)).bytes(), client(n).0, vip(n).0).bytes(),
+        )
+    } else {
+        (to_client(n).bytes(), error.bytes())
+    };
+    let row = |what: &str, frame: &[u8]| {
+        snat::row(format!("{what} to everybody's link address, service {n}"), everybody(frame.to_vec()))
+            .from(Link::B)
+            .drop(Reason::DropLinkGroup)
+    };
+    vec![row("a reply", &answer), row("an error", &error)]
 }
 
 fn client_mac() -> [u8; 6] {

@@ -10,6 +10,7 @@ use crate::pace::Pace;
 use crate::packet::L3;
 use crate::process::{Verdict, process_by};
 use crate::signals::SignalBucket;
+use crate::spans::Span;
 use crate::syn_filter::Line;
 
 const SERVICE: u16 = 3;
@@ -307,4 +308,90 @@ fn nat_comes_to_the_same_by_the_express_way_which_finishes_what_is_simple() {
 #[test]
 fn snat_comes_to_the_same_by_the_express_way_which_leaves_all_of_it() {
     each(Mode::Snat);
+}
+
+/// A plain packet whose VIP is known in one way or another, and what the express way leaves to do.
+fn left(change: impl Fn(&mut Model, &mut Vec<u8>, End, End)) -> Next {
+    let case = Case {
+        mode: Mode::L2,
+        v6: false,
+        flags: Some(ACK),
+        options: false,
+        hops: 64,
+        cell: Cell::settled(BASE),
+        port: Way::Redirects,
+        spare: None,
+        rate: Rate::OFF,
+        paced: false,
+        own: false,
+    };
+    let to = End::new(address(false, 1), 80u16.to_be(), TCP);
+    let from = End::new(case.client(), 40_000u16.to_be(), TCP);
+    let [(one, _), (other, _), (_, next)] = [true, false, true].map(|express_way| {
+        let (mut frame, mut model, mut work) = (case.frame(), case.model(), Work::default());
+        change(&mut model, &mut frame, to, from);
+        let told = process_by(&mut frame.clone(), &mut model.clone(), express_way);
+        work.next = Next::Read;
+        express(&mut frame, &mut model, &mut work);
+        (told, work.next)
+    });
+    assert_eq!(one, other, "verdicts of both ways");
+    next
+}
+
+/// Many ports that are one end.
+fn span(entry: EndEntry) -> Span {
+    Span { end: entry, first: 1u16.to_be(), zero: [0; 3] }
+}
+
+#[test]
+fn whoever_is_not_looked_up_quickly_is_left_to_the_steps() {
+    let kind =
+        |kind: EndKind| EndEntry { kind: kind as u16, service: SERVICE, id: 77, ..EndEntry::default() };
+    let backend =
+        EndEntry { id: BASE, vip_port: 80u16.to_be(), vip: address(false, 2), ..kind(EndKind::NatBackend) };
+    let all = (1, 65_535);
+    let known = left(|_, _, _, _| {});
+    assert!(matches!(known, Next::Done), "a VIP by itself");
+    let nobody = left(|model, _, to, _| _ = model.ends.remove(&to));
+    assert!(matches!(nobody, Next::Done), "nobody's");
+    let listed = left(|model, _, to, _| {
+        model.ends.insert(to, EndEntry { sources: 1, ..kind(EndKind::Vip) });
+    });
+    assert!(matches!(listed, Next::Classify), "a VIP with a list of sources");
+    let of_many = left(|model, _, to, _| {
+        model.ends.remove(&to);
+        model.spans.push((to, all, span(kind(EndKind::Vip))));
+    });
+    assert!(matches!(of_many, Next::Classify), "a VIP of many ports");
+    let reply = left(|model, _, to, from| {
+        model.ends.remove(&to);
+        model.ends.insert(from, backend);
+    });
+    assert!(matches!(reply, Next::Classify), "a backend's reply");
+    let reply_of_many = left(|model, _, to, from| {
+        model.ends.remove(&to);
+        model.spans.push((from, all, span(backend)));
+    });
+    assert!(matches!(reply_of_many, Next::Classify), "a reply of a backend of many ports");
+    let never = left(|model, _, _, _| model.services.clear());
+    assert!(matches!(never, Next::Steer), "a service that was never committed");
+}
+
+#[test]
+fn what_came_to_a_group_is_for_the_second_part_if_it_may_be_ours() {
+    let everybody = |frame: &mut Vec<u8>| frame[..6].copy_from_slice(&[0xff; 6]);
+    let vip = left(|_, frame, _, _| everybody(frame));
+    assert!(matches!(vip, Next::Odd), "for a VIP");
+    let reply = left(|model, frame, to, from| {
+        everybody(frame);
+        model.ends.remove(&to);
+        model.ends.insert(from, EndEntry { kind: EndKind::NatBackend as u16, ..EndEntry::default() });
+    });
+    assert!(matches!(reply, Next::Odd), "a backend's");
+    let nobody = left(|model, frame, to, _| {
+        everybody(frame);
+        model.ends.remove(&to);
+    });
+    assert!(matches!(nobody, Next::Done), "nobody's");
 }
