@@ -374,6 +374,12 @@ fn whoever_is_not_looked_up_quickly_is_left_to_the_steps() {
         model.spans.push((from, all, span(backend)));
     });
     assert!(matches!(reply_of_many, Next::Classify), "a reply of a backend of many ports");
+    let cut = left(|_, frame, _, _| frame.truncate(L3 + 39));
+    assert!(matches!(cut, Next::Read), "a cut packet");
+    let fragment = left(|_, frame, _, _| frame[L3 + 6] |= 0x20);
+    assert!(matches!(fragment, Next::Read), "a fragment");
+    let nobody = left(|_, frame, _, _| frame[L3 + 12..L3 + 16].copy_from_slice(&[224, 0, 0, 1]));
+    assert!(matches!(nobody, Next::Read), "from a group");
     let never = left(|model, _, _, _| model.services.clear());
     assert!(matches!(never, Next::Steer), "a service that was never committed");
 }
