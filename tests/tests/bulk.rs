@@ -46,7 +46,8 @@ fn up_and_down(forward: Forward, families: Families) -> Result<()> {
 
 #[test]
 fn much_goes_up_and_down_under_l2() -> Result<()> {
-    up_and_down(Forward::L2, Families::V4)
+    up_and_down(Forward::L2, Families::V4)?;
+    up_and_down(Forward::L2, Families::V6)
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub const SNAT_SOURCES_MAX: usize = 8;
 pub const PREFIXES_MAX: u32 = 1 << 20;
 /// Sources whose new connections are counted at a time; the least recently seen make room.
 pub const PACED_MAX: u32 = 1 << 16;
+/// Room for counters of reasons: more than there are, so that one more finds its place in maps that are there.
+pub const REASONS_MAX: u32 = 64;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
 pub const LAYOUT: u32 = 3;

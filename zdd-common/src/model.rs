@@ -290,6 +290,10 @@ impl<W> Tables for Model<W> {
         all.min_by_key(|(_, (first, last), _)| last - first).map(|(.., span)| *span)
     }
 
+    fn may_reply(&mut self, end: &End) -> bool {
+        self.ends.contains_key(end)
+    }
+
     fn source(&mut self, set: u32, addr: &Addr) -> Option<Source> {
         (0..=128u8).rev().find_map(|bits| {
             let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);

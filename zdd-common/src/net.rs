@@ -63,6 +63,23 @@ impl Addr {
         // Without a branch: asked twice about one address, it is computed once.
         self.hi | self.lo & u64::from_ne_bytes(mask) ^ u64::from_ne_bytes(mapped) == 0
     }
+
+    /// Whether no router may forward what says that it comes from here, nor answer it: not one host of a network, or one of this link
+    /// only. IPv4: 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255 (RFC 1122, 3.2.1.3; RFC 1812, 5.3.7). IPv6: `::`, `::1`,
+    /// multicast (RFC 4291, 2.5 and 2.7), link-local (RFC 4291, 2.5.6). The same that Linux does not forward.
+    #[inline(always)]
+    pub const fn is_martian(self) -> bool {
+        // Products, one branch: of a choice, the verifier would follow each way through all that comes after.
+        if self.is_v4() {
+            let number = u32::from_be_bytes(self.v4_octets());
+            let first = (number >> 24) as u64;
+            return first * (first ^ 127) * (first >> 4 ^ 14) * !number as u64 == 0;
+        }
+        let [first, second, ..] = self.hi.to_ne_bytes();
+        let ten = (first as u64) << 2 | second as u64 >> 6;
+        let rest = self.hi | self.lo & !1u64.to_be();
+        (first as u64 ^ 0xff) * (ten ^ 0x3fa) * (rest >> 32 | rest & u32::MAX as u64) == 0
+    }
 }
 
 impl From<core::net::IpAddr> for Addr {
@@ -122,3 +139,42 @@ pub struct DirectKey {
     pub zero: [u8; 6],
 }
 wire!(DirectKey, 48, { backend: End, peer: Addr, peer_port: u16, zero: [u8; 6] });
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    /// As the standard library tells addresses apart.
+    fn martian(addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(v4) => {
+                v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast()
+            }
+            IpAddr::V6(v6) => {
+                v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || v6.is_unicast_link_local()
+            }
+        }
+    }
+
+    #[test]
+    fn martians_are_the_addresses_that_no_router_forwards_from() {
+        let ends = [0u32, 1, 0x7f_ffff, 0xff_ffff, 0x0100_0000 - 2];
+        for first in 0..=255u32 {
+            for low in ends {
+                let v4 = IpAddr::from(Ipv4Addr::from_bits(first << 24 | low & 0xff_ffff));
+                assert_eq!(Addr::from(v4).is_martian(), martian(v4), "{v4}");
+            }
+        }
+        // Every pair of first bytes, alone and with one bit further behind.
+        for first in 0..=0xffffu128 {
+            for bit in 0..=112 {
+                let low = if bit == 112 { 0 } else { 1u128 << bit };
+                let v6 = Ipv6Addr::from_bits(first << 112 | low);
+                assert_eq!(Addr::v6(v6.octets()).is_martian(), martian(v6.into()), "{v6}");
+            }
+        }
+        assert!(!Addr::v6(Ipv6Addr::from_bits(3).octets()).is_martian());
+    }
+}

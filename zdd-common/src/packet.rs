@@ -216,7 +216,19 @@ fn v4_header<const N: usize>(header: &[u8; N], packet: &mut Packet) -> Option<Re
     packet.ip_length = total;
     packet.l4 = (L3 + words * 4) as u8;
     packet.proto = header[9];
-    None
+    martian(packet)
+}
+
+/// Whether a frame was sent to a group: broadcast or multicast (IEEE 802, the first bit of the address).
+#[inline(always)]
+pub(crate) fn to_group<F: Frame + ?Sized>(frame: &F) -> bool {
+    frame.read_link::<u8>(0).unwrap_or_default() & 1 != 0
+}
+
+/// A source that nothing is forwarded from.
+#[inline(always)]
+const fn martian(packet: &Packet) -> Option<Reason> {
+    if packet.src.is_martian() { Some(Reason::DropMartian) } else { None }
 }
 
 #[inline(always)]
@@ -253,7 +265,7 @@ fn v6_header<const N: usize>(header: &[u8; N], packet: &mut Packet) -> Option<Re
     packet.ip_length = u16::from_be_bytes([header[4], header[5]]).saturating_add(ipv6::LEN as u16);
     packet.l4 = (L3 + ipv6::LEN) as u8;
     packet.proto = header[6];
-    None
+    martian(packet)
 }
 
 /// Next-header number of an IPv6 fragment header.

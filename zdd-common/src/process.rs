@@ -259,6 +259,8 @@ impl Work {
 fn read<F: Frame + ?Sized>(frame: &mut F, work: &mut Work) {
     work.next = Next::Done;
     match packet::parse_into(frame, &mut work.packet) {
+        // Few are, and most of these are nobody's of ours.
+        None if packet::to_group(frame) => work.next = Next::Odd,
         None => work.next = Next::Classify,
         Some(Reason::PassNotIp) => work.fate = Fate::pass(Reason::PassNotIp),
         Some(_) => work.next = Next::Odd,
@@ -306,7 +308,10 @@ pub(crate) fn classify<T: Tables>(tables: &mut T, work: &mut Work) {
             // The agent's probes and whatever else this host asks a backend: XDP never saw the question leave.
             if tables.is_local(&peer) {
                 Fate::pass(Reason::PassLocal)
-            } else if tables.is_direct(&DirectKey { backend: from, peer, peer_port, zero: [0; 6] }) {
+            } else if peer.is_martian()
+                || tables.is_direct(&DirectKey { backend: from, peer, peer_port, zero: [0; 6] })
+            {
+                // What goes to a group or stays on its link answers no client: none such is let in.
                 Fate::pass(Reason::PassDirect)
             } else {
                 work.end = end;

@@ -101,7 +101,14 @@ reasons! {
     /// A router says that IP in IP does not fit its way, which is left to the stack: too little is quoted to tell whose that was, it is not
     /// what we would send there now, or (then it is rewritten) there is no complete route to who has to know.
     PassTooBig = "pass_too_big",
+    /// For a VIP, or about a flow of ours, and from an address that nothing is forwarded from: see [`crate::net::Addr::is_martian`].
+    DropMartian = "drop_martian",
+    /// For a VIP, or a backend's reply, and sent to a group's link address (broadcast or multicast), which is no way to a router (RFC 1812, 5.3.4):
+    /// every host of the link that forwards it would make one more of it.
+    DropLinkGroup = "drop_link_group",
 }
+
+const _: () = assert!(REASONS.len() <= crate::limits::REASONS_MAX as usize, "each has a counter");
 
 impl Reason {
     /// The reason of a forwarded packet by its number, as one program tells it to another.

@@ -258,7 +258,7 @@ impl TraceBudget {
     }
 }
 
-const _: () = assert!(crate::reason::REASONS.len() <= 64, "one bit each in `reasons`");
+const _: () = assert!(crate::limits::REASONS_MAX <= 64, "one bit each in `reasons`");
 
 /// The bit of a reason.
 pub const fn reason_bit(reason: Reason) -> u64 {

@@ -8,13 +8,12 @@ use aya_ebpf::maps::{
 };
 use zdd_common::entries::{Backend, EndEntry, Facts, Port, Service};
 use zdd_common::flows::Bucket;
-use zdd_common::limits::{FRAGMENTED_MAX, PACED_MAX, PREFIXES_MAX};
+use zdd_common::limits::{FRAGMENTED_MAX, PACED_MAX, PREFIXES_MAX, REASONS_MAX};
 use zdd_common::maps::{Config, Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, DirectKey, End};
 use zdd_common::odd::{DatagramKey, Odd, Trail};
 use zdd_common::pace::PaceKey;
 use zdd_common::process::Work;
-use zdd_common::reason::REASONS;
 use zdd_common::signals::{SignalBucket, SignalConfig, SignalCounters};
 use zdd_common::snat::{Job, Order, mapping, pool::Pool};
 use zdd_common::sources::{Source, SourceKey};
@@ -167,7 +166,7 @@ pub(crate) static TRACE_OUT: PerfEventArray<TraceMark> = PerfEventArray::new(0);
 pub(crate) static SNAT_WORK: PerCpuArray<Job> = PerCpuArray::with_max_entries(1, 0);
 /// Packets by reason.
 #[map]
-pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS.len() as u32, 0);
+pub(crate) static REASON_COUNT: PerCpuArray<u64> = PerCpuArray::pinned(REASONS_MAX, 0);
 /// Counters by service.
 #[map]
 pub(crate) static SERVICE_COUNT: PerCpuArray<Counters> = PerCpuArray::pinned(1, 0);

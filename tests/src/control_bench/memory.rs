@@ -43,7 +43,7 @@ fn maps(plane: &Plane) -> Result<Vec<(&'static str, &'static str, u64)>> {
         ("PORTS", "interface and MAC", 4096),
         ("TX", "interface and MAC", 4096),
         ("WANTED", "neighbour asked for", 1024),
-        ("REASON_COUNT", "reason", zdd_common::reason::REASONS.len() as u64),
+        ("REASON_COUNT", "reason", zdd_common::limits::REASONS_MAX.into()),
         ("QUOTAS", "table", 1),
     ])
 }

@@ -268,7 +268,7 @@ pub(super) fn classify<T: Tables>(tables: &mut T, odd: &mut Odd) -> Done {
             odd.work.next = Next::MapBack;
         } else if tables.is_local(&us) {
             odd.work.fate = Fate::pass(Reason::PassLocal);
-        } else if tables.is_direct(&key) {
+        } else if us.is_martian() || tables.is_direct(&key) {
             odd.work.fate = Fate::pass(Reason::PassDirect);
         } else {
             odd.work.end = end;

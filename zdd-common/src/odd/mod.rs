@@ -149,7 +149,9 @@ pub fn process<F: Frame, T: Tables>(frame: F, tables: &mut T, odd: &mut Odd) -> 
             if odd.quote.tunnel() {
                 steps |= path::read(&mut frame, odd);
                 steps |= path::classify(tables, odd);
-                if odd.path.tell {
+                if odd.path.tell && !odd.sound() {
+                    odd.work.fate = Fate::drop(odd.flaw);
+                } else if odd.path.tell {
                     // The kernel's answer is about the untagged link: what came tagged, the stack routes.
                     if frame.tags() == 0 {
                         steps |= path::find_route(tables, odd);
@@ -158,6 +160,7 @@ pub fn process<F: Frame, T: Tables>(frame: F, tables: &mut T, odd: &mut Odd) -> 
                 }
             } else {
                 steps |= icmp::classify(tables, odd);
+                judge(odd);
             }
             match odd.work.next {
                 Next::Steer => steps |= icmp::to_backend(&mut frame, tables, odd),
@@ -265,12 +268,19 @@ fn hand<F: Frame, T: Tables>(frame: &View<F>, tables: &mut T, odd: &Odd) -> Done
 #[inline(always)]
 fn whole<T: Tables>(tables: &mut T, odd: &mut Odd) {
     process::classify(tables, &mut odd.work);
+    judge(odd);
+    if matches!(odd.work.next, Next::Steer) {
+        odd.work.steer(tables);
+    }
+}
+
+/// Drops what is ours and flawed.
+#[inline(always)]
+fn judge(odd: &mut Odd) {
     let ours = matches!(odd.work.next, Next::Steer | Next::Reply | Next::MapBack);
     if ours && !odd.sound() {
         odd.work.next = Next::Done;
         odd.work.fate = Fate::drop(odd.flaw);
-    } else if matches!(odd.work.next, Next::Steer) {
-        odd.work.steer(tables);
     }
 }
 

@@ -41,6 +41,7 @@ fn v4<F: Frame>(frame: &mut View<F>, odd: &mut Odd) {
         return;
     }
     transport(frame, odd, icmp::V4);
+    ends(frame, odd);
 }
 
 #[inline(always)]
@@ -88,6 +89,7 @@ fn v6<F: Frame>(frame: &mut View<F>, odd: &mut Odd) {
         return;
     }
     transport(frame, odd, icmp::V6);
+    ends(frame, odd);
 }
 
 /// What is behind the network header and its extensions; `icmp` is the family's ICMP.
@@ -137,4 +139,18 @@ fn transport<F: Frame>(frame: &mut View<F>, odd: &mut Odd, icmp: u8) {
     } else {
         Shape::Whole
     };
+}
+
+/// Where it says that it comes from, and to whom it was sent on the link. Of what is not a flow's (a neighbour's question before it has an
+/// address, for one) nobody asks.
+#[inline(always)]
+fn ends<F: Frame>(frame: &View<F>, odd: &mut Odd) {
+    if !odd.sound() || odd.shape as u8 == Shape::Foreign as u8 {
+        return;
+    }
+    if odd.work.packet.src.is_martian() {
+        odd.flaw = Reason::DropMartian;
+    } else if packet::to_group(frame) {
+        odd.flaw = Reason::DropLinkGroup;
+    }
 }

@@ -5,6 +5,9 @@
 //! but for the SYN filter; then what it knows is left in [`Work`], and the other steps go on from there. It calls what they
 //! call: there is one set of rules. A packet of a changing cell, once decided, comes back for the rest: [`finish`].
 
+#[cfg(test)]
+mod tests;
+
 use super::{Fate, Next, Work, leave};
 use crate::encap;
 use crate::entries::{Backend, FlowKey, Mode, NextHop, Port, VipWord};
@@ -88,7 +91,10 @@ fn find_way<F: Frame + ?Sized, T: Tables, const SYN: bool>(
 ) -> Next {
     let Seen { packet, outside, .. } = seen;
     let to = End::new(packet.dst, packet.dst_port, packet.proto);
-    let Some(vip) = tables.vip(&to) else { return stranger(tables, work, packet, &to) };
+    let Some(vip) = tables.vip(&to) else { return stranger(frame, tables, work, packet, &to) };
+    if packet::to_group(frame) {
+        return Next::Odd;
+    }
     *end = vip;
     let Some((service, commit)) = tables.service_now(vip.service()) else { return Next::Steer };
     if SYN && service.pace.limits() {
@@ -173,14 +179,20 @@ fn go_on(work: &mut Work, next: Next) -> u64 {
 
 /// A packet for no VIP, unless the VIP is one of those that are not looked up quickly.
 #[inline(always)]
-fn stranger<T: Tables>(tables: &mut T, work: &mut Work, packet: &Packet, to: &End) -> Next {
+fn stranger<F: Frame + ?Sized, T: Tables>(
+    frame: &F,
+    tables: &mut T,
+    work: &mut Work,
+    packet: &Packet,
+    to: &End,
+) -> Next {
     let from = End::new(packet.src, packet.src_port, packet.proto);
     if tables.may_end(to)
         || tables.may_span(&to.addr)
         || tables.may_reply(&from)
         || tables.may_span(&from.addr)
     {
-        return Next::Classify;
+        return if packet::to_group(frame) { Next::Odd } else { Next::Classify };
     }
     work.fate = Fate::pass(Reason::PassNotVip);
     Next::Done

@@ -145,7 +145,8 @@ fn chain(random: &mut Random) -> Vec<(u8, usize)> {
 
 /// An ICMP error (or something like one) about a packet that a client or a backend may have sent.
 fn error(random: &mut Random, id: u16, own: (IpAddr, u16), client: (IpAddr, u16)) -> (Link, Vec<u8>) {
-    let router = |link| if is_v6(id) { neighbour6(link, 17) } else { neighbour4(link, 17) };
+    let odd = random.chance(5).then(|| nobody(random, is_v6(id)));
+    let router = |link| odd.unwrap_or(if is_v6(id) { neighbour6(link, 17) } else { neighbour4(link, 17) });
     let mut pkt = packet(random, id);
     pkt.payload = (0..random.below(40)).map(|_| random.bits() as u8).collect();
     let (link, mut error) = if random.chance(60) {
@@ -209,10 +210,13 @@ fn path_error(random: &mut Random, id: u16, number: u16, client: (IpAddr, u16)) 
         }
         families => panic!("one family: {families:?}"),
     };
-    let (router, us): (IpAddr, IpAddr) = match first {
+    let (mut router, us): (IpAddr, IpAddr) = match first {
         IpAddr::V4(_) => (neighbour4(Link::B, 17), source.v4_octets().into()),
         IpAddr::V6(_) => (neighbour6(Link::B, 17), source.octets().into()),
     };
+    if random.chance(5) {
+        router = nobody(random, first.is_ipv6());
+    }
     let mut error = Error::about(&outer, router, us);
     error.quote.truncate(random.of(&[548, 1232, 1232, 1400]));
     error.told =
@@ -242,12 +246,24 @@ fn disfigure(random: &mut Random, error: &mut Error) {
     }
 }
 
+/// An address that nothing is forwarded from, or one next to those.
+fn nobody(random: &mut Random, v6: bool) -> IpAddr {
+    let addr: &str = if v6 {
+        random.of(&["::", "::1", "::2", "fe80::1", "fec0::1", "ff02::1"])
+    } else {
+        random.of(&["0.0.0.0", "127.0.0.1", "128.0.0.1", "224.0.0.1", "255.255.255.255", "255.255.255.254"])
+    };
+    addr.parse().expect("an address")
+}
+
 /// One of few: the far one, two that the host may call its own, the others neighbours; few ports.
 fn client(random: &mut Random, id: u16) -> (IpAddr, u16) {
     let host = random.of(&[10, 10, 10, 11, 12, 99]);
     let near = if is_v6(id) { neighbour6(Link::A, host) } else { neighbour4(Link::A, host) };
     let far: IpAddr = if is_v6(id) { FAR6.into() } else { FAR.into() };
-    (if random.chance(20) { far } else { near }, random.of(&[40_000, 40_000, 40_000, 40_001, 40_001, 40_002]))
+    let near = if random.chance(20) { far } else { near };
+    let from = if random.chance(2) { nobody(random, is_v6(id)) } else { near };
+    (from, random.of(&[40_000, 40_000, 40_000, 40_001, 40_001, 40_002]))
 }
 
 fn packet(random: &mut Random, id: u16) -> Pkt {
@@ -280,7 +296,8 @@ fn nonsense(random: &mut Random, frame: &mut Vec<u8>) {
             frame[at] ^= 1 << random.below(8);
         }
         2 => {
-            let at = random.of(&[14usize, 16, 17, 18, 19, 20, 21]);
+            // The first byte says whether it was sent to a group.
+            let at = random.of(&[0usize, 14, 16, 17, 18, 19, 20, 21]);
             frame[at] = random.bits() as u8;
         }
         _ => {

@@ -11,12 +11,12 @@ use super::scene::{
 };
 use super::{Row, patch, snat};
 use crate::frames::{L3, L4, Pkt, SYN};
-use crate::odd_frames::{HOP_BY_HOP, extended};
+use crate::odd_frames::{HOP_BY_HOP, VLAN, extended, tagged};
 use crate::rig::{MAC_B, neighbour4, neighbour6};
 
 /// A way to a backend: a mode and a family.
 #[derive(Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     /// `l2`, `nat`, `snat`: the service.
     Plain(u16),
     Tunnel(Tunnel),
@@ -26,7 +26,7 @@ enum Way {
 type Change<'a> = &'a dyn Fn(Vec<u8>) -> Vec<u8>;
 
 impl Way {
-    fn number(self) -> u16 {
+    pub(super) fn number(self) -> u16 {
         match self {
             Self::Plain(n) => n,
             Self::Tunnel(t) => t.n,
@@ -42,14 +42,14 @@ impl Way {
         }
     }
 
-    fn v6(self) -> bool {
+    pub(super) fn v6(self) -> bool {
         match self {
             Self::Plain(n) => scene::is_v6(n),
             Self::Tunnel(t) => t.inner_v6,
         }
     }
 
-    fn udp(self) -> bool {
+    pub(super) fn udp(self) -> bool {
         match self {
             Self::Plain(n) => scene::is_udp(n),
             Self::Tunnel(t) => t.udp,
@@ -61,14 +61,14 @@ impl Way {
         !matches!(self, Self::Plain(L2 | L2_UDP | L2_V6))
     }
 
-    fn packet(self) -> Pkt {
+    pub(super) fn packet(self) -> Pkt {
         match self {
             Self::Plain(n) => scene::to_vip(n),
             Self::Tunnel(t) => t.packet(),
         }
     }
 
-    fn row(self, what: &str, frame: Vec<u8>) -> Row {
+    pub(super) fn row(self, what: &str, frame: Vec<u8>) -> Row {
         let what = format!("{}: {what}", self.name());
         match self {
             Self::Plain(n) if scene::is_snat(n) => snat::row(what, frame),
@@ -101,27 +101,32 @@ impl Way {
         )
     }
 
-    fn goes(self, what: &str, pkt: &Pkt) -> Row {
+    pub(super) fn goes(self, what: &str, pkt: &Pkt) -> Row {
         self.goes_changed(what, pkt, &|frame| frame)
     }
 }
 
-pub(super) fn rows() -> Vec<Row> {
+/// Every mode in every family and protocol.
+pub(super) fn ways() -> impl Iterator<Item = Way> {
     let plain = [L2, NAT, SNAT, L2_V6, NAT_V6, SNAT_V6, L2_UDP, NAT_UDP, SNAT_UDP, NAT_UDP_V6, SNAT_UDP_V6];
-    let ways = plain.into_iter().map(Way::Plain).chain(TUNNELS.into_iter().map(Way::Tunnel));
-    ways.flat_map(|way| {
-        let mut rows = addresses(way);
-        rows.extend(links(way));
-        rows.extend(hops(way));
-        rows.extend(lengths(way));
-        rows.extend(if way.v6() { not_transport6(way) } else { not_transport4(way) });
-        rows
-    })
-    .collect()
+    plain.into_iter().map(Way::Plain).chain(TUNNELS.into_iter().map(Way::Tunnel))
 }
 
-/// No source is too odd to be steered: who may send as whom is for filters at the edge. No packet of ours is one that the backend's
-/// stack would not judge by itself.
+pub(super) fn rows() -> Vec<Row> {
+    ways()
+        .flat_map(|way| {
+            let mut rows = addresses(way);
+            rows.extend(links(way));
+            rows.extend(hops(way));
+            rows.extend(lengths(way));
+            rows.extend(if way.v6() { not_transport6(way) } else { not_transport4(way) });
+            rows
+        })
+        .collect()
+}
+
+/// Who may send as whom is for filters at the edge, so long as it could be a host at all (else: see `martian`). No packet of ours is one
+/// that the backend's stack would not judge by itself.
 fn addresses(way: Way) -> Vec<Row> {
     let pkt = way.packet();
     let (vip, client) = (pkt.dst, pkt.src);
@@ -142,13 +147,25 @@ fn addresses(way: Way) -> Vec<Row> {
     rows
 }
 
-/// XDP sees what the network card takes; to which of its link addresses, nobody asks.
+/// XDP sees what the network card takes. What came to a group is nobody's to forward (RFC 1812, 5.3.4): each balancer of the link would.
 fn links(way: Way) -> Vec<Row> {
     let to = |mac: [u8; 6]| Pkt { macs: (mac, way.packet().macs.1), ..way.packet() };
-    vec![
-        way.goes("to a group's link address", &to([1, 0, 0x5e, 0, 0, 1])),
-        way.goes("to everybody's link address", &to([0xff; 6])),
-    ]
+    let dropped = |what: &str, frame: Vec<u8>| way.row(what, frame).drop(Reason::DropLinkGroup).untouched();
+    let mut rows = vec![
+        way.goes("to the lowest link address of one", &to([2, 0, 0, 0, 0, 0])),
+        way.goes("to the highest link address of one", &to([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff])),
+    ];
+    for (what, mac) in [
+        ("to a group's link address", [1, 0, 0x5e, 0, 0, 1]),
+        ("to everybody's link address", [0xff; 6]),
+        ("to an IPv6 group's link address", [0x33, 0x33, 0, 0, 0, 1]),
+    ] {
+        let frame = to(mac).bytes();
+        rows.push(dropped(what, frame.clone()).elsewhere());
+        rows.push(dropped(what, frame.clone()));
+        rows.push(dropped(&format!("{what}, tagged"), tagged(&frame, &[(VLAN, 7)])));
+    }
+    rows
 }
 
 fn hops(way: Way) -> Vec<Row> {

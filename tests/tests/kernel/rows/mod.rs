@@ -8,6 +8,7 @@ mod hostile;
 mod icmp;
 mod ipip;
 mod l2;
+mod martian;
 mod mtu;
 mod nat;
 mod parse;
@@ -257,6 +258,7 @@ fn every_row_holds() {
     rows.extend(snat_odd::rows());
     rows.extend(sizes::rows());
     rows.extend(hostile::rows());
+    rows.extend(martian::rows());
     rows.extend(admission::rows());
     let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len(), "every row has a name of its own");

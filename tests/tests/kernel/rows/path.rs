@@ -39,7 +39,7 @@ fn error(t: Tunnel, outer: &[u8], quoted: usize) -> Error {
 }
 
 /// The row of an error that comes in by the link towards backends.
-fn row(t: Tunnel, what: &str, error: &Error) -> Row {
+pub(super) fn row(t: Tunnel, what: &str, error: &Error) -> Row {
     t.row(&format!("path: {what}"), error.bytes()).from(Link::B).untouched()
 }
 
@@ -66,6 +66,12 @@ fn room(t: Tunnel, mtu: u32) -> u32 {
 /// As large as a link of 1,500 bytes lets through, with a hop less than it came with.
 fn full(t: Tunnel) -> Vec<u8> {
     long(t, room(t, 1500) as usize, 63)
+}
+
+/// A router's whole error, which would be told to the client.
+pub(super) fn from_router(t: Tunnel, router: IpAddr) -> Error {
+    let inner = full(t);
+    Error { src: router, ..error(t, &outer(t, &inner, &inner), whole(t)) }
 }
 
 pub(super) fn rows() -> Vec<Row> {
