@@ -28,7 +28,7 @@ struct Case {
     v6: bool,
     /// TCP with these flags; `None`: UDP.
     flags: Option<u8>,
-    options: bool,
+    options: Options,
     hops: u8,
     cell: Cell,
     port: Way,
@@ -49,6 +49,32 @@ enum Way {
     Tagged,
     Gone,
     Unresolved,
+}
+
+/// Options of a TCP header.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Options {
+    None,
+    /// The MSS first, as most send it.
+    Mss,
+    /// The MSS after others.
+    Later,
+    /// The MSS first in a header that goes on behind the packet.
+    Beyond,
+}
+
+const OPTIONS: [Options; 4] = [Options::None, Options::Mss, Options::Later, Options::Beyond];
+
+impl Options {
+    /// What they are, with a value that no way takes, and the words that the header is said to have.
+    fn bytes(self) -> (&'static [u8], u8) {
+        match self {
+            Self::None => (&[], 5),
+            Self::Mss => (&[2, 4, 0xff, 0xff], 6),
+            Self::Later => (&[1, 1, 2, 4, 0xff, 0xff, 1, 1], 7),
+            Self::Beyond => (&[2, 4, 0xff, 0xff], 15),
+        }
+    }
 }
 
 const FLAGS: [Option<u8>; 7] =
@@ -92,7 +118,7 @@ impl Case {
     /// Bytes of the IP packet.
     fn length(self) -> usize {
         let network = if self.v6 { 40 } else { 20 };
-        network + if self.flags.is_none() { 8 } else { 20 + 4 * usize::from(self.options) } + 24
+        network + if self.flags.is_none() { 8 } else { 20 + self.options.bytes().0.len() } + 24
     }
 
     fn frame(self) -> Vec<u8> {
@@ -115,10 +141,9 @@ impl Case {
         frame.extend([0x9c, 0x40, 0, 80]);
         match self.flags {
             Some(flags) => {
-                let words = 5 + u8::from(self.options);
+                let (options, words) = self.options.bytes();
                 frame.extend([0, 0, 3, 232, 0, 0, 0, 9, words << 4, flags, 1, 0, 0x12, 0x34, 0, 0]);
-                // Of the size that no way takes.
-                frame.extend(self.options.then_some([2, 4, 0xff, 0xff]).into_iter().flatten());
+                frame.extend(options);
             }
             None => frame.extend([0, 32, 0x12, 0x34]),
         }
@@ -203,6 +228,8 @@ impl Case {
         let tcp = self.flags.is_some();
         let asks = self.asks();
         let any_syn = self.flags.is_some_and(|flags| flags & SYN != 0);
+        let none = self.options == Options::None;
+        let first = none || self.options == Options::Mss;
         let resolved = matches!(self.port, Way::Redirects | Way::Bounces);
         let fits = self.spare.is_none_or(|spare| spare >= 0);
         // Who limits new connections has them counted by the steps; who follows flows notes each packet of TCP there.
@@ -211,8 +238,8 @@ impl Case {
         }
         match self.mode {
             Mode::L2 => true,
-            Mode::Ipip => fits && self.hops > 1 && !(asks && self.options),
-            Mode::Nat => fits && self.hops > 1 && !(any_syn && self.options) && !self.own,
+            Mode::Ipip => fits && self.hops > 1 && (!asks || first),
+            Mode::Nat => fits && self.hops > 1 && (!any_syn || if asks { first } else { none }) && !self.own,
             Mode::Snat => false,
         }
     }
@@ -262,7 +289,7 @@ fn each(mode: Mode) {
     const SPARE: [Option<i32>; 3] = [None, Some(0), Some(-1)];
     const RATES: [(Rate, bool); 3] = [(Rate::OFF, false), (Rate::one_in(0), false), (Rate::OFF, true)];
     let cells = cells();
-    let sizes = [2, 2, FLAGS.len(), WHO.len(), cells.len(), WAYS.len(), SPARE.len(), RATES.len()];
+    let sizes = [2, OPTIONS.len(), FLAGS.len(), WHO.len(), cells.len(), WAYS.len(), SPARE.len(), RATES.len()];
     for number in 0..sizes.iter().product() {
         let mut rest: usize = number;
         let [v6, options, flags, who, cell, port, spare, rate] = sizes.map(|size| {
@@ -275,7 +302,7 @@ fn each(mode: Mode) {
             mode,
             v6: v6 == 1,
             flags: FLAGS[flags],
-            options: options == 1,
+            options: OPTIONS[options],
             hops,
             cell: cells[cell],
             port: WAYS[port],
@@ -284,7 +311,7 @@ fn each(mode: Mode) {
             paced,
             own,
         };
-        if case.flags.is_some() || !case.options {
+        if case.flags.is_some() || case.options == Options::None {
             case.check();
         }
     }
@@ -316,7 +343,7 @@ fn left(change: impl Fn(&mut Model, &mut Vec<u8>, End, End)) -> Next {
         mode: Mode::L2,
         v6: false,
         flags: Some(ACK),
-        options: false,
+        options: Options::None,
         hops: 64,
         cell: Cell::settled(BASE),
         port: Way::Redirects,
