@@ -249,6 +249,27 @@ fn a_bad_file_and_no_file_at_all_are_findings_and_not_failures() -> Result<()> {
 }
 
 #[test]
+fn every_doubt_about_a_file_is_a_finding() -> Result<()> {
+    let world = well()?;
+    let text = std::fs::read_to_string(world.config()).expect("a configuration");
+    let doubts = text.replacen("[agent]\n", "[agent]\nseccomp = \"off\"\n", 1).replacen(
+        "forward = ",
+        "udp_idle_timeout = \"60s\"\nforward = ",
+        1,
+    );
+    world.write("zdd.toml", &doubts)?;
+    let (code, findings) = doctor(&world)?;
+    let said: Vec<&str> = bad(&findings).iter().filter_map(|finding| finding["what"].as_str()).collect();
+    let [first, second] = said.as_slice() else { panic!("two findings expected: {said:#?}") };
+    assert!(
+        first.contains("seccomp") && second.contains("`udp_idle_timeout` counts for udp only"),
+        "{said:#?}"
+    );
+    assert_eq!(code, 1);
+    Ok(())
+}
+
+#[test]
 fn an_agent_tells_what_is_amiss_before_it_attaches_and_starts_all_the_same() -> Result<()> {
     let mut world = well()?;
     world.rig.ns("lb").sysctl("net/ipv4/ip_forward", "0")?;

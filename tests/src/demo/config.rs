@@ -22,8 +22,12 @@ pub fn toml(options: &Options, pace: &Pace, dir: &Path, backend_port: u16) -> St
          syn_memory = \"{}s\"\n",
         pace.syn_memory_s
     );
-    for (name, vip_port, protocol, port) in
-        [("web", WEB_PORT, "tcp", backend_port), ("echo", ECHO_PORT, "udp", ECHO_PORT)]
+    let idle = [
+        format!("idle_timeout = \"{}s\"", pace.idle_timeout_s),
+        format!("udp_idle_timeout = \"{}s\"", pace.udp_idle_timeout_s),
+    ];
+    for (name, vip_port, protocol, port, idle) in
+        [("web", WEB_PORT, "tcp", backend_port, &idle[0]), ("echo", ECHO_PORT, "udp", ECHO_PORT, &idle[1])]
     {
         // Writing to a String cannot fail.
         let _ = write!(
@@ -33,13 +37,10 @@ pub fn toml(options: &Options, pace: &Pace, dir: &Path, backend_port: u16) -> St
              vip = \"{VIP}:{vip_port}/{protocol}\"\n\
              affinity = \"{}\"\n\
              forward = \"{}\"\n\
-             idle_timeout = \"{}s\"\n\
-             udp_idle_timeout = \"{}s\"\n\
+             {idle}\n\
              health = {{ http = \"/health\", port = {HEALTH_PORT}, interval = \"500ms\", timeout = \"500ms\", rise = 2, fall = 3 }}\n",
             options.affinity.name(),
             options.forward.name(),
-            pace.idle_timeout_s,
-            pace.udp_idle_timeout_s,
         );
         for (version, weight, members) in [("v1", 100, [1, 2]), ("v2", 0, [3, 4])] {
             let [a, b] = members.map(|i| format!("\"{}:{port}\"", backend_address(i)));

@@ -190,12 +190,11 @@ impl Setup {
              affinity = \"{}\"\n\
              forward = \"{}\"\n\
              cells = {}\n\
-             idle_timeout = \"{}ms\"\n\
-             udp_idle_timeout = \"{}ms\"\n",
+             {} = \"{}ms\"\n",
             self.affinity,
             self.forward.name(),
             self.cells,
-            self.idle_ms,
+            if vips.contains("/udp") { "udp_idle_timeout" } else { "idle_timeout" },
             self.idle_ms,
         );
         // Writing to a String cannot fail.

@@ -34,13 +34,12 @@ pub async fn run(config: Option<&Path>, socket: &Path, out: &mut Output) -> anyh
             Finding::problem("config", what, &*error.help)
         })),
         Some(Ok((desired, warnings))) => {
-            let text = format!("valid: {} services", desired.services.len());
-            findings.push(match warnings.first() {
-                Some(warning) => {
-                    Finding::warning("config", warning.to_string(), "correct it; `zdd check FILE` shows all")
-                }
-                None => Finding::ok("config", text),
-            });
+            if warnings.is_empty() {
+                findings.push(Finding::ok("config", format!("valid: services {}", desired.services.len())));
+            }
+            findings.extend(warnings.iter().map(|warning| {
+                Finding::warning("config", warning.to_string(), "change it, or leave it if it is meant so")
+            }));
             findings.extend(doctor::configured(&desired).await);
             // The file says where its agent listens; a socket that was named by hand counts more.
             if socket == Path::new(super::args::SOCKET) {
@@ -177,6 +176,6 @@ fn text(findings: &[Finding]) -> String {
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (warnings, problems) = (count(Level::Warning), count(Level::Problem));
-    let _ = writeln!(out, "{} findings: {problems} problems, {warnings} warnings", findings.len());
+    let _ = writeln!(out, "findings: {}, problems: {problems}, warnings: {warnings}", findings.len());
     out
 }

@@ -33,9 +33,11 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     say("");
     drop(scenes);
     report.end();
-    print!("{}", report::table(&report));
     if options.json {
+        eprint!("{}", report::table(&report));
         println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report::table(&report));
     }
     Ok(ExitCode::SUCCESS)
 }
