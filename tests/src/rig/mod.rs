@@ -34,6 +34,7 @@ pub use process::{Proc, line_of, run};
 pub use scratch::Scratch;
 pub use v6::{Families, PREVIEW6, SNAT_SOURCE6, VIP6, backend_address6, client_address6};
 pub use xdp_pass::XdpPass;
+pub(crate) use xdp_pass::index_of;
 
 /// How replies come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]

@@ -67,7 +67,8 @@ impl XdpPass {
     }
 }
 
-fn index_of(device: &str) -> std::io::Result<u32> {
+/// Index of an interface of the calling thread's namespace.
+pub(crate) fn index_of(device: &str) -> std::io::Result<u32> {
     let name = std::ffi::CString::new(device).map_err(std::io::Error::other)?;
     // SAFETY: a NUL-terminated string that lives through the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
