@@ -53,8 +53,8 @@ struct Turn {
     took: Vec<u64>,
 }
 
-/// Packets of a turn that is all start: from two on the kernel makes the program's call a direct one, for which it rewrites its own
-/// text and waits for all CPUs. That takes 0.3 to 0.5 ms of the caller's time, however many packets follow.
+/// Packets of a turn that is all start. It takes some microseconds, however many packets follow; hundreds where a driver could not stay in
+/// the kernel's dispatcher, see [`super::lab`].
 const FEWEST: u32 = 2;
 
 /// Measures a case.
