@@ -1,5 +1,7 @@
 //! Feeds the program under test: BPF_PROG_TEST_RUN gives every repeat the frame as the last one left it.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
@@ -43,12 +45,21 @@ pub fn drive(ctx: XdpContext) -> u32 {
         if grown == 0 || unsafe { bpf_xdp_adjust_head(ctx.ctx, grown) } == 0 {
             let done = if drive.v6 != 0 { v6(&ctx, drive) } else { v4(&ctx, drive) };
             if done {
+                settle(drive);
                 // SAFETY: nothing here needs dropping.
                 unsafe { PROGRAM.tail_call(&ctx, 0) };
             }
         }
     }
     xdp_action::XDP_ABORTED
+}
+
+/// Waits until what was written is in the cache. A network card's frame is not in this CPU's store buffer, where a program that reads
+/// across two writes waits for both: that would be the driver's fault, and not the same for every program.
+#[inline(always)]
+fn settle(drive: &mut Drive) {
+    // SAFETY: a map value that only this CPU touches. Nothing is added: it is done for its order, which is the strictest.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(&raw mut drive.next, 0) };
 }
 
 #[inline(always)]

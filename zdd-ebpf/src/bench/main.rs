@@ -1,5 +1,10 @@
 //! Programs that only the bench loads: floors to measure the XDP program against, and the driver that feeds both. The agent
 //! does not carry them.
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features, reason = "the BPF target has no AtomicU64, see the other object's atomics")
+)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
