@@ -56,7 +56,7 @@ pub struct Model<W = Host> {
     pub paces: HashMap<PaceKey, u64>,
     /// Ways of fragmented datagrams.
     pub trails: HashMap<DatagramKey, Trail>,
-    /// Routes by destination.
+    /// Routes by destination; `fits` not 0: of a route that takes no larger packets.
     pub routes: HashMap<Addr, Route>,
     /// Interfaces that frames can be redirected to.
     pub redirects: HashSet<u32>,
@@ -334,8 +334,13 @@ impl<W> Tables for Model<W> {
         self.trails.insert(*key, *trail);
     }
 
-    fn route(&mut self, _src: &Addr, dst: &Addr, _proto: u8, _length: u16) -> Option<Route> {
-        self.routes.get(dst).copied()
+    fn route(&mut self, _src: &Addr, dst: &Addr, _proto: u8, length: u16) -> Option<Route> {
+        let route = *self.routes.get(dst)?;
+        // As the kernel tells it: the way, or why not.
+        if route.fits != 0 && u32::from(length) > route.fits {
+            return Some(Route { ifindex: 0, src_mac: [0; 6], dst_mac: [0; 6], fits: route.fits });
+        }
+        Some(Route { fits: 0, ..route })
     }
 
     fn takes_redirects(&mut self, ifindex: u32) -> bool {

@@ -58,6 +58,8 @@ pub const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 /// Behind the same router, over a path with an MTU of 1000.
 pub const NARROW: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
+/// What its way takes.
+pub const NARROW_MTU: u32 = 1000;
 /// Routed to a blackhole.
 pub const BLACKHOLE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 
@@ -268,7 +270,7 @@ fn network() {
     }
     lines.push(format!("route add {FAR}/32 via {}", neighbour4(Link::A, 17)));
     lines.push(format!("route add {FAR6}/128 via {}", neighbour6(Link::A, 17)));
-    lines.push(format!("route add {NARROW}/32 via {} mtu lock 1000", neighbour4(Link::A, 17)));
+    lines.push(format!("route add {NARROW}/32 via {} mtu lock {NARROW_MTU}", neighbour4(Link::A, 17)));
     lines.push(format!("route add blackhole {BLACKHOLE}/32"));
     for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
         std::fs::write(format!("/proc/sys/net/{key}"), value).expect(key);

@@ -21,8 +21,8 @@ use zdd_common::time::ticks;
 
 use crate::frames::assert_sums_kept;
 use crate::rig::{
-    BACKENDS, BUCKETS, CELLS, FAR, FAR6, KEY, LINES, Link, MAC_A, MAC_B, NEIGHBOURS, Rig, SERVICES,
-    SIGNAL_FLOWS, SNAT_BUCKETS, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
+    BACKENDS, BUCKETS, CELLS, FAR, FAR6, KEY, LINES, Link, MAC_A, MAC_B, NARROW, NARROW_MTU, NEIGHBOURS, Rig,
+    SERVICES, SIGNAL_FLOWS, SNAT_BUCKETS, SYN_MEMORY, neighbour_mac, neighbour4, neighbour6,
 };
 
 /// What the frames did, for whoever reads the output.
@@ -212,6 +212,8 @@ fn routes(rig: &Rig) -> HashMap<Addr, Route> {
     let router = routes[&Addr::from(neighbour4(Link::A, 17))];
     routes.insert(Addr::from(std::net::IpAddr::from(FAR)), router);
     routes.insert(Addr::from(std::net::IpAddr::from(FAR6)), router);
+    // A neighbour's address of FAR's, which a bit of a frame tells apart.
+    routes.insert(Addr::from(std::net::IpAddr::from(NARROW)), Route { fits: NARROW_MTU, ..router });
     routes
 }
 
