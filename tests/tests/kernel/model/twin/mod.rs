@@ -212,7 +212,7 @@ fn routes(rig: &Rig) -> HashMap<Addr, Route> {
     let router = routes[&Addr::from(neighbour4(Link::A, 17))];
     routes.insert(Addr::from(std::net::IpAddr::from(FAR)), router);
     routes.insert(Addr::from(std::net::IpAddr::from(FAR6)), router);
-    // A neighbour's address of FAR's, which a bit of a frame tells apart.
+    // The namespace has this route too, and a client of a random frame may, seldom, have its address.
     routes.insert(Addr::from(std::net::IpAddr::from(NARROW)), Route { fits: NARROW_MTU, ..router });
     routes
 }
