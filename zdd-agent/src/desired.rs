@@ -170,7 +170,7 @@ pub struct Limits {
     pub cells: u32,
     /// Remembered flows, rounded up to a power of two. Default 262_144 (12 MiB).
     pub flows: u32,
-    /// Bytes of the SYN filter, rounded up to a power of two. Default 4 MiB.
+    /// Bytes of the SYN filter, rounded up to a power of two. Default 2 MiB.
     pub syn_filter: u32,
     /// Flows that talk to a `nat` backend's own address through this host. Default 65_536.
     pub direct: u32,

@@ -4,7 +4,15 @@
 //! DEAD, then FREE, for longer than any packet can be looking at it (the sweep's grace period); so whoever reads a live
 //! word may trust the key beside it. A BPF hash map recycles elements under a reader, which is why this is an array.
 //!
-//! Within a bucket the words and ports of all ways share the first cache line: a miss touches one line per bucket.
+//! A packet waits longest for lines of this table, so it touches few: one for most entries, and one for a flow that has none.
+//! Key, word and positions of a bucket's first way share its first line, with word and ports of the second; [`Beyond`], there too,
+//! tells whether there is anything further away that a look could miss.
+
+#[cfg(any(test, feature = "std"))]
+mod sweep;
+
+#[cfg(any(test, feature = "std"))]
+pub use sweep::{Place, Recount, apply, beyond, ways};
 
 use crate::atomic::Atomics;
 use crate::entries::{FlowKey, Positions, State, Word};
@@ -12,30 +20,78 @@ use crate::limits::WAYS;
 use crate::net::Addr;
 use crate::tables::Found;
 
-/// Four entries, laid out by field.
+/// One entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Way {
+    /// [`Word`].
+    pub word: u64,
+    /// [`FlowKey::ports`], with a [`tag`] in bits 48-63.
+    pub ports: u64,
+    /// [`FlowKey::client`].
+    pub client: Addr,
+    /// [`Positions`].
+    pub positions: u64,
+    /// Of a bucket's first way: [`Beyond`]; of others 0.
+    pub beyond: u64,
+}
+impl Way {
+    /// Key of an occupied way.
+    pub const fn key(&self) -> FlowKey {
+        FlowKey { client: self.client, ports: self.ports & PORTS }
+    }
+}
+
+wire!(Way, 48, { word: u64, ports: u64, client: Addr, positions: u64, beyond: u64 });
+
+/// Four entries.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Bucket {
-    /// [`Word`] of each way.
-    pub words: [u64; WAYS],
-    /// [`FlowKey::ports`] of each way, with a tag of the hash in bits 48-63.
-    pub ports: [u64; WAYS],
-    /// [`FlowKey::client`] of each way.
-    pub clients: [Addr; WAYS],
-    /// [`Positions`] of each way.
-    pub positions: [u64; WAYS],
-    /// 0: a bucket begins on a cache line.
-    pub reserved: [u64; WAYS],
+    /// The first two are near: whether they have a key is told by the bucket's first line.
+    pub ways: [Way; WAYS],
 }
-wire!(Bucket, 192, {
-    words: [u64; WAYS], ports: [u64; WAYS], clients: [Addr; WAYS], positions: [u64; WAYS], reserved: [u64; WAYS],
-});
+wire!(Bucket, 192, { ways: [Way; WAYS] });
 
-/// Distance in words from an entry's word to its positions.
-const TO_POSITIONS: usize = core::mem::offset_of!(Bucket, positions) / 8;
-const _: () = assert!(core::mem::offset_of!(Bucket, words) == 0);
+/// Ways of which the first line holds word and ports.
+const NEAR: usize = 2;
+const _: () = assert!((NEAR - 1) * size_of::<Way>() + core::mem::offset_of!(Way, client) == 64);
 
-/// A flow entry in a mapped bucket: the address of its word.
+/// What a look at a bucket's near ways does not tell. Never less than there is: counted before an entry is made, and counted off
+/// after it was freed. Too much, as after the death of an agent in between, costs looks.
+///
+/// Bits 0-31: entries in this bucket's other ways. 32-62: entries whose first bucket this is and that lie in their second. 63: 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Beyond(pub u64);
+
+impl Beyond {
+    /// One more in the bucket's far ways.
+    const FAR: u64 = 1;
+    /// One more in another bucket.
+    const SPILLED: u64 = 1 << 32;
+
+    /// Entries in far ways.
+    #[inline(always)]
+    pub const fn far(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Entries in their second bucket.
+    #[inline(always)]
+    pub const fn spilled(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// # Safety
+    /// The bucket is valid.
+    #[inline(always)]
+    unsafe fn of<A: Atomics>(bucket: *const Bucket) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { A::load(&raw const (*bucket).ways[0].beyond) })
+    }
+}
+
+/// A flow entry in a mapped bucket: the address of its way, which begins with its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(*mut u64);
 
@@ -55,14 +111,19 @@ impl Slot {
     /// `bucket` is valid for as long as the slot is used.
     #[inline(always)]
     pub unsafe fn of(bucket: *mut Bucket, way: usize) -> Self {
-        // SAFETY: words are the first field.
-        Self(unsafe { bucket.cast::<u64>().add(way) })
+        // SAFETY: the caller's promise; ways begin with their word.
+        Self(unsafe { bucket.cast::<Way>().add(way) }.cast())
+    }
+
+    #[inline(always)]
+    fn way(self) -> *mut Way {
+        self.0.cast()
     }
 
     #[inline(always)]
     fn positions(self) -> *mut u64 {
-        // SAFETY: stays within the bucket, see TO_POSITIONS.
-        unsafe { self.0.add(TO_POSITIONS) }
+        // SAFETY: a slot is the address of a way.
+        unsafe { &raw mut (*self.way()).positions }
     }
 }
 
@@ -75,61 +136,62 @@ pub const fn buckets_for(entries: u32) -> u32 {
 /// The two buckets of a hash in a table of `buckets` (a power of two).
 #[inline(always)]
 pub const fn homes(table_hash: u64, buckets: u32) -> (u32, u32) {
-    let mask = buckets - 1;
-    let first = table_hash as u32 & mask;
-    // Never the same bucket twice while there is more than one: two locks on one door help nobody.
-    let step = ((table_hash >> 32) as u32 & mask) | 1;
-    (first, (first ^ step) & mask)
+    let first = table_hash as u32 & (buckets - 1);
+    (first, other_home(first, tag(table_hash), buckets))
+}
+
+/// Bits of [`Way::ports`] that are the key's.
+const PORTS: u64 = 0xffff_ffff_ffff;
+/// Bit of a tag: the entry lies in its second bucket.
+const SECOND: u64 = 1 << 48;
+/// Bits of a tag without it.
+const TAG: u64 = 0xfffe << 48;
+
+/// What an entry keeps of its flow's hash, in bits 49-63: besides telling keys apart it tells one of the two buckets from the other, so
+/// that a sweep need not hash (Fan, Andersen, Kaminsky, "MemC3", NSDI 2013, 3.2: partial-key cuckoo hashing).
+#[inline(always)]
+const fn tag(table_hash: u64) -> u64 {
+    table_hash & TAG
+}
+
+/// The other of the two buckets of an entry with such a tag.
+#[inline(always)]
+const fn other_home(home: u32, tag: u64, buckets: u32) -> u32 {
+    // Odd, so never the same bucket twice while there is more than one: two locks on one door help nobody.
+    let step = ((tag >> 49) as u32).wrapping_mul(0x9E37_79B1) >> 8 | 1;
+    (home ^ step) & (buckets - 1)
 }
 
 #[inline(always)]
 const fn tagged(key: &FlowKey, table_hash: u64) -> u64 {
-    key.ports & 0xffff_ffff_ffff | table_hash & 0xffff << 48
-}
-
-/// Key of an occupied way, for the sweep.
-///
-/// # Safety
-/// `bucket` is valid.
-pub unsafe fn key_at<A: Atomics>(bucket: *const Bucket, way: usize) -> FlowKey {
-    // SAFETY: the caller's promise; way is below WAYS by the index check.
-    unsafe {
-        let ports = A::load(&raw const (*bucket).ports[way]) & 0xffff_ffff_ffff;
-        let client = Addr {
-            hi: A::load(&raw const (*bucket).clients[way].hi),
-            lo: A::load(&raw const (*bucket).clients[way].lo),
-        };
-        FlowKey { client, ports }
-    }
+    key.ports & PORTS | tag(table_hash)
 }
 
 #[inline(always)]
 unsafe fn matches<A: Atomics>(bucket: *const Bucket, way: usize, key: &FlowKey, ports: u64) -> bool {
     // SAFETY: the callers pass valid buckets and ways below WAYS.
     unsafe {
-        A::load(&raw const (*bucket).ports[way]) == ports
-            && A::load(&raw const (*bucket).clients[way].lo) == key.client.lo
-            && A::load(&raw const (*bucket).clients[way].hi) == key.client.hi
+        let way = &raw const (*bucket).ways[way];
+        A::load(&raw const (*way).ports) == ports
+            && A::load(&raw const (*way).client.lo) == key.client.lo
+            && A::load(&raw const (*way).client.hi) == key.client.hi
     }
 }
 
-/// Has what [`find`] touches fetched, and, if the flow is `new`, [`insert`], without waiting for it: loads whose values nobody wants. Most
-/// entries lie in their first bucket.
+/// Has what [`find`] touches first fetched, and, if the flow is `new`, [`insert`], without waiting for it: loads whose values nobody wants.
+/// Most entries lie in their first bucket, and to ask for the second as well would drive twice as much out of the caches.
 ///
 /// # Safety
 /// Both pointers are valid.
 #[inline(always)]
 pub unsafe fn expect<A: Atomics>(buckets: &[*mut Bucket; 2], new: bool) {
-    let [first, second] = *buckets;
+    let first = buckets[0];
     // SAFETY: the caller's promise.
     unsafe {
-        A::load(&raw const (*first).words[0]);
-        A::load(&raw const (*second).words[0]);
-        A::load(&raw const (*first).clients[0].hi);
-        A::load(&raw const (*first).positions[0]);
+        A::load(&raw const (*first).ways[0].word);
         if new {
-            A::load(&raw const (*second).clients[0].hi);
-            A::load(&raw const (*second).positions[0]);
+            // Of the second way. Else the barrier of the insertion would wait for it.
+            A::load(&raw const (*first).ways[1].client.lo);
         }
     }
 }
@@ -183,28 +245,40 @@ unsafe fn some_way(bucket: *mut Bucket, way: usize, zero: u64) -> (Slot, usize) 
 /// returned stack pointer.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 unsafe fn scan<A: Atomics>(buckets: &[*mut Bucket; 2], key: &FlowKey, table_hash: u64, hit: &mut Hit) -> u64 {
-    let ports = tagged(key, table_hash);
+    let mut ports = tagged(key, table_hash);
     let mut none = NONE;
     let mut found = None;
     'search: for bucket in *buckets {
+        let mut beyond = Beyond::default();
         for way in 0..WAYS {
-            // SAFETY: the caller's promise.
-            let word = Word(unsafe { A::load(&raw const (*bucket).words[way]) });
+            if way == NEAR {
+                // SAFETY: the caller's promise.
+                beyond = unsafe { Beyond::of::<A>(bucket) };
+                if beyond.far() == 0 {
+                    break;
+                }
+            }
+            // SAFETY: as above.
+            let word = Word(unsafe { A::load(&raw const (*bucket).ways[way].word) });
             if word.is(State::Busy) {
                 none = BUSY;
             } else if !word.is(State::Free)
-                // SAFETY: the caller's promise.
+                // SAFETY: as above.
                 && unsafe { matches::<A>(bucket, way, key, ports) }
             {
                 found = Some((bucket, way));
                 break 'search;
             }
         }
+        if beyond.spilled() == 0 {
+            break;
+        }
+        ports |= SECOND;
     }
     let Some((bucket, way)) = found else { return none };
     // SAFETY: the caller's promise.
     unsafe {
-        hit.slot = some_way(bucket, way, A::load(&raw const (*bucket).reserved[0])).0;
+        hit.slot = some_way(bucket, way, Beyond::of::<A>(bucket).0 >> 63).0;
         read_together::<A>(Word(A::load(hit.slot.0)), hit)
     }
 }
@@ -258,25 +332,51 @@ pub unsafe fn insert<A: Atomics>(
         if home == NOWHERE {
             return false;
         }
-        let bucket = if home & 1 == 0 { first } else { second };
+        let spilled = home & 1;
+        let bucket = if spilled == 0 { first } else { second };
         let way = (home >> 1) as usize & (WAYS - 1);
         // A free word is 0. One that is no longer free names another way, which is free as well, or is refused like this one.
-        let (slot, way) = some_way(bucket, way, A::load(&raw const (*bucket).words[way]));
+        let (slot, way) = some_way(bucket, way, A::load(&raw const (*bucket).ways[way].word));
+        // Before anything of the entry can be seen.
+        let far = way >= NEAR;
+        count::<A>(bucket, first, far, spilled, 1);
         if !A::cas(slot.0, 0, busy.0) {
+            count::<A>(bucket, first, far, spilled, u64::MAX);
             return false;
         }
-        A::store(&raw mut (*bucket).ports[way], ports);
-        A::store(&raw mut (*bucket).clients[way].hi, key.client.hi);
-        A::store(&raw mut (*bucket).clients[way].lo, key.client.lo);
+        A::store(&raw mut (*slot.way()).ports, ports | (spilled * SECOND));
+        A::store(&raw mut (*slot.way()).client.hi, key.client.hi);
+        A::store(&raw mut (*slot.way()).client.lo, key.client.lo);
         A::store(slot.positions(), positions.0);
         // A full barrier between the key's stores and the look for rivals: of two inserters of one key, at least one
         // sees the other's key.
         A::cas(slot.0, busy.0, busy.0);
-        if rival::<A>(first, slot, key, ports) || rival::<A>(second, slot, key, ports) {
+        if rival::<A>(first, slot, key, ports)
+            || Beyond::of::<A>(first).spilled() != 0 && rival::<A>(second, slot, key, ports | SECOND)
+        {
             A::cas(slot.0, busy.0, 0);
+            count::<A>(bucket, first, far, spilled, u64::MAX);
             return false;
         }
         A::cas(slot.0, busy.0, word.0)
+    }
+}
+
+/// Counts an entry in what lies beyond: `times` 1, or -1 in two's complement, for an entry in a far way of `bucket`, and for one that
+/// lies there although `first` was its first bucket.
+///
+/// # Safety
+/// Both pointers are valid.
+#[inline(always)]
+unsafe fn count<A: Atomics>(bucket: *mut Bucket, first: *mut Bucket, far: bool, spilled: u64, times: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if far {
+            A::add(&raw mut (*bucket).ways[0].beyond, Beyond::FAR.wrapping_mul(times));
+        }
+        if spilled != 0 {
+            A::add(&raw mut (*first).ways[0].beyond, Beyond::SPILLED.wrapping_mul(times));
+        }
     }
 }
 
@@ -294,7 +394,7 @@ unsafe fn vacancy<A: Atomics>(first: *mut Bucket, second: *mut Bucket) -> u64 {
     for step in ORDER {
         let (way, bucket) = ((step >> 1) as usize, if step & 1 == 0 { first } else { second });
         // SAFETY: the caller's promise; the order names ways below WAYS.
-        if Word(unsafe { A::load(&raw const (*bucket).words[way]) }).is(State::Free) {
+        if Word(unsafe { A::load(&raw const (*bucket).ways[way].word) }).is(State::Free) {
             return step;
         }
     }
@@ -307,8 +407,11 @@ unsafe fn rival<A: Atomics>(bucket: *mut Bucket, own: Slot, key: &FlowKey, ports
     for way in 0..WAYS {
         // SAFETY: the caller's promise.
         unsafe {
+            if way == NEAR && Beyond::of::<A>(bucket).far() == 0 {
+                break;
+            }
             if Slot::of(bucket, way) != own
-                && !Word(A::load(&raw const (*bucket).words[way])).is(State::Free)
+                && !Word(A::load(&raw const (*bucket).ways[way].word)).is(State::Free)
                 && matches::<A>(bucket, way, key, ports)
             {
                 return true;
@@ -373,84 +476,4 @@ pub const fn table_hash(flow: u64, vip: u16) -> u64 {
 mod races;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::atomic::Host;
-    use crate::entries::Class;
-    use crate::hash;
-    use crate::time::Tick;
-
-    struct Table(Vec<Bucket>);
-
-    impl Table {
-        fn new(entries: u32) -> Self {
-            Self(vec![Bucket::default(); buckets_for(entries) as usize])
-        }
-
-        fn key(n: u32) -> (FlowKey, u64) {
-            let key =
-                FlowKey { client: Addr { hi: 0, lo: 0xffff_0a00_0000 | u64::from(n) }, ports: 0x1f90_9c40 };
-            (key, table_hash(hash::fold(7, n.into()), 1))
-        }
-
-        fn homes(&mut self, hash: u64) -> [*mut Bucket; 2] {
-            let (first, second) = homes(hash, self.0.len() as u32);
-            let start = self.0.as_mut_ptr();
-            // SAFETY: homes are below the number of buckets.
-            unsafe { [start.add(first as usize), start.add(second as usize)] }
-        }
-
-        fn insert(&mut self, n: u32) -> bool {
-            let (key, hash) = Self::key(n);
-            let word = Word::new(State::Est, Class::Learned, 1, 1, Tick(1));
-            // SAFETY: buckets of a vector that does not grow.
-            unsafe { insert::<Host>(&self.homes(hash), &key, hash, word, Positions::new(n, n)) }
-        }
-
-        /// Whether an entry is in its first bucket.
-        fn first(&mut self, n: u32) -> bool {
-            let (key, hash) = Self::key(n);
-            let [first, second] = self.homes(hash);
-            // SAFETY: as above.
-            let [here, there] = [[first, first], [second, second]]
-                .map(|homes| matches!(unsafe { find::<Host>(&homes, &key, hash) }, Found::Live(..)));
-            assert!(here != there, "entry {n} is in one bucket");
-            here
-        }
-    }
-
-    #[test]
-    fn an_entry_is_found_by_all_of_its_key() {
-        let mut table = Table::new(64);
-        assert!(table.insert(1));
-        let (key, hash) = Table::key(1);
-        let homes = table.homes(hash);
-        // SAFETY: buckets of a vector that does not grow.
-        let known = |key: &FlowKey| matches!(unsafe { find::<Host>(&homes, key, hash) }, Found::Live(..));
-        let Addr { hi, lo } = key.client;
-        assert!(known(&key));
-        assert!(!known(&FlowKey { client: Addr { hi: hi | 1, lo }, ..key }));
-        assert!(!known(&FlowKey { client: Addr { hi, lo: lo ^ 1 }, ..key }));
-        assert!(!known(&FlowKey { ports: key.ports ^ 1, ..key }));
-        assert!(!known(&FlowKey { ports: key.ports ^ 1 << 32, ..key }));
-    }
-
-    #[test]
-    fn most_entries_of_a_table_that_is_not_full_are_found_at_the_first_look() {
-        let entries = 1 << 14;
-        let mut table = Table::new(entries);
-        let quarter = entries / 4;
-        assert!((0..quarter).all(|n| table.insert(n)));
-        let first = (0..quarter).filter(|n| table.first(*n)).count() as u32;
-        assert!(first * 100 >= quarter * 88, "{first} of {quarter}");
-    }
-
-    #[test]
-    fn of_entries_for_three_quarters_of_a_table_hardly_one_in_a_hundred_finds_no_place() {
-        let entries = 1 << 16;
-        let mut table = Table::new(entries);
-        let tried = entries / 4 * 3;
-        let refused = (0..tried).filter(|n| !table.insert(*n)).count() as u32;
-        assert!(refused * 100 <= tried, "{refused} of {tried}");
-    }
-}
+mod tests;

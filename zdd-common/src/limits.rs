@@ -5,7 +5,7 @@ pub const WAYS: usize = 4;
 /// Entries of the flow table where nobody asks for more or fewer.
 pub const FLOWS_DEFAULT: u32 = 1 << 18;
 /// Bytes of the SYN filter, likewise.
-pub const SYN_FILTER_DEFAULT: u32 = 4 << 20;
+pub const SYN_FILTER_DEFAULT: u32 = 2 << 20;
 /// Largest number of backends: ids are 15 bits in a flow entry and 0 means none.
 pub const BACKENDS_MAX: u32 = 32_767;
 /// Largest number of services: ids are 16 bits.
@@ -44,7 +44,7 @@ pub const PACED_MAX: u32 = 1 << 16;
 pub const REASONS_MAX: u32 = 64;
 /// Layout number of all maps. Bump it with any change of a [`crate::wire!`] type or of a map's meaning; the agent
 /// refuses maps of another number.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 const _: () =
     assert!(CELLS_MAX >= 100 * BACKENDS_PER_SERVICE_MAX, "a cell must weigh at most 1 % of a backend");

@@ -319,4 +319,16 @@ mod tests {
         }
         assert!(alarms < 3 * per_epoch as u32 / 180, "{alarms} of {}", 3 * per_epoch);
     }
+
+    /// What the README promises of the default.
+    #[test]
+    fn a_filter_of_the_default_size_is_half_full_after_480_000_syns_of_an_epoch() {
+        let filter = Filter::new(crate::limits::SYN_FILTER_DEFAULT as usize / size_of::<Line>());
+        let fill =
+            || fill(filter.0.borrow().iter().map(|line| line.words.iter().map(|w| w.count_ones()).sum()));
+        for n in 0..480_000 {
+            filter.seen(fold(7, n), 1 << SHIFT);
+        }
+        assert!((0.48..0.5).contains(&fill()), "{}", fill());
+    }
 }

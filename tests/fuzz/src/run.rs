@@ -64,7 +64,7 @@ fn counted(model: &Model) {
     let mut used = [0; CLASSES.len()];
     for bucket in &model.buckets {
         for way in 0..WAYS {
-            let word = Word(bucket.words[way]);
+            let word = Word(bucket.ways[way].word);
             if word.is(State::Free) {
                 continue;
             }

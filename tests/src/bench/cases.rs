@@ -94,6 +94,11 @@ impl Case {
         }
     }
 
+    /// Whether our program keeps something for each flow: an entry or a mapping.
+    pub(super) fn per_flow(&self) -> bool {
+        self.state == State::Transition || FORWARDS[self.forward].1 == Mode::Snat
+    }
+
     /// Entries that the flow table is made for: the agent's default, which a million do not fit into.
     pub(super) const fn entries(&self) -> u32 {
         match (self.flows, self.state) {

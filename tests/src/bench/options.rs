@@ -36,6 +36,10 @@ pub struct Options {
     /// the turns, the more it is as if each ran alone
     #[arg(long, value_name = "MS")]
     pub turn: Option<f64>,
+    /// Measure turns from their first packet on. Else, in cases of 64k flows at the most for each of which something is kept, each flow's packet
+    /// comes once before the turn, unmeasured
+    #[arg(long)]
+    pub cold: bool,
     /// Instead: frames on a wire, and TCP of real clients and servers, through zdd, the kernel and HAProxy; about 2.5 minutes
     #[arg(long, conflicts_with_all = ["svg", "program", "base", "only", "list"])]
     pub live: bool,

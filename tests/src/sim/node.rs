@@ -1,10 +1,8 @@
 //! One of our nodes: the kernel's tables, and the agent's rules over them.
 
 use zdd_common::atomic::Host;
-use zdd_common::entries::{
-    Affinity, BackendId, Cell, Class, Commit, FlowKey, Positions, Service, State, Word,
-};
-use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::entries::{Affinity, BackendId, Cell, Commit, FlowKey, Service, State};
+use zdd_common::flows::{self, Bucket, Place, Recount};
 use zdd_common::limits::WAYS;
 use zdd_common::model::Model;
 use zdd_common::net::Addr;
@@ -135,40 +133,31 @@ impl Node {
         let view = self.tables.services[&ID].view();
         let pressure = self.entries() > (self.tables.buckets.len() * WAYS) as u64 / 2;
         let mut kept = vec![false; self.tables.cells.len()];
-        for index in 0..self.tables.buckets.len() {
-            let bucket: *mut Bucket = &raw mut self.tables.buckets[index];
-            for way in 0..WAYS {
-                // SAFETY: a bucket of ours, and nobody else runs.
-                let (word, key) = unsafe { (Word((*bucket).words[way]), flows::key_at::<Host>(bucket, way)) };
+        let (table, buckets) = (self.tables.buckets.as_mut_ptr(), self.tables.buckets.len() as u32);
+        for index in 0..buckets {
+            // SAFETY: a bucket of ours, and nobody else runs.
+            for way in 0..unsafe { flows::ways::<Host>(table.add(index as usize)) } {
+                let place = Place { table, buckets, index, way };
+                // SAFETY: as above.
+                let word = unsafe { place.word::<Host>() };
                 if word.is(State::Free) {
                     continue;
                 }
-                let at = steer::place(&view, &key).cell as usize;
+                // SAFETY: as above.
+                let at = steer::place(&view, &unsafe { place.key::<Host>() }).cell as usize;
                 let cell = self.tables.cells[at];
                 let fate = rules::sweep(word, cell, false, pressure, &self.times, now);
                 // SAFETY: as above.
-                let slot = unsafe { Slot::of(bucket, way) };
-                // SAFETY: as above.
-                let stays = unsafe {
-                    match fate {
-                        Sweep::Keep => word,
-                        Sweep::Word(new) => {
-                            flows::update::<Host>(slot, word, new);
-                            new
-                        }
-                        Sweep::Restore(new) => {
-                            let alt = Positions((*bucket).positions[way]).alt();
-                            flows::replace::<Host>(slot, word, new, Positions::new(alt, alt));
-                            self.tables.used[word.class_bits().min(2)] -= 1;
-                            self.tables.used[Class::Promoted as usize] += 1;
-                            new
-                        }
-                        Sweep::Free => {
-                            flows::update::<Host>(slot, word, Word::default());
-                            self.tables.used[word.class_bits().min(2)] -= 1;
-                            continue;
-                        }
+                if let Some(Recount { from, to }) = unsafe { flows::apply::<Host>(&place, word, fate) } {
+                    self.tables.used[from] -= 1;
+                    if let Some(to) = to {
+                        self.tables.used[to] += 1;
                     }
+                }
+                let stays = match fate {
+                    Sweep::Keep => word,
+                    Sweep::Word(new) | Sweep::Restore(new) => new,
+                    Sweep::Free => continue,
                 };
                 kept[at] |=
                     stays.live() && (!stays.single() || stays.backend() != cell.base() || stays.alt_seen());

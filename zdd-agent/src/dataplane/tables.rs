@@ -9,7 +9,7 @@ use zdd_common::entries::{
     Backend, BackendId, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service, State,
     VipWord, Word,
 };
-use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::flows::{self, Place, Recount};
 use zdd_common::limits::WAYS;
 use zdd_common::maps::{Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
@@ -318,11 +318,13 @@ impl Dataplane {
     /// Looks at every entry and does with it what `rule` says. `rule` is asked for occupied ways only.
     pub fn sweep(&self, mut rule: impl FnMut(FlowScan) -> Sweep) -> FlowTotals {
         let mut totals = FlowTotals::default();
-        for index in 0..self.flows.len() {
-            let bucket = self.flows.at(index);
-            for way in 0..WAYS {
-                // SAFETY: a mapped value.
-                let word = Word(unsafe { Host::load(&raw const (*bucket).words[way]) });
+        let (table, buckets) = (self.flows.at(0), self.flows.len() as u32);
+        for index in 0..buckets {
+            // SAFETY: a mapped value.
+            for way in 0..unsafe { flows::ways::<Host>(self.flows.at(index as usize)) } {
+                let place = Place { table, buckets, index, way };
+                // SAFETY: mapped values.
+                let word = unsafe { place.word::<Host>() };
                 if word.is(State::Free) {
                     continue;
                 }
@@ -332,50 +334,24 @@ impl Dataplane {
                     _ if word.live() => totals.established += 1,
                     _ => {}
                 }
-                // SAFETY: a mapped value.
-                let key = unsafe { flows::key_at::<Host>(bucket, way) };
-                self.apply(bucket, way, word, rule(FlowScan { key, word }));
+                // SAFETY: as above.
+                let fate = rule(FlowScan { key: unsafe { place.key::<Host>() }, word });
+                if fate != Sweep::Keep {
+                    fault::before(Write::Entry);
+                }
+                // SAFETY: as above; what is freed has been dead for longer than a packet takes.
+                if let Some(Recount { from, to }) = unsafe { flows::apply::<Host>(&place, word, fate) } {
+                    self.recount(from, to);
+                }
             }
         }
         totals
     }
 
-    /// One entry's fate, by compare-and-swap: whatever a packet did meanwhile wins, and the next sweep looks again.
-    fn apply(&self, bucket: *mut Bucket, way: usize, word: Word, fate: Sweep) {
-        if fate != Sweep::Keep {
-            fault::before(Write::Entry);
-        }
-        // SAFETY: a mapped value; way is below WAYS.
-        let slot = unsafe { Slot::of(bucket, way) };
-        // SAFETY: as above.
-        unsafe {
-            match fate {
-                Sweep::Keep => {}
-                Sweep::Word(new) => {
-                    flows::update::<Host>(slot, word, new);
-                }
-                Sweep::Restore(new) => {
-                    let alt = Positions(Host::load(&raw const (*bucket).positions[way])).alt();
-                    if flows::replace::<Host>(slot, word, new, Positions::new(alt, alt)) {
-                        self.recount(word.class_bits(), Some(new.class_bits()));
-                    }
-                }
-                Sweep::Free => {
-                    if flows::update::<Host>(slot, word, Word::default()) && !word.is(State::Busy) {
-                        self.recount(word.class_bits(), None);
-                    }
-                }
-            }
-        }
-    }
-
     fn recount(&self, from: usize, to: Option<usize>) {
-        if to == Some(from) {
-            return;
-        }
-        self.correct_quota(from.min(2), -1);
+        self.correct_quota(from, -1);
         if let Some(to) = to {
-            self.correct_quota(to.min(2), 1);
+            self.correct_quota(to, 1);
         }
     }
 

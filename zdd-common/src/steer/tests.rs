@@ -200,7 +200,7 @@ fn a_udp_flow_is_at_base_up_to_the_last_tick_of_the_idle_timeout_after_a_failure
 fn an_entry_that_finds_no_room_in_a_full_table_takes_none_of_its_classs() {
     let mut model = tables(CHANGING);
     let of_others = Word::new(State::Est, Class::Promoted, 1, 1, Tick(1000));
-    model.buckets.iter_mut().for_each(|bucket| bucket.words.fill(of_others.0));
+    model.buckets.iter_mut().flat_map(|bucket| &mut bucket.ways).for_each(|way| way.word = of_others.0);
     assert_eq!(tcp(&mut model, syn(ISN)).backend, 1);
     assert_eq!(tcp(&mut model, ack(FAR)).backend, 1);
     assert_eq!(model.used, [0, 0, 0]);

@@ -235,7 +235,7 @@ fn take_entry(flows: &crate::bpf::Mapped<Bucket>) -> Option<Word> {
     for index in 0..BUCKETS {
         for way in 0..WAYS {
             // SAFETY: a mapped value; no other thread makes entries.
-            let word = unsafe { &raw mut (*flows.at(index)).words[way] };
+            let word = unsafe { &raw mut (*flows.at(index)).ways[way].word };
             // SAFETY: as above.
             let found = unsafe { Host::load(word) };
             if found != 0 {
@@ -347,7 +347,7 @@ fn census(rig: &Rig) -> Result<usize, String> {
     let mut there = [0u64; 3];
     for (index, bucket) in rig.flows.all().iter().enumerate() {
         for way in 0..WAYS {
-            let word = Word(bucket.words[way]);
+            let word = Word(bucket.ways[way].word);
             if word.is(State::Free) {
                 if word.0 != 0 {
                     return Err(format!("a free way that is not empty: {word:x?}"));
@@ -358,12 +358,15 @@ fn census(rig: &Rig) -> Result<usize, String> {
                 return Err(format!("left half written: {word:x?}"));
             }
             there[word.class_bits()] += 1;
-            // SAFETY: a copy on the stack.
-            let key = unsafe { flows::key_at::<Host>(bucket, way) };
+            let key = bucket.ways[way].key();
             if let Some(other) = keys.insert(key, (index, way)) {
                 return Err(format!("{key:x?} is in bucket and way {other:?} and {:?}", (index, way)));
             }
         }
+    }
+    let told: Vec<_> = rig.flows.all().iter().map(|bucket| flows::Beyond(bucket.ways[0].beyond)).collect();
+    if told != flows::beyond(&rig.flows.all()) {
+        return Err(format!("entries that no look would find, or looks for none: {told:x?}"));
     }
     let used = rig.plane.quotas().used;
     if used != there {
@@ -382,7 +385,7 @@ fn kill(rig: &Rig) {
     for index in 0..BUCKETS {
         for way in 0..WAYS {
             // SAFETY: a mapped value; the threads wait.
-            let word = unsafe { &raw mut (*rig.flows.at(index)).words[way] };
+            let word = unsafe { &raw mut (*rig.flows.at(index)).ways[way].word };
             // SAFETY: as above.
             let found = Word(unsafe { Host::load(word) });
             if found.live() {

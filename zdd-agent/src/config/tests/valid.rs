@@ -30,7 +30,7 @@ fn what_is_not_said_has_its_documented_default() {
             backends: 4096,
             cells: 2097152,
             flows: 262144,
-            syn_filter: 4194304,
+            syn_filter: 2097152,
             direct: 65536,
             signals: 32768,
             snat: 65536,

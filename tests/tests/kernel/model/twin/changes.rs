@@ -1,12 +1,11 @@
 //! What changes both: the kernel's tables and the model's.
 
 use zdd_agent::dataplane::{Ends, SourceSet};
-use zdd_common::atomic::{Atomics as _, Host};
+use zdd_common::atomic::Host;
 use zdd_common::entries::{
-    Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Positions, Service,
-    Word,
+    Backend, BackendId, Cell, Commit, EndEntry, EndKind, Facts, FlowKey, NextHop, Port, Service, State, Word,
 };
-use zdd_common::flows::{self, Bucket, Slot};
+use zdd_common::flows::{self, Bucket, Place, Recount};
 use zdd_common::limits::WAYS;
 use zdd_common::net::{Addr, End};
 use zdd_common::pace::Pace;
@@ -123,38 +122,24 @@ impl Twin<'_> {
     /// The agent's sweep over the kernel's table, and the same rule over the model's.
     pub fn sweep(&mut self, mut rule: impl FnMut(&FlowKey, Word) -> Sweep) {
         self.rig.plane.sweep(|scan| rule(&scan.key, scan.word));
-        for bucket in 0..self.model.buckets.len() {
+        let (table, buckets) = (self.model.buckets.as_mut_ptr(), self.model.buckets.len() as u32);
+        for index in 0..buckets {
             for way in 0..WAYS {
-                self.sweep_model(bucket, way, &mut rule);
-            }
-        }
-    }
-
-    fn sweep_model(&mut self, bucket: usize, way: usize, rule: &mut impl FnMut(&FlowKey, Word) -> Sweep) {
-        let word = Word(self.model.buckets[bucket].words[way]);
-        if word.0 & 7 == 0 {
-            return;
-        }
-        let bucket = &raw mut self.model.buckets[bucket];
-        // SAFETY: a reference's memory; nobody else has it.
-        let (key, slot) = unsafe { (flows::key_at::<Host>(bucket, way), Slot::of(bucket, way)) };
-        let class = word.class_bits();
-        match rule(&key, word) {
-            Sweep::Keep => {}
-            // SAFETY: as above.
-            Sweep::Word(new) => assert!(unsafe { flows::update::<Host>(slot, word, new) }),
-            Sweep::Restore(new) => {
+                let place = Place { table, buckets, index, way };
+                // SAFETY: a vector's memory; nobody else has it.
+                let word = unsafe { place.word::<Host>() };
+                if word.is(State::Free) {
+                    continue;
+                }
                 // SAFETY: as above.
-                let alt = Positions(unsafe { Host::load(&raw const (*bucket).positions[way]) }).alt();
+                let fate = rule(&unsafe { place.key::<Host>() }, word);
                 // SAFETY: as above.
-                assert!(unsafe { flows::replace::<Host>(slot, word, new, Positions::new(alt, alt)) });
-                self.model.used[class] -= 1;
-                self.model.used[new.class_bits()] += 1;
-            }
-            Sweep::Free => {
-                // SAFETY: as above.
-                assert!(unsafe { flows::update::<Host>(slot, word, Word::default()) });
-                self.model.used[class] -= 1;
+                if let Some(Recount { from, to }) = unsafe { flows::apply::<Host>(&place, word, fate) } {
+                    self.model.used[from] -= 1;
+                    if let Some(to) = to {
+                        self.model.used[to] += 1;
+                    }
+                }
             }
         }
     }

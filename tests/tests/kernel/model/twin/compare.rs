@@ -78,8 +78,8 @@ impl Twin<'_> {
     ) {
         let timeless = |buckets: &[Bucket]| {
             let mut buckets = buckets.to_vec();
-            for word in buckets.iter_mut().flat_map(|bucket| &mut bucket.words) {
-                *word = Word(*word).with_seen(Tick(0)).0;
+            for way in buckets.iter_mut().flat_map(|bucket| &mut bucket.ways) {
+                way.word = Word(way.word).with_seen(Tick(0)).0;
             }
             buckets
         };
@@ -203,8 +203,8 @@ impl Twin<'_> {
     /// What is counted is what is there: every way that is not free counts against its class.
     fn assert_quotas_add_up(&self) {
         let mut there = [0; 3];
-        for word in self.model.buckets.iter().flat_map(|bucket| bucket.words).filter(|word| *word != 0) {
-            there[Word(word).class_bits()] += 1;
+        for way in self.model.buckets.iter().flat_map(|bucket| bucket.ways).filter(|way| way.word != 0) {
+            there[Word(way.word).class_bits()] += 1;
         }
         assert_eq!(self.model.used, there, "quotas against entries");
     }
