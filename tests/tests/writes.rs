@@ -2,7 +2,8 @@
 //! notice, and what was asked for is done. Needs root, and an agent of a debug build: only that one can be made to die so.
 //!
 //! Each kind of write ([`Write`]) is died before at least once. `ZDD_WRITES=all cargo test -p zdd-tests --test writes` dies before every single
-//! write of a shift, of a file's application and of a start.
+//! write of a shift, of a file's application and of a start: hours. `ZDD_WRITES=start:140-200/3` dies before every third of some writes of one
+//! act; each part may be left out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,10 +18,51 @@ use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, as_before, unharmed};
 /// More writes than any act takes; an act that takes more has lost its end.
 const MANY: u32 = 2000;
 
+/// Something that is done again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Shift,
+    Apply,
+    Start,
+}
+
+/// Before which writes `ZDD_WRITES` wants an agent to die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    /// Of which act; `None`: of each.
+    act: Option<Act>,
+    from: u32,
+    to: u32,
+    step: u32,
+}
+
+impl Asked {
+    /// `all`, or `[ACT:]FROM-[TO][/STEP]`; TO is the last.
+    fn read(text: &str) -> Option<Self> {
+        let (act, rest) = match text.split_once(':') {
+            Some(("shift", rest)) => (Some(Act::Shift), rest),
+            Some(("apply", rest)) => (Some(Act::Apply), rest),
+            Some(("start", rest)) => (Some(Act::Start), rest),
+            Some(_) => return None,
+            None => (None, text),
+        };
+        let (range, step) = rest.split_once('/').unwrap_or((rest, "1"));
+        let (from, to) = if range == "all" { ("0", "") } else { range.split_once('-')? };
+        let to = if to.is_empty() { MANY } else { to.parse().ok()? };
+        let step = step.parse().ok().filter(|step| *step > 0)?;
+        Some(Self { act, from: from.parse().ok()?, to, step })
+    }
+
+    /// How many writes of an act the agent may make in a turn; `None`: it is not asked about.
+    fn before(self, act: Act, turn: u32) -> Option<u32> {
+        self.act.is_none_or(|only| only == act).then_some(self.from + turn * self.step)
+    }
+}
+
 /// Lets agents of a world die: the file tells them how many writes they may make or before what they die, and they what they died before.
 struct Deaths {
     file: PathBuf,
-    all: bool,
+    asked: Option<Asked>,
     orders: u32,
     met: BTreeMap<String, u32>,
 }
@@ -29,8 +71,9 @@ impl Deaths {
     fn of(world: &mut World) -> Self {
         let file = world.rig.scratch().path("writes");
         world.environment.push(("ZDD_DIE_BEFORE_WRITE".to_owned(), file.display().to_string()));
-        let all = std::env::var("ZDD_WRITES").is_ok_and(|asked| asked == "all");
-        Self { file, all, orders: 0, met: BTreeMap::new() }
+        let asked = std::env::var("ZDD_WRITES").ok();
+        let asked = asked.map(|text| Asked::read(&text).unwrap_or_else(|| panic!("ZDD_WRITES: {text:?}")));
+        Self { file, asked, orders: 0, met: BTreeMap::new() }
     }
 
     fn order(&mut self, text: &str) {
@@ -40,12 +83,11 @@ impl Deaths {
         std::fs::rename(next, &self.file).expect("renamed");
     }
 
-    /// Once in a turn: before a write of a kind that nobody has died before; or, if all are wanted, before the one that comes after as many
-    /// as there were turns.
-    fn arm(&mut self, turn: u32) {
+    /// Once in a turn: before a write of a kind that nobody has died before; or, if so asked, before the one that comes after so many.
+    fn arm(&mut self, act: Act, turn: u32) {
         self.orders += 1;
-        let text = if self.all {
-            format!("{turn} {}", self.orders)
+        let text = if let Some(made) = self.asked.and_then(|asked| asked.before(act, turn)) {
+            format!("{made} {}", self.orders)
         } else {
             let new = Write::ALL.iter().map(|kind| kind.name()).filter(|name| !self.met.contains_key(*name));
             new.collect::<Vec<_>>().join("\n")
@@ -89,15 +131,19 @@ impl Deaths {
         &mut self,
         world: &mut World,
         load: &Load,
-        parts: u32,
+        (what, parts): (Act, u32),
         mut act: impl FnMut(&mut World, u32, u32) -> Result<()>,
         done: impl Fn(&Value, u32, u32) -> bool,
     ) -> Result<u32> {
         let mut deaths = 0;
         for turn in 0..MANY {
+            let made = self.asked.and_then(|asked| asked.before(what, turn));
+            if made.is_some_and(|made| self.asked.is_some_and(|asked| made > asked.to)) {
+                return Ok(deaths);
+            }
             let mut lived = true;
             for part in 0..parts {
-                self.arm(turn);
+                self.arm(what, turn);
                 // An agent that dies answers nobody.
                 let said = act(world, turn, part);
                 let died = self.disarm();
@@ -110,6 +156,9 @@ impl Deaths {
                 }
                 let status = world.status()?;
                 assert!(done(&status, turn, part), "turn {turn}, died before {died:?}: {status}");
+                if let Some(made) = made {
+                    println!("{what:?}, {part}, after {made} writes: died before {died:?}");
+                }
                 unharmed(&load.ledger());
             }
             if lived {
@@ -169,7 +218,7 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
     let shifts = deaths.each(
         &mut world,
         &load,
-        1,
+        (Act::Shift, 1),
         |world, turn, _| {
             let weight = format!("v2={:.0}%", share(turn) * 100.0);
             world.zdd().run(&["shift", "web", &weight]).map(drop)
@@ -180,7 +229,7 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
     let applied = deaths.each(
         &mut world,
         &load,
-        2,
+        (Act::Apply, 2),
         |world, turn, part| {
             file(world, (part == 0).then_some(turn))?;
             let config = world.config();
@@ -192,7 +241,7 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
     let started = deaths.each(
         &mut world,
         &load,
-        1,
+        (Act::Start, 1),
         |world, _, _| {
             world.kill_agent();
             world.start_agent()
@@ -204,10 +253,22 @@ fn an_agent_that_dies_between_any_two_writes_is_not_missed_and_what_was_asked_is
     unharmed(&load.finish());
     let met = &deaths.met;
     println!("died {shifts} times in shifts, {applied} in applies, {started} starting: {met:?}");
-    assert!(shifts > 0 && applied > 0 && started > 0, "{met:?}");
+    assert!(deaths.asked.is_some() || (shifts > 0 && applied > 0 && started > 0), "{met:?}");
     let never = Write::ALL.iter().filter(|kind| !met.contains_key(kind.name()));
     assert_eq!(never.collect::<Vec<_>>(), Vec::<&Write>::new(), "{met:?}");
     Ok(())
+}
+
+#[test]
+fn some_of_the_writes_can_be_asked_for() {
+    let asked = |act, from, to, step| Some(Asked { act, from, to, step });
+    assert_eq!(Asked::read("all"), asked(None, 0, MANY, 1));
+    assert_eq!(Asked::read("start:140-"), asked(Some(Act::Start), 140, MANY, 1));
+    assert_eq!(Asked::read("apply:3-9/2"), asked(Some(Act::Apply), 3, 9, 2));
+    assert_eq!(Asked::read("all/7"), asked(None, 0, MANY, 7));
+    for wrong in ["", "some", "stop:all", "1-2/0", "x-"] {
+        assert_eq!(Asked::read(wrong), None, "{wrong}");
+    }
 }
 
 /// What an agent writes that was asked for nothing, or not for long: each is died before.

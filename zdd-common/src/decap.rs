@@ -7,6 +7,7 @@ use crate::checksum::Delta;
 use crate::encap::{IPV4, IPV6};
 use crate::frame::Frame;
 use crate::net::Addr;
+use crate::odd::{DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
 use crate::packet::{ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, ipv4, ipv6};
 
 /// What became of a frame, and why: each in one counter.
@@ -120,7 +121,10 @@ pub fn unwrap<F: Frame + ?Sized, K: Known>(frame: &mut F, known: &mut K) -> Outc
         }
         Some(ETHERTYPE_IPV6) => {
             let Some(head) = frame.read::<[u8; 8]>(L3) else { return Outcome::Other };
-            if head[6] != IPV4 && head[6] != IPV6 {
+            // Behind an extension header too: a stranger's tunnel is no less one for a fragment header, or an option that limits how deep.
+            let extended = matches!(head[6], HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION);
+            let next = if extended { frame.read::<u8>(L3 + ipv6::LEN).unwrap_or(0) } else { head[6] };
+            if next != IPV4 && next != IPV6 {
                 return Outcome::Other;
             }
             let Some(source) = frame.read::<Addr>(L3 + ipv6::SRC) else { return Outcome::Malformed };
@@ -128,12 +132,15 @@ pub fn unwrap<F: Frame + ?Sized, K: Known>(frame: &mut F, known: &mut K) -> Outc
             if source.is_v4() || !known.balancer(&source) {
                 return Outcome::Foreign;
             }
-            if head[0] >> 4 != 6 {
+            if head[6] == FRAGMENT {
+                return Outcome::Fragment;
+            }
+            if extended || head[0] >> 4 != 6 {
                 return Outcome::Malformed;
             }
             let payload = u16::from_be_bytes([head[4], head[5]]);
             let class = head[0] << 4 | head[1] >> 4;
-            inner(frame, known, &Outer { length: ipv6::LEN, payload, class, next: head[6] })
+            inner(frame, known, &Outer { length: ipv6::LEN, payload, class, next })
         }
         _ => Outcome::Other,
     }

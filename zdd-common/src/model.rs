@@ -56,6 +56,8 @@ pub struct Model<W = Host> {
     pub paces: HashMap<PaceKey, u64>,
     /// Ways of fragmented datagrams.
     pub trails: HashMap<DatagramKey, Trail>,
+    /// There is no room for another of them, nor to replace one: other CPUs hold what is free.
+    pub trails_full: bool,
     /// Routes by destination; `fits` not 0: of a route that takes no larger packets.
     pub routes: HashMap<Addr, Route>,
     /// Interfaces that frames can be redirected to.
@@ -330,8 +332,15 @@ impl<W> Tables for Model<W> {
         self.trails.get(key).copied()
     }
 
-    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) {
-        self.trails.insert(*key, *trail);
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) -> bool {
+        if !self.trails_full {
+            self.trails.insert(*key, *trail);
+        }
+        !self.trails_full
+    }
+
+    fn forget_trail(&mut self, key: &DatagramKey) {
+        self.trails.remove(key);
     }
 
     fn route(&mut self, _src: &Addr, dst: &Addr, _proto: u8, length: u16) -> Option<Route> {

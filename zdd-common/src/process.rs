@@ -473,7 +473,7 @@ pub(crate) fn send<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, 
         let backend = Backend { port: behind(backend.port, work.end.vip_port), ..backend };
         nat(frame, tables, &work.packet, &backend, steered.reason)
     } else {
-        l2(frame, tables, &backend, steered.reason)
+        l2(frame, tables, &work.packet, &backend, steered.reason)
     };
     if work.fate.goes_as(steered.reason) {
         let bytes = frame.size() as u32;
@@ -491,12 +491,17 @@ pub(crate) const fn behind(port: u16, more: u16) -> u16 {
 fn l2<F: Frame + ?Sized, T: Tables>(
     frame: &mut F,
     tables: &mut T,
+    packet: &Packet,
     backend: &Backend,
     reason: Reason,
 ) -> Fate {
     let hop = NextHop(backend.next_hop);
     match port_of(tables, hop) {
         Some(port) if port.flags & Port::STACK == 0 && port.tags == frame.tags() => {
+            // The kernel drops a redirected frame that is too large and tells nobody. What bounces came by that very link.
+            if port.mtu != 0 && packet.ip_length as u32 > port.mtu && !bounces(tables, &port) {
+                return size::too_big(frame, tables, packet, port.mtu);
+            }
             if forward::ethernet(frame, hop.mac(), port.mac) {
                 leave(tables, &port, reason)
             } else {
@@ -580,11 +585,13 @@ pub(crate) fn port_of<T: Tables>(tables: &mut T, hop: NextHop) -> Option<Port> {
     if hop.0 == 0 { None } else { tables.port(hop.port()) }
 }
 
+/// Whether what leaves by a port is bounced where it came in.
+#[inline(always)]
+fn bounces<T: Tables>(tables: &mut T, port: &Port) -> bool {
+    port.flags & Port::TX != 0 && port.ifindex == tables.ingress()
+}
+
 #[inline(always)]
 pub(crate) fn leave<T: Tables>(tables: &mut T, port: &Port, reason: Reason) -> Fate {
-    if port.flags & Port::TX != 0 && port.ifindex == tables.ingress() {
-        Fate::transmit(reason)
-    } else {
-        Fate::redirect(port.ifindex, reason)
-    }
+    if bounces(tables, port) { Fate::transmit(reason) } else { Fate::redirect(port.ifindex, reason) }
 }

@@ -175,8 +175,10 @@ pub trait Tables: SteerTables + SignalTables {
     fn remember_direct(&mut self, key: &DirectKey);
     /// Where the first fragment of a datagram went.
     fn trail(&mut self, key: &DatagramKey) -> Option<Trail>;
-    /// Remembers where it goes.
-    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail);
+    /// Remembers where it goes; false: there was no room, and what was remembered before is still there.
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) -> bool;
+    /// Forgets where it went.
+    fn forget_trail(&mut self, key: &DatagramKey);
     /// The kernel's route from the frame's source to its destination, if it is a complete one that can be redirected to.
     fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route>;
     /// Whether frames can be redirected to an interface.

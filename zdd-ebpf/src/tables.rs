@@ -372,9 +372,15 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
-    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) {
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) -> bool {
         // An LRU map makes room; a failure under contention costs this datagram, and is counted with its later fragments.
-        let _ = FRAGMENTS.insert(key, trail, 0);
+        FRAGMENTS.insert(key, trail, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn forget_trail(&mut self, key: &DatagramKey) {
+        // Gone already: as well.
+        let _ = FRAGMENTS.remove(key);
     }
 
     #[inline(always)]

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use aya::maps::MapData;
-use pour::{Kind, NOBODY, pour};
+use pour::{Kind, NOBODY, NOBODY6, pour};
 use serde_json::Value;
-use zdd_tests::rig::{Error, Forward, Result, wait_for};
+use zdd_tests::rig::{Error, Families, Forward, Result, wait_for};
 use zdd_tests::traffic::{Counts, Ledger, Load};
 use zdd_tests::world::status::{count, number, service, told, version};
 use zdd_tests::world::{LOOK_EVERY, PATIENCE, Setup, World, goes_on};
@@ -27,11 +27,18 @@ fn world_of(setup: Setup) -> Result<World> {
     let world = World::running(setup)?;
     for i in 1..=4 {
         let backend = world.rig.ns(&format!("b{i}"));
-        if world.setup.forward.direct() {
-            // What is for the VIP is local, and answered another way than it came: said before that is looked up.
-            backend.run(&["ip", "rule", "add", "pref", "10", "lookup", "local"])?;
-            backend.run(&["ip", "rule", "del", "pref", "0"])?;
-            backend.run(&["ip", "rule", "add", "pref", "0", "from", NOBODY, "blackhole"])?;
+        let families = world.setup.families;
+        let direct = world.setup.forward.direct();
+        // What is local is dropped by a rule that comes before it is looked up: under `l2` and `ipip`, where the VIP is and what comes is
+        // answered another way; and over IPv6, which asks for no route back.
+        for (family, nobody, so) in [("-4", NOBODY, direct), ("-6", NOBODY6, families.v6())] {
+            if so {
+                backend.run(&["ip", family, "rule", "add", "pref", "10", "lookup", "local"])?;
+                backend.run(&["ip", family, "rule", "del", "pref", "0"])?;
+                backend.run(&["ip", family, "rule", "add", "pref", "0", "from", nobody, "blackhole"])?;
+            }
+        }
+        if direct {
             continue;
         }
         backend.run(&["ip", "route", "add", "blackhole", NOBODY])?;
@@ -99,7 +106,8 @@ fn flooded(world: &World, load: &Load, kind: Kind, frames: u64) -> Result<(Value
         let missing = frames.saturating_sub(counted(&after) - counted(&before));
         if missing > 0 {
             std::thread::scope(|scope| {
-                let flood = scope.spawn(|| pour(&world.rig, kind, missing, 0x5eed + round));
+                let flood =
+                    scope.spawn(|| pour(&world.rig, kind, world.setup.families, missing, 0x5eed + round));
                 // While it pours: lines are exchanged, and new connections begin and end.
                 let goes = goes_on(load);
                 flood.join().expect("no panic").and(goes)
@@ -211,13 +219,13 @@ fn a_full_table_sends_new_connections_to_base_and_says_so() -> Result<()> {
     Ok(())
 }
 
-/// Frames of each kind in the tests below: `ZDD_FLOOD`, 60,000 if it is not set.
+/// Frames of each kind in the tests below, half of them of either family: `ZDD_FLOOD`, 60,000 if it is not set.
 fn frames() -> u64 {
     std::env::var("ZDD_FLOOD").ok().and_then(|text| text.parse().ok()).unwrap_or(60_000)
 }
 
 fn every_kind(forward: Forward) -> Result<()> {
-    let world = world_of(Setup { forward, ..Setup::default() })?;
+    let world = world_of(Setup { forward, families: Families::Both, ..Setup::default() })?;
     let load = world.load(40)?;
     for name in ["web", "echo"] {
         world.zdd().run(&["shift", name, "v2=50%"])?;
@@ -247,6 +255,11 @@ fn forged_packets_of_every_kind_break_nothing_under_l2() -> Result<()> {
 #[test]
 fn forged_packets_of_every_kind_break_nothing_under_ipip() -> Result<()> {
     every_kind(Forward::Ipip)
+}
+
+#[test]
+fn forged_packets_of_every_kind_break_nothing_under_nat() -> Result<()> {
+    every_kind(Forward::Nat)
 }
 
 #[test]

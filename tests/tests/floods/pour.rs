@@ -1,11 +1,11 @@
 //! Forged packets, poured from the clients' namespace through a packet socket.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use zdd_tests::rig::{Error, Result, Rig, VIP, client_address};
+use zdd_tests::rig::{Error, Families, Result, Rig, VIP, VIP6, client_address, client_address6};
 
 /// Frames of one system call.
 const BATCH: usize = 64;
@@ -24,7 +24,7 @@ pub enum Kind {
     Rst,
     /// UDP from addresses that are nobody's, to the echo service.
     Udp,
-    /// Random bytes behind an Ethernet header, half of them with an IPv4 header to the VIP.
+    /// Random bytes behind an Ethernet header, half of them with an IP header to the VIP.
     Noise,
 }
 
@@ -58,32 +58,54 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 /// Sources that are nobody's (RFC 2544); the backends' stacks drop them (see `main.rs`).
 pub const NOBODY: &str = "198.18.0.0/15";
 
-fn nobody(random: u64) -> Ipv4Addr {
-    Ipv4Addr::new(198, 18 + (random >> 40 & 1) as u8, (random >> 16) as u8, (random >> 24) as u8)
+/// The same over IPv6 (RFC 5180).
+pub const NOBODY6: &str = "2001:2::/48";
+
+fn nobody(random: u64, v6: bool) -> IpAddr {
+    let (a, b) = ((random >> 16) as u16, (random >> 24) as u8);
+    if v6 {
+        return Ipv6Addr::new(0x2001, 2, 0, (random >> 40 & 1) as u16, 0, 0, b.into(), a).into();
+    }
+    Ipv4Addr::new(198, 18 + (random >> 40 & 1) as u8, a as u8, b).into()
 }
 
-/// An IPv4 packet with a right header checksum, and a right transport checksum at `sum_at`.
-fn packet(source: Ipv4Addr, proto: u8, l4: &mut [u8], sum_at: Option<usize>) -> Vec<u8> {
-    let length = ((20 + l4.len()) as u16).to_be_bytes();
-    let (s, d) = (source.octets(), VIP.octets());
-    let mut ip = [
-        0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, proto, 0, 0, s[0], s[1], s[2], s[3], d[0], d[1],
-        d[2], d[3],
-    ];
-    let sum = checksum(&[&ip]);
-    ip[10..12].copy_from_slice(&sum);
+fn client(i: usize, v6: bool) -> IpAddr {
+    if v6 { client_address6(i).into() } else { client_address(i).into() }
+}
+
+/// A packet to the VIP of the source's family, with a right transport checksum at `sum_at`: its EtherType and bytes.
+fn packet(source: IpAddr, proto: u8, l4: &mut [u8], sum_at: Option<usize>) -> (u16, Vec<u8>) {
+    let (ethertype, mut ip, ends) = match source {
+        IpAddr::V4(source) => (0x0800, header4(source, proto, l4.len()), 12),
+        IpAddr::V6(source) => (0x86dd, header6(source, proto, l4.len()), 8),
+    };
     if let Some(at) = sum_at {
         l4[at..at + 2].fill(0);
         let pseudo = [0, proto, 0, l4.len() as u8];
-        let sum = checksum(&[&s, &d, &pseudo, l4]);
+        let sum = checksum(&[&ip[ends..], &pseudo, l4]);
         l4[at..at + 2].copy_from_slice(&sum);
     }
-    let mut whole = ip.to_vec();
-    whole.extend_from_slice(l4);
-    whole
+    ip.extend_from_slice(l4);
+    (ethertype, ip)
 }
 
-fn tcp(flags: u8, random: u64, source: Ipv4Addr) -> Vec<u8> {
+fn header4(source: Ipv4Addr, proto: u8, payload: usize) -> Vec<u8> {
+    let length = ((20 + payload) as u16).to_be_bytes();
+    let mut ip = vec![0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, proto, 0, 0];
+    ip.extend(source.octets().into_iter().chain(VIP.octets()));
+    let sum = checksum(&[&ip]);
+    ip[10..12].copy_from_slice(&sum);
+    ip
+}
+
+fn header6(source: Ipv6Addr, proto: u8, payload: usize) -> Vec<u8> {
+    let length = (payload as u16).to_be_bytes();
+    let mut ip = vec![0x60, 0, 0, 0, length[0], length[1], proto, 64];
+    ip.extend(source.octets().into_iter().chain(VIP6.octets()));
+    ip
+}
+
+fn tcp(flags: u8, random: u64, source: IpAddr) -> (u16, Vec<u8>) {
     let port = ((random >> 48) as u16 | 1024).to_be_bytes();
     let (seq, ack) = ((random as u32).to_be_bytes(), ((random >> 13) as u32).to_be_bytes());
     let ack = if flags & 0x10 == 0 { [0; 4] } else { ack };
@@ -96,18 +118,22 @@ fn tcp(flags: u8, random: u64, source: Ipv4Addr) -> Vec<u8> {
 
 impl Kind {
     /// What follows the Ethernet header, and its type.
-    fn forge(self, random: &mut Random) -> (u16, Vec<u8>) {
+    fn forge(self, random: &mut Random, families: Families) -> (u16, Vec<u8>) {
         let r = random.next();
-        let whole = match self {
-            Kind::Syn => tcp(0x02, r, nobody(r)),
-            Kind::Ack => tcp(0x10, r, nobody(r)),
-            Kind::Rst if r & 1 == 0 => tcp(0x04, r, nobody(r)),
-            Kind::Rst => tcp(0x04, r, client_address((r >> 32) as usize % 100)),
+        let v6 = match families {
+            Families::Both => r >> 41 & 1 != 0,
+            one => one.v6(),
+        };
+        match self {
+            Kind::Syn => tcp(0x02, r, nobody(r, v6)),
+            Kind::Ack => tcp(0x10, r, nobody(r, v6)),
+            Kind::Rst if r & 1 == 0 => tcp(0x04, r, nobody(r, v6)),
+            Kind::Rst => tcp(0x04, r, client((r >> 32) as usize % 100, v6)),
             Kind::Udp => {
                 let port = ((r >> 48) as u16 | 1024).to_be_bytes();
                 let to = 5353u16.to_be_bytes();
                 let mut l4 = [port[0], port[1], to[0], to[1], 0, 12, 0, 0, b'1', b'2', b'3', b'4'];
-                packet(nobody(r), 17, &mut l4, Some(6))
+                packet(nobody(r, v6), 17, &mut l4, Some(6))
             }
             Kind::Noise => {
                 let length = 1 + (r >> 8) as usize % 90;
@@ -117,10 +143,9 @@ impl Kind {
                 if r & 1 == 0 {
                     return ((r >> 16) as u16, bytes);
                 }
-                packet(nobody(r), if r & 2 == 0 { 6 } else { (r >> 24) as u8 }, &mut bytes, None)
+                packet(nobody(r, v6), if r & 2 == 0 { 6 } else { (r >> 24) as u8 }, &mut bytes, None)
             }
-        };
-        (0x0800, whole)
+        }
     }
 }
 
@@ -134,7 +159,7 @@ fn mac(rig: &Rig, role: &str, device: &str) -> Result<[u8; 6]> {
 }
 
 /// Pours `count` frames of a kind towards the balancer. Bounded: a frame that the wire has no room for is not tried again.
-pub fn pour(rig: &Rig, kind: Kind, count: u64, seed: u64) -> Result<()> {
+pub fn pour(rig: &Rig, kind: Kind, families: Families, count: u64, seed: u64) -> Result<()> {
     let ethernet = [mac(rig, "lb", "zlc")?, mac(rig, "c", "c0")?].concat();
     rig.in_ns("c", || {
         let socket = packet_socket("c0")?;
@@ -144,7 +169,7 @@ pub fn pour(rig: &Rig, kind: Kind, count: u64, seed: u64) -> Result<()> {
         while sent < count {
             let mut frames: Vec<Vec<u8>> = (0..BATCH)
                 .map(|_| {
-                    let (ethertype, rest) = kind.forge(&mut random);
+                    let (ethertype, rest) = kind.forge(&mut random, families);
                     [&ethernet[..], &ethertype.to_be_bytes(), &rest].concat()
                 })
                 .collect();

@@ -14,6 +14,7 @@ use zdd_common::net::Addr;
 
 use crate::bpf;
 use crate::frames::{ACK, L3, OUTSIDE, Pkt, SYN, assert_sums_kept};
+use crate::odd_frames::{DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING, extended};
 use crate::rig::alone;
 
 const DROP: u32 = 1;
@@ -254,6 +255,30 @@ fn broken(name: &str, inner: &[u8], from: IpAddr) -> Vec<Row> {
                 Outcome::Foreign,
             ),
         ]);
+        let foreign = wrap(inner, addr("fd7a:6464:0:1::1"), 0);
+        for (number, what) in [
+            (HOP_BY_HOP, "hop-by-hop"),
+            (ROUTING, "routing"),
+            (FRAGMENT, "fragment"),
+            (DESTINATION, "destination"),
+        ] {
+            let outcome = if number == FRAGMENT { Outcome::Fragment } else { Outcome::Malformed };
+            let behind = |frame: &[u8]| extended(frame, &[(number, 8)]);
+            rows.extend([
+                row(say(&format!("an outer {what} header")), behind(&frame), outcome),
+                row(
+                    say(&format!("an outer {what} header, a stranger's")),
+                    behind(&foreign),
+                    Outcome::Foreign,
+                ),
+                row(
+                    say(&format!("an outer {what} header, cut")),
+                    behind(&frame)[..L3 + 40].to_vec(),
+                    Outcome::Other,
+                ),
+                row(say(&format!("a {what} header before TCP")), behind(&vip6().bytes()), Outcome::Other),
+            ]);
+        }
     }
     rows
 }

@@ -345,6 +345,8 @@ pub(super) fn unusable(address: &SocketAddr, all_ports: bool) -> Option<&'static
         Some("it is the broadcast address")
     } else if matches!(ip, std::net::IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
         Some("it is an IPv4 address written as IPv6")
+    } else if matches!(ip, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        Some("it is a link-local address, and those are for one link only: nothing is forwarded from them")
     } else {
         None
     }

@@ -108,8 +108,16 @@ pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
         proto: odd.work.packet.proto,
         source: 0,
     };
-    tables.leave_trail(&key(odd), &trail);
+    leave(tables, &key(odd), &trail);
     super::done()
+}
+
+/// Leaves a trail. Without room for it an older datagram's of the same number must not stay: it would lead the later fragments astray.
+#[inline(always)]
+pub(crate) fn leave<T: Tables>(tables: &mut T, key: &DatagramKey, trail: &Trail) {
+    if !tables.leave_trail(key, trail) {
+        tables.forget_trail(key);
+    }
 }
 
 /// What a first fragment for a VIP leaves for now.
@@ -168,3 +176,6 @@ pub(super) fn follow<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
     odd.work.next = next;
     super::done()
 }
+
+#[cfg(test)]
+mod tests;

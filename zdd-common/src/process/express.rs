@@ -212,7 +212,7 @@ fn way<F: Frame + ?Sized, T: Tables>(
         return None;
     }
     if backend.mode == Mode::L2 as u16 {
-        return Some(port);
+        return (port.mtu == 0 || packet.ip_length as u32 <= port.mtu).then_some(port);
     }
     // What its options tell may have to be changed. Unless that stands first, as most systems send it, see the steps that send.
     let (header, told) = match backend.mode {

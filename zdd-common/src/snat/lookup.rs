@@ -7,7 +7,7 @@ use super::{Job, Kind, Mappings, Order};
 use crate::entries::FlowKey;
 use crate::limits::SNAT_SOURCES_MAX;
 use crate::net::{Addr, TCP};
-use crate::odd::{Done, Trail, done};
+use crate::odd::{Done, Trail, done, leave_trail};
 use crate::process::Fate;
 use crate::reason::Reason;
 use crate::steer::follow;
@@ -247,5 +247,5 @@ fn trail<T: Tables>(tables: &mut T, order: &Order, to: u16, source: u32, port: u
         proto: order.proto,
         source: source as u8 + 1,
     };
-    tables.leave_trail(&order.datagram(), &trail);
+    leave_trail(tables, &order.datagram(), &trail);
 }

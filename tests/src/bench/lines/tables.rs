@@ -293,9 +293,14 @@ impl Tables for Lined {
         self.0.trail(key)
     }
 
-    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) {
+    fn leave_trail(&mut self, key: &DatagramKey, trail: &Trail) -> bool {
         touched::lookup();
-        self.0.leave_trail(key, trail);
+        self.0.leave_trail(key, trail)
+    }
+
+    fn forget_trail(&mut self, key: &DatagramKey) {
+        touched::lookup();
+        self.0.forget_trail(key);
     }
 
     fn route(&mut self, src: &Addr, dst: &Addr, proto: u8, length: u16) -> Option<Route> {

@@ -288,6 +288,28 @@ fn tagged_rows(t: Tunnel) -> Vec<Row> {
             .out(REDIRECT, tagged(&out, one), Reason::Settled)
             .counts(t.n, t.n, false),
     );
+    // A later one has no ports to vary the outer source by.
+    let bare = long.clone().src((long.src.0, 0)).dst((long.dst.0, 0)).bytes();
+    for (what, tags, vlans) in
+        [("no tag", &[][..], 0), ("one tag", one, 7), ("QinQ", &[(QINQ, 5), (VLAN, 6)], 5 | 6 << 16)]
+    {
+        let (came, sent) = (pieces(&long), pieces(&long.clone().hops(63)));
+        for (at, piece) in came.iter().enumerate().skip(1) {
+            let frame = tagged(piece, tags);
+            rows.push(
+                t.row(&format!("{what}, fragment {at} follows the first"), frame.clone())
+                    .with(in_vlans(scene::REDIRECT, vlans))
+                    .after(Link::A, tagged(&came[0], tags))
+                    .out(REDIRECT, tagged(&t.wrapped_as(&bare, &sent[at], 0, MAC_B), tags), Reason::Fragment)
+                    .counts(t.n, t.n, false),
+            );
+            rows.push(
+                t.row(&format!("{what}, fragment {at} before the first"), frame)
+                    .with(in_vlans(scene::REDIRECT, vlans))
+                    .drop(Reason::DropFragmentEarly),
+            );
+        }
+    }
     rows
 }
 

@@ -1,4 +1,4 @@
-//! Packets that do not fit the link to the backend, or the way to the client, under `nat` and `snat`, and the MSS that SYNs tell.
+//! Packets that do not fit the link to the backend, or the way to the client, and the MSS that SYNs tell.
 
 use std::net::IpAddr;
 
@@ -8,13 +8,13 @@ use zdd_common::reason::Reason;
 use super::actions::{PASS, REDIRECT, TX};
 use super::ipip::summed;
 use super::scene::{
-    self, MAPPED, NAT, NAT_V6, SNAT, SNAT_UDP, SNAT_UDP_V6, SNAT_V6, backend, client, hop, is_udp, is_v6,
-    mac, to_vip, vip,
+    self, L2, L2_UDP, L2_V6, MAPPED, NAT, NAT_V6, SNAT, SNAT_UDP, SNAT_UDP_V6, SNAT_V6, backend, client, hop,
+    is_udp, is_v6, mac, to_vip, vip,
 };
 use super::snat::{answered, ours, row, to_us};
 use super::{Row, patch};
 use crate::frames::{ACK, L3, L4, Pkt, SYN};
-use crate::odd_frames::{QINQ, VLAN, tagged, told};
+use crate::odd_frames::{QINQ, VLAN, fragments, tagged, told};
 use crate::rig::{Link, MAC_A, MAC_B, NARROW, Rig, neighbour_mac, neighbour4, neighbour6};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -22,6 +22,9 @@ pub(super) fn rows() -> Vec<Row> {
     for n in [SNAT, SNAT_V6, SNAT_UDP, SNAT_UDP_V6, NAT, NAT_V6] {
         rows.extend(sizes(n));
         rows.extend(in_vlans(n));
+    }
+    for n in [L2, L2_V6, L2_UDP] {
+        rows.extend(unrouted(n));
     }
     for n in [SNAT, SNAT_V6, MAPPED] {
         rows.extend(segments(n, false));
@@ -108,6 +111,62 @@ fn sizes(n: u16) -> Vec<Row> {
             Reason::TooBig,
         ),
     ]);
+    rows
+}
+
+/// Packets that do not fit the link to the backend under `l2`: the stack, whose address the VIP may be, is never asked.
+fn unrouted(n: u16) -> Vec<Row> {
+    let row = |what: &str, frame| Row::new(format!("{what} the link, mode l2, service {n}"), frame);
+    let sent = |length: usize| long(&to_vip(n).macs(mac(n), MAC_B), length);
+    let large = long(&to_vip(n), 1401);
+    let error = told(&large, vip(n).0, client(n).0, 1400);
+    let qinq = |frame: &[u8]| tagged(frame, &[(QINQ, 5), (VLAN, 6)]);
+    let tagged_port = move |rig: &mut Rig| {
+        let port = Port { ifindex: rig.b, flags: 0, mac: MAC_B, tags: 5 | 6 << 16, mtu: 1400 };
+        rig.plane.set_port(TIGHT, port).expect("a port");
+        hop(rig, n, TIGHT);
+    };
+    let bounce = move |rig: &mut Rig| {
+        let port = Port { ifindex: rig.a, flags: Port::TX, mac: MAC_A, tags: 0, mtu: 1400 };
+        rig.plane.set_port(TIGHT, port).expect("a port");
+        hop(rig, n, TIGHT);
+    };
+    let tight = || tight(n, 1400);
+    let mut rows = vec![
+        row("as large as fits", long(&to_vip(n), 1400))
+            .with(tight())
+            .out(REDIRECT, sent(1400), Reason::Settled)
+            .counts(n, n, false),
+        row("one byte too large for", large.clone()).with(tight()).out(
+            REDIRECT,
+            error.clone(),
+            Reason::TooBig,
+        ),
+        row("with tags, as large as fits", qinq(&long(&to_vip(n), 1400)))
+            .with(tagged_port)
+            .out(REDIRECT, qinq(&sent(1400)), Reason::Settled)
+            .counts(n, n, false),
+        row("with tags, too large for", qinq(&large)).with(tagged_port).out(
+            REDIRECT,
+            qinq(&error),
+            Reason::TooBig,
+        ),
+        row("bounced, larger than", large.clone())
+            .with(bounce)
+            .out(TX, long(&to_vip(n).macs(mac(n), MAC_A), 1401), Reason::Settled)
+            .counts(n, n, false),
+    ];
+    let pieces = fragments(&long(&to_vip(n), 3000), 1400);
+    rows.push(
+        row("a later fragment, too large for", pieces[1].clone())
+            .after(Link::A, pieces[0].clone())
+            .with(tight())
+            .drop(Reason::DropTooBig),
+    );
+    if !is_v6(n) {
+        let may = summed(patch(large, L3 + 6, &[0, 0]));
+        rows.push(row("too large, though it may be cut, for", may).with(tight()).drop(Reason::DropTooBig));
+    }
     rows
 }
 

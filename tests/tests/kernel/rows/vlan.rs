@@ -7,7 +7,7 @@ use super::actions::{PASS, REDIRECT, TX};
 use super::scene::{self, L2, L2_UDP, L2_V6, NAT, NAT_UDP_V6, NAT_V6, backend, mac, to_client, to_vip, vip};
 use super::{Row, cut};
 use crate::frames::{FIN, L4, Pkt, SYN};
-use crate::odd_frames::{QINQ, VLAN, tagged};
+use crate::odd_frames::{QINQ, VLAN, fragments, tagged};
 use crate::rig::{Link, MAC_A, MAC_B, Rig};
 
 /// Puts the port of a slot into VLANs.
@@ -45,6 +45,18 @@ pub(super) fn rows() -> Vec<Row> {
                     .out(REDIRECT, tagged(&sent(n, MAC_B).bytes(), tags), Reason::Settled)
                     .counts(n, n, false),
             );
+        }
+        let qinq: Tags = &[(QINQ, 5), (VLAN, 6)];
+        let pieces = |pkt: Pkt| fragments(&pkt.payload(&[0xa5; 60]).bytes(), 24);
+        let (came, gone) = (pieces(to_vip(n)), pieces(sent(n, MAC_B)));
+        for (at, out) in gone.iter().enumerate() {
+            let row = Row::new(format!("QinQ, fragment {at}, service {n}"), tagged(&came[at], qinq))
+                .with(in_vlans(scene::REDIRECT, 5 | 6 << 16));
+            let (row, reason) = match at {
+                0 => (row, Reason::Settled),
+                _ => (row.after(Link::A, tagged(&came[0], qinq)), Reason::Fragment),
+            };
+            rows.push(row.out(REDIRECT, tagged(out, qinq), reason).counts(n, n, false));
         }
         let tags = &[(VLAN, 7)];
         let row = |what: &str| Row::new(format!("{what}, service {n}"), tagged(&to_vip(n).bytes(), tags));

@@ -21,12 +21,16 @@ fn backends() {
     zdd.toml:9:73: 255.255.255.255:80 cannot be a backend: it is the broadcast address
     help: write the address and port on which the backend listens, as this host reaches it
     "#);
-    insta::assert_snapshot!(backend("\"[2001:db8::2]:8080\", \"[::ffff:10.1.0.1]:8080\""), @r#"
+    insta::assert_snapshot!(backend("\"[2001:db8::2]:8080\", \"[::ffff:10.1.0.1]:8080\", \"[fe80::1]:8080\""), @r#"
     zdd.toml:9:13: backend [2001:db8::2]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
     help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6
     zdd.toml:9:35: [::ffff:10.1.0.1]:8080 cannot be a backend: it is an IPv4 address written as IPv6
     help: write the address and port on which the backend listens, as this host reaches it
     zdd.toml:9:35: backend [::ffff:10.1.0.1]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
+    help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6
+    zdd.toml:9:61: [fe80::1]:8080 cannot be a backend: it is a link-local address, and those are for one link only: nothing is forwarded from them
+    help: write the address and port on which the backend listens, as this host reaches it
+    zdd.toml:9:61: backend [fe80::1]:8080 is IPv6, the VIP 10.0.0.10:80/tcp is IPv4
     help: write a backend of the VIP's family, or name a VIP of each, as vip = ["10.0.0.10:80/tcp", "[2001:db8::10]:80/tcp"]; forward = "ipip" carries IPv4 over IPv6
     "#);
     insta::assert_snapshot!(backend("8080, { weight = 2 }, { address = \"10.1.0.1:80\", weight = 1001 }"), @r#"

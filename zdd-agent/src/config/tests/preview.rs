@@ -73,6 +73,11 @@ fn what_cannot_be_previewed_says_the_way_out() {
             "name one of its",
         ),
         ("preview = \"127.0.0.1:80/tcp\"", "cannot be a VIP: it is a loopback address", "that clients dial"),
+        (
+            "preview = \"[fe80::1]:80/tcp\"",
+            "cannot be a VIP: it is a link-local address",
+            "that clients dial",
+        ),
         ("preview = \"10.1.0.1:8080/tcp\"", "is the VIP of service `web`", "name the backend's own address"),
         ("preview = \"here\"", "`preview`: `here`", "10.0.0.10:80/tcp"),
         ("preview = \"\"", "`preview`: ", "10.0.0.10:80/tcp"),

@@ -237,7 +237,7 @@ impl Case {
             return false;
         }
         match self.mode {
-            Mode::L2 => true,
+            Mode::L2 => fits,
             Mode::Ipip => fits && self.hops > 1 && (!asks || first),
             Mode::Nat => fits && self.hops > 1 && (!any_syn || if asks { first } else { none }) && !self.own,
             Mode::Snat => false,
