@@ -109,7 +109,7 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                     report = reports.next() => report,
                     interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
                 };
-                let report = report.ok_or_else(|| ClientError::Lost("it stops".to_owned()))?;
+                let report = report.ok_or_else(|| ClientError::Broke("it stops".to_owned()))?;
                 out.redraw(&report?, |status| table::status(status, colours))?;
             }
         }
@@ -153,6 +153,9 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             let mut client = client.with(safely.into());
             let report = client.drain(&target, deadline).await?;
             if wait && !report.drained {
+                if !out.is_json() {
+                    remark("note", &table::waits_for(&report, &target.to_string()));
+                }
                 return wait_drained(client.wait_drained(&target).await?, &target.to_string(), out).await;
             }
             out.print(&report, |report| table::drain(report, &target.to_string()))?;
@@ -186,7 +189,7 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                 };
                 match event {
                     Some(event) => out.print(&event?, table::event)?,
-                    None if follow => return Err(ClientError::Lost("it stops".to_owned()).into()),
+                    None if follow => return Err(ClientError::Broke("it stops".to_owned()).into()),
                     None => break,
                 }
             }
@@ -195,9 +198,16 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             out.print(&client.explain(&service, from, port, preview).await?, table::explain)?;
         }
         Command::Log { level, reason } => {
-            let before = client.set_log_level(&level, reason).await?;
-            out.print(&LogLevel { level, before }, |log| {
-                format!("the agent logs {}, before: {}\n", log.level, log.before)
+            let log = match level {
+                Some(level) => {
+                    let before = Some(client.set_log_level(&level, reason).await?);
+                    LogLevel { level, before }
+                }
+                None => LogLevel { level: client.log_level().await?, before: None },
+            };
+            out.print(&log, |log| match &log.before {
+                Some(before) => format!("the agent logs {}, before: {before}\n", log.level),
+                None => format!("the agent logs {}\n", log.level),
             })?;
         }
         Command::Trace(args) => return super::trace::run(args, client, out).await,
@@ -237,7 +247,9 @@ struct Skipped {
 #[derive(Debug, Serialize)]
 struct LogLevel {
     level: String,
-    before: String,
+    /// Only where it was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
 }
 
 /// One backend with where it belongs: `zdd backend list --json`.

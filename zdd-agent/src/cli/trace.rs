@@ -103,7 +103,7 @@ pub async fn run(args: TraceArgs, mut client: Client, out: &mut Output) -> anyho
         };
         let packet = match packet {
             Some(packet) => packet?,
-            None => break Err(ClientError::Lost("it stops".to_owned())),
+            None => break Err(ClientError::Broke("it stops".to_owned())),
         };
         (shown, missed) = (shown + 1, missed + packet.missed);
         sink.take(&packet, out)?;
