@@ -181,6 +181,16 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             out.print(&report, |report| table::plan(report, colours))?;
         }
         Command::Events { after, service, follow } => {
+            // One that is gone may have left events; one that never was is a mistake that nothing else would show.
+            if !service.is_empty()
+                && !out.is_json()
+                && client.status().await?.services.iter().all(|known| known.name != service)
+            {
+                remark(
+                    "note",
+                    &format!("there is no service `{service}` now; what is kept of an earlier one is shown"),
+                );
+            }
             let mut events = client.watch_events(after, &service, !follow).await?;
             loop {
                 let event = tokio::select! {
