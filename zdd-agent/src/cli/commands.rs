@@ -104,10 +104,11 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         }
         Command::Status { watch: true, interval } => {
             let mut reports = client.watch_status(interval).await?;
+            let mut interrupt = super::interrupts()?;
             loop {
                 let report = tokio::select! {
                     report = reports.next() => report,
-                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                    _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
                 let report = report.ok_or_else(|| ClientError::Broke("it stops".to_owned()))?;
                 out.redraw(&report?, |status| table::status(status, colours))?;
@@ -192,10 +193,11 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
                 );
             }
             let mut events = client.watch_events(after, &service, !follow).await?;
+            let mut interrupt = super::interrupts()?;
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
-                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                    _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
                 match event {
                     Some(event) => out.print(&event?, table::event)?,

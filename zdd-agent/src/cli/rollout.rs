@@ -45,10 +45,11 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
         RolloutCommand::Status { service, watch: true, interval, .. } => {
             let mut reports = client.watch_rollout(&service, interval).await?;
             let mut last = None;
+            let mut interrupt = super::interrupts()?;
             loop {
                 let report = tokio::select! {
                     report = reports.next() => report,
-                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                    _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
                 let Some(report) = report.transpose()? else {
                     // It ends with the rollout, or with the agent.
