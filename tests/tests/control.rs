@@ -302,3 +302,19 @@ fn explain_tells_a_new_udp_flow_that_it_may_be_taken_for_an_old_one() -> Result<
     assert!(said["why"].as_str().is_some_and(|why| why.contains("udp_idle_timeout")), "{said}");
     Ok(())
 }
+
+#[test]
+fn explain_sends_nobody_on_whose_packets_are_dropped_for_their_address() -> Result<()> {
+    let world = World::running_unchecked(Setup::default())?;
+    for nobody in ["0.0.0.1:9", "127.0.0.1:9", "224.0.0.1:9", "255.255.255.255:9"] {
+        let said = world.zdd().json(&["explain", "web", "--from", nobody])?;
+        assert!(said["version"].is_null() && said["backend"].is_null(), "{said}");
+        assert!(said["why"].as_str().is_some_and(|why| why.contains("drop_martian")), "{said}");
+    }
+    assert_eq!(world.zdd().json(&["explain", "web", "--from", "10.80.1.1:9"])?["version"], "v1");
+    // A name that was mistyped is told, too, where an empty answer would say nothing.
+    let said = world.zdd().output(&["events", "--service", "wbe"])?;
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success() && told.contains("there is no service `wbe` now"), "{told}");
+    Ok(())
+}

@@ -249,3 +249,45 @@ fn a_false_alarm_moves_no_udp_flow_under_stick() -> Result<()> {
     unharmed(&load.finish());
     Ok(())
 }
+
+#[test]
+fn a_silent_udp_flow_is_remembered_for_its_timeout_and_no_longer() -> Result<()> {
+    const IDLE: Duration = Duration::from_millis(4000);
+    // Found by a sweep (each half second), freed a grace period after (2 s); the rest is for a busy machine.
+    const GONE: Duration = Duration::from_millis(4000 + 500 + 2000 + 4000);
+    let mut world = World::running(policy("stick", Families::V4, IDLE.as_millis() as u32))?;
+    let flow = Flow::new(&world, 0, 40_000)?;
+    let stable = flow.answered()?;
+    world.zdd().run(&["shift", "echo", "v2=100%"])?;
+    let from = format!("{}:40000", client_address(0));
+    let entry = |world: &World| -> Result<bool> {
+        let said = world.zdd().json(&["explain", "echo", "--from", &from])?;
+        Ok(!said["entry"].is_null())
+    };
+    // While it speaks it stays where it is, and is known, long after its cell has settled on the other version.
+    let begin = Instant::now();
+    let mut settled = false;
+    while !settled || begin.elapsed() < 2 * IDLE {
+        assert!(begin.elapsed() < PATIENCE, "nothing settles: {}", world.status()?);
+        assert!(flow.ask().is_none_or(|who| who == stable), "it moved while it spoke");
+        settled = count(service(&world.status()?, "echo"), "/dirty_cells") == 0;
+    }
+    assert!(entry(&world)?, "its backend is not the cell's, so it must be remembered");
+    assert_eq!(flow.answered()?, stable);
+    let silent = Instant::now();
+    wait_for("its entry to go", PATIENCE, LOOK_EVERY, || Ok::<_, Error>((!entry(&world)?).then_some(())))?;
+    let lived = silent.elapsed();
+    assert!(lived >= IDLE - Duration::from_millis(100), "gone after {lived:?}");
+    world.wait_status("its room to be free", |status| {
+        (count(status, "/flow_table/quotas/promoted/used") + count(status, "/flow_table/quotas/learned/used")
+            == 0)
+            .then_some(())
+    })?;
+    let freed = silent.elapsed();
+    assert!(freed <= GONE, "it took {freed:?}, {lived:?} of it until it was over");
+    println!("over after {lived:?}, free after {freed:?}");
+    // A new flow by now.
+    let who = flow.answered()?;
+    assert!(["b3", "b4"].contains(&who.as_str()), "{who}");
+    Ok(())
+}

@@ -227,6 +227,7 @@ fn what_is_logged_changes_while_the_agent_runs() -> Result<()> {
         World::running_unchecked(Setup { agent_lines: "log = \"json\"".to_owned(), ..Setup::default() })?;
     let debug = |world: &World| log(world).iter().filter(|line| line["level"] == "DEBUG").count();
     assert_eq!(debug(&world), 0);
+    assert_eq!(world.zdd().run(&["log"])?, "the agent logs info\n");
     let said = world.zdd().run(&["log", "debug"])?;
     assert!(said.contains("the agent logs debug, before: info"), "{said}");
     wait_for("a line of the new level", PATIENCE, LOOK_EVERY, || {
@@ -234,6 +235,9 @@ fn what_is_logged_changes_while_the_agent_runs() -> Result<()> {
         Ok::<_, Error>((debug(&world) > 0).then_some(()))
     })?;
     world.refused(&["log", "loud"])?.says(1, &["`loud` is no log level", "help: write info"]);
+    let now = world.zdd().json(&["log"])?;
+    assert!(now["level"].as_str().is_some_and(|now| now.contains("zdd_agent=debug")), "{now}");
+    assert!(now.get("before").is_none(), "nothing was changed: {now}");
     let said = world.zdd().json(&["log", "warn"])?;
     assert_eq!(said["level"], "warn");
     // zdd's own; its libraries' frames would bury it.

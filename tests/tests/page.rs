@@ -47,6 +47,21 @@ fn fits(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
+/// On a phone, too, how many are healthy is seen before anything is moved aside.
+fn health_is_in_sight(browser: &Browser, within: &str) -> Result<()> {
+    let cells = format!(
+        "[...document.querySelectorAll('{within} td')].filter((cell) => /^\\d+ of \\d+$/.test(cell.textContent.trim()))"
+    );
+    let hidden = browser.script(&format!(
+        "return {cells}.filter((cell) =>\
+           cell.getBoundingClientRect().right > cell.closest('.scroll').getBoundingClientRect().right + 1).length"
+    ))?;
+    assert_eq!(hidden, 0, "{within}");
+    let all = browser.script(&format!("return {cells}.length"))?;
+    assert!(all.as_u64().is_some_and(|all| all >= 4), "{within}: {all}");
+    Ok(())
+}
+
 /// How many lines with at least two places the chart of `web` has.
 const LINES: &str = "return [...document.querySelectorAll('[data-service=web] path.seen')]\
     .filter((path) => path.getAttribute('d').includes('L')).length";
@@ -92,7 +107,7 @@ fn the_page_shows_the_split_health_and_rollout_as_they_happen() -> Result<()> {
     // What came to v2 is about what was asked; the page says it in figures.
     browser.wait(
         "about a quarter to come to v2",
-        "const came = document.querySelector('[data-key=\"web/v2\"]').cells[3].textContent.replace(' %', '');\
+        "const came = document.querySelector('[data-key=\"web/v2\"]').cells[4].textContent.replace(' %', '');\
          return came > 5 && came < 50",
     )?;
 
@@ -123,6 +138,7 @@ fn the_page_shows_the_split_health_and_rollout_as_they_happen() -> Result<()> {
         "return document.querySelector('.chart svg').getBoundingClientRect().width < 340",
     )?;
     fits(&browser)?;
+    health_is_in_sight(&browser, "article")?;
     browser.picture(&picture(&world, "page-narrow.png"))?;
 
     // It only shows: there is nothing to press that changes something, and nobody who asks is heard.
@@ -373,6 +389,7 @@ fn of_fifty_services_each_is_found_and_has_the_numbers_that_status_has() -> Resu
         "return document.querySelector('.chart svg').getBoundingClientRect().width < 340",
     )?;
     fits(&browser)?;
+    health_is_in_sight(&browser, "#index")?;
     browser.picture(&picture(&world, "page-many-narrow.png"))?;
     browser.script(follow)?;
     browser.wait("none", &format!("return {open} === ''"))?;

@@ -313,3 +313,59 @@ fn ctrl_c_ends_every_look_and_leaves_a_drain_as_it_is() -> Result<()> {
     assert!(drains(&world)?, "who waits has gone, the drain goes on");
     Ok(())
 }
+
+#[test]
+fn who_looks_or_waits_when_the_agent_goes_is_told_that_nothing_is_lost() -> Result<()> {
+    let rollout = "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 25 }, { pause = \"until-promoted\" }]\n";
+    let mut world =
+        World::running(Setup { idle_ms: 60_000, rollout: Some(rollout.to_owned()), ..Setup::default() })?;
+    let load = world.load(5)?;
+    world.zdd().run(&["rollout", "start", "web", "v2"])?;
+    let looks: [&[&str]; 6] = [
+        &["events", "--follow"],
+        &["status", "--watch"],
+        &["rollout", "status", "web", "--watch"],
+        &["rollout", "status", "web", "--wait"],
+        &["trace", "web"],
+        &["drain", "echo/v2", "--wait"],
+    ];
+    // Killed, and told to end: the first time connections break, the second time streams just end.
+    for killed in [true, false] {
+        let mut going = Vec::new();
+        for (n, look) in looks.iter().enumerate() {
+            let (out, err) = (format!("look-{killed}-{n}"), format!("look-{killed}-{n}.err"));
+            let (out, err) = (world.rig.scratch().path(&out), world.rig.scratch().path(&err));
+            let mut command = world.zdd().command(look);
+            let file = |path: &std::path::Path| std::fs::File::create(path).expect("a file");
+            command.stdout(file(&out)).stderr(file(&err));
+            going.push((look, command.spawn().expect("zdd starts"), out, err));
+        }
+        for (look, _, out, err) in &going {
+            // Who waits says so, who looks sees something; `rollout --wait` is silent.
+            wait_for("something to look at", PATIENCE, LOOK_EVERY, || {
+                let size = |path: &std::path::Path| path.metadata().map_or(0, |file| file.len());
+                let silent = look.contains(&"--wait") && look[0] == "rollout";
+                Ok::<_, zdd_tests::rig::Error>((silent || size(out) + size(err) > 0).then_some(()))
+            })?;
+        }
+        if killed {
+            world.kill_agent();
+        } else {
+            world.stop_agent()?;
+        }
+        for (look, mut child, _, err) in going {
+            let status = wait_for("its end", PATIENCE, LOOK_EVERY, || {
+                Ok::<_, zdd_tests::rig::Error>(child.try_wait().expect("a child"))
+            })?;
+            let said = std::fs::read_to_string(err).expect("a file");
+            assert_eq!(status.code(), Some(1), "{look:?}, killed: {killed}: {said}");
+            assert!(said.contains("help: "), "{look:?}, killed: {killed}: {said}");
+            let told = ["the agent went away", "traffic goes on without it", "or the agent stops"];
+            assert!(told.iter().any(|told| said.contains(told)), "{look:?}, killed: {killed}: {said}");
+            assert!(!said.contains("before it answered"), "{look:?}, killed: {killed}: {said}");
+        }
+        world.start_agent()?;
+    }
+    unharmed(&load.finish());
+    Ok(())
+}

@@ -203,12 +203,13 @@ fn as_top(status: &Value) -> BTreeMap<String, String> {
     let table = &status["flow_table"];
     let fill = status["syn_filter"]["fill"].as_f64().expect("a share") * 100.0;
     let mut head = format!(
-        "flows {} of {} ({} half-open)  syn filter {fill:.1}% full",
+        "flows {} of {} ({} half-open)  syn filter {fill:.1}%",
         table["entries"], table["capacity"], table["half"]
     );
     for pool in list(&status["snat"]) {
         let used = pool["live"].as_u64().zip(pool["finished"].as_u64()).map(|(live, over)| live + over);
-        head.push_str(&format!("  snat {} of {}", used.expect("numbers"), pool["capacity"]));
+        let v6 = if pool["sources"].to_string().contains(':') { "6" } else { "" };
+        head.push_str(&format!("  snat{v6} {}/{}", used.expect("numbers"), pool["capacity"]));
     }
     all.insert("head".to_owned(), head);
     all

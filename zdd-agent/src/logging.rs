@@ -46,6 +46,15 @@ fn of_zdd(directives: &str) -> String {
     }
 }
 
+/// What goes into the log now, in the form in which it can be asked for.
+///
+/// # Errors
+/// There is no log.
+pub fn present() -> Result<String, Unreadable> {
+    let none = || Unreadable("this process keeps no log".to_owned());
+    LEVEL.get().and_then(|handle| handle.with_current(ToString::to_string).ok()).ok_or_else(none)
+}
+
 /// Changes what goes into the log, until the agent ends: a level, or directives as in `ZDD_LOG`. Returns what it was before.
 ///
 /// # Errors

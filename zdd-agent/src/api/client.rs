@@ -66,6 +66,11 @@ pub enum ClientError {
     /// The connection broke before the answer: whether it was done is not known.
     #[error("the agent went away before it answered ({0})\nhelp: look at `zdd status` whether it was done")]
     Lost(String),
+    /// The connection broke while something was looked at or waited for, which was asked for and is under way as before.
+    #[error(
+        "the agent went away ({0})\nhelp: traffic goes on without it, and drains and rollouts do once one runs again; look at `zdd status`, then repeat the command"
+    )]
+    Broke(String),
     /// The answer makes no sense to this build.
     #[error(
         "the agent's answer cannot be read: {0}\nhelp: agent and command are of different builds; use the agent's"
@@ -118,7 +123,15 @@ fn report<T: Wire>(answer: Result<tonic::Response<T::Pb>, tonic::Status>) -> Res
 fn reports<T: Wire>(
     answer: Result<tonic::Response<tonic::Streaming<T::Pb>>, tonic::Status>,
 ) -> Result<impl Stream<Item = Result<T, ClientError>> + Unpin + use<T>, ClientError> {
-    Ok(answer.map_err(failed)?.into_inner().map(|item| Ok(T::from_pb(item.map_err(failed)?, "answer")?)))
+    Ok(answer.map_err(failed)?.into_inner().map(|item| Ok(T::from_pb(item.map_err(broke)?, "answer")?)))
+}
+
+/// The same for who has had an answer already, and follows what comes after it.
+fn broke(status: tonic::Status) -> ClientError {
+    match failed(status) {
+        ClientError::Lost(why) => ClientError::Broke(why),
+        other => other,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -246,6 +259,11 @@ impl Client {
     ) -> Result<impl Stream<Item = Result<Status, ClientError>> + Unpin + use<>, ClientError> {
         let interval_ms = u32::try_from(millis(interval)).unwrap_or(u32::MAX);
         reports(self.inner.watch_status(pb::WatchStatusRequest { interval_ms }).await)
+    }
+
+    /// What the agent logs.
+    pub async fn log_level(&mut self) -> Result<String, ClientError> {
+        Ok(self.inner.get_log_level(pb::GetLogLevelRequest {}).await.map_err(failed)?.into_inner().level)
     }
 
     /// Changes what the agent logs; what it was before.

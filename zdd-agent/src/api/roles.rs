@@ -17,6 +17,7 @@ const NEEDED: &[(&str, &str, Access)] = &[
     (CONTROL, "GetRollout", Access::Viewer),
     (CONTROL, "WatchRollout", Access::Viewer),
     (CONTROL, "GetRolloutHistory", Access::Viewer),
+    (CONTROL, "GetLogLevel", Access::Viewer),
     (CONTROL, "Shift", Access::Operator),
     (CONTROL, "Rollback", Access::Operator),
     (CONTROL, "AddBackend", Access::Operator),

@@ -363,6 +363,14 @@ impl pb::control_server::Control for Control {
         answer(self.handle.who_moves(service, weights, clients, dialled(port)?).await)
     }
 
+    async fn get_log_level(
+        &self,
+        _: Request<pb::GetLogLevelRequest>,
+    ) -> Result<Response<pb::LogLevel>, Status> {
+        let level = crate::logging::present().map_err(|error| Status::failed_precondition(error.0))?;
+        Ok(Response::new(pb::LogLevel { level }))
+    }
+
     async fn set_log_level(
         &self,
         request: Request<pb::SetLogLevelRequest>,

@@ -300,15 +300,15 @@ pub enum Command {
         #[arg(long, value_name = "PORT", requires = "from")]
         port: Option<u16>,
     },
-    /// Change what the agent logs, until it ends.
+    /// Show what the agent logs, or change it until the agent ends.
     #[command(
-        after_help = "Examples:\n  zdd log debug                            what zdd itself does; its libraries stay at info\n  zdd log info,zdd_agent::health=debug\n  zdd log info                             as it is without ZDD_LOG"
+        after_help = "Examples:\n  zdd log                                  what it is now\n  zdd log debug                            what zdd itself does; its libraries stay at info\n  zdd log info,zdd_agent::health=debug\n  zdd log info                             as it is without ZDD_LOG"
     )]
     Log {
-        /// off, error, warn, info, debug or trace; or by module, as info,zdd_agent::health=debug.
-        level: String,
+        /// off, error, warn, info, debug or trace; or by module, as info,zdd_agent::health=debug. Without it nothing changes.
+        level: Option<String>,
         /// Why; kept in the audit log.
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = SAFELY)]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = SAFELY, requires = "level")]
         reason: String,
     },
     /// Look at packets live: a sample of them, each with what became of it and why.

@@ -104,12 +104,13 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         }
         Command::Status { watch: true, interval } => {
             let mut reports = client.watch_status(interval).await?;
+            let mut interrupt = super::interrupts()?;
             loop {
                 let report = tokio::select! {
                     report = reports.next() => report,
-                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                    _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
-                let report = report.ok_or_else(|| ClientError::Lost("it stops".to_owned()))?;
+                let report = report.ok_or_else(|| ClientError::Broke("it stops".to_owned()))?;
                 out.redraw(&report?, |status| table::status(status, colours))?;
             }
         }
@@ -153,6 +154,9 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             let mut client = client.with(safely.into());
             let report = client.drain(&target, deadline).await?;
             if wait && !report.drained {
+                if !out.is_json() {
+                    remark("note", &table::waits_for(&report, &target.to_string()));
+                }
                 return wait_drained(client.wait_drained(&target).await?, &target.to_string(), out).await;
             }
             out.print(&report, |report| table::drain(report, &target.to_string()))?;
@@ -178,15 +182,26 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             out.print(&report, |report| table::plan(report, colours))?;
         }
         Command::Events { after, service, follow } => {
+            // One that is gone may have left events; one that never was is a mistake that nothing else would show.
+            if !service.is_empty()
+                && !out.is_json()
+                && client.status().await?.services.iter().all(|known| known.name != service)
+            {
+                remark(
+                    "note",
+                    &format!("there is no service `{service}` now; what is kept of an earlier one is shown"),
+                );
+            }
             let mut events = client.watch_events(after, &service, !follow).await?;
+            let mut interrupt = super::interrupts()?;
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
-                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                    _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
                 match event {
                     Some(event) => out.print(&event?, table::event)?,
-                    None if follow => return Err(ClientError::Lost("it stops".to_owned()).into()),
+                    None if follow => return Err(ClientError::Broke("it stops".to_owned()).into()),
                     None => break,
                 }
             }
@@ -195,9 +210,16 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             out.print(&client.explain(&service, from, port, preview).await?, table::explain)?;
         }
         Command::Log { level, reason } => {
-            let before = client.set_log_level(&level, reason).await?;
-            out.print(&LogLevel { level, before }, |log| {
-                format!("the agent logs {}, before: {}\n", log.level, log.before)
+            let log = match level {
+                Some(level) => {
+                    let before = Some(client.set_log_level(&level, reason).await?);
+                    LogLevel { level, before }
+                }
+                None => LogLevel { level: client.log_level().await?, before: None },
+            };
+            out.print(&log, |log| match &log.before {
+                Some(before) => format!("the agent logs {}, before: {before}\n", log.level),
+                None => format!("the agent logs {}\n", log.level),
             })?;
         }
         Command::Trace(args) => return super::trace::run(args, client, out).await,
@@ -237,7 +259,9 @@ struct Skipped {
 #[derive(Debug, Serialize)]
 struct LogLevel {
     level: String,
-    before: String,
+    /// Only where it was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
 }
 
 /// One backend with where it belongs: `zdd backend list --json`.

@@ -95,7 +95,7 @@ fn kind(error: &anyhow::Error) -> &'static str {
     let refused = match error.downcast_ref::<ClientError>() {
         Some(ClientError::Unreachable { .. } | ClientError::NothingToDetach { .. }) => return "unreachable",
         Some(ClientError::Certificate { .. } | ClientError::Doubted(_)) => return "certificate",
-        Some(ClientError::Lost(_)) => return "lost",
+        Some(ClientError::Lost(_) | ClientError::Broke(_)) => return "lost",
         Some(ClientError::Malformed(_)) => return "other_build",
         Some(ClientError::Refused(refused)) => Some(refused),
         None => error.downcast_ref::<Refused>(),

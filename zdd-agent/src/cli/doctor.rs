@@ -1,6 +1,7 @@
 //! `zdd doctor`: all findings, one line each, and the way out below those that need one.
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
@@ -79,6 +80,13 @@ async fn answers(socket: &Path) -> Vec<Finding> {
     };
     match status {
         Ok(status) => healthy(&status),
+        Err(ClientError::Unreachable { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+            vec![Finding::warning(
+                "agent",
+                format!("{} is not this user's to use: whether one answers is not known", socket.display()),
+                "run it as root, as the agent's own user, or as a member of agent.api.socket_group",
+            )]
+        }
         // Whether one should is what `pins` says.
         Err(ClientError::Unreachable { .. }) => {
             vec![Finding::ok("agent", format!("none answers on {}", socket.display()))]

@@ -97,6 +97,12 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
     }
 }
 
+/// Ctrl-C, for as long as somebody looks. One for the whole look: one for each turn of its loop would miss what comes while a turn's
+/// news are printed.
+fn interrupts() -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+}
+
 async fn over_the_api(command: Command, at: &At, out: &mut Output) -> anyhow::Result<Outcome> {
     let client = match (Client::connect_to(at).await, &command) {
         (Err(ClientError::Unreachable { .. }), Command::Detach { pin_dir, config })

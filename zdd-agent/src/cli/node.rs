@@ -39,7 +39,7 @@ pub async fn drain(
                 None if over(&report.backends[n]) => {}
                 None => {
                     let left = &report.backends[n];
-                    return Err(ClientError::Lost(format!(
+                    return Err(ClientError::Broke(format!(
                         "the drain of {} was undone, or it stops",
                         left.address
                     ))

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use ratatui::crossterm;
 use serde::Serialize;
 
 /// Nobody reads our output any more.
@@ -46,10 +47,11 @@ impl Output {
     ) -> anyhow::Result<()> {
         let dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
         let clear = self.tty && !self.json && !dumb;
-        self.print(
-            report,
-            |report| if clear { format!("\x1b[H\x1b[2J{}", text(report)) } else { text(report) + "\n" },
-        )
+        self.print(report, |report| match crossterm::terminal::size() {
+            Ok((columns, rows)) if clear => format!("\x1b[H\x1b[2J{}", fitting(&text(report), columns, rows)),
+            _ if clear => format!("\x1b[H\x1b[2J{}", text(report)),
+            _ => text(report) + "\n",
+        })
     }
 
     /// Writes bytes as they are.
@@ -62,8 +64,62 @@ impl Output {
     }
 }
 
+/// What fits on a screen that was cleared, from the top: of what is longer, its beginning would scroll away at once.
+fn fitting(text: &str, columns: u16, rows: u16) -> String {
+    let columns = usize::from(columns.max(1));
+    // The cursor stands on a line of its own below.
+    let room = usize::from(rows).saturating_sub(1);
+    let height = |line: &str| visible(line).div_ceil(columns).max(1);
+    if text.lines().map(height).sum::<usize>() <= room {
+        return text.to_owned();
+    }
+    let all = text.lines().count();
+    let (mut used, mut shown, mut out) = (0, 0, String::new());
+    for line in text.lines() {
+        used += height(line);
+        // One line is for what is said below.
+        if used >= room {
+            break;
+        }
+        shown += 1;
+        out.push_str(line);
+        out.push('\n');
+    }
+    let more = format!("... {} more lines; without --watch all", all - shown);
+    out + &more.chars().take(columns).collect::<String>() + "\n"
+}
+
+/// Letters of a line that a terminal shows: without what sets colours.
+fn visible(line: &str) -> usize {
+    let mut letters = line.chars();
+    let mut count = 0;
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\x1b' => drop(letters.find(|letter| *letter == 'm')),
+            _ => count += 1,
+        }
+    }
+    count
+}
+
 /// A warning or a note, on stderr: stdout holds nothing but the result.
 pub fn remark(kind: &str, text: &str) {
     // With stderr closed there is nobody to tell.
     drop(writeln!(io::stderr(), "{kind}: {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitting;
+
+    #[test]
+    fn what_is_longer_than_the_screen_is_shown_from_its_beginning() {
+        let text = "one\n\x1b[32mtwo\x1b[0m\nthree\n";
+        assert_eq!(fitting(text, 80, 4), text, "three lines and the cursor's");
+        assert_eq!(fitting(text, 80, 3), "one\n... 2 more lines; without --watch all\n");
+        // A line that the terminal breaks takes as many; colours take none.
+        assert_eq!(fitting(text, 3, 5), text);
+        assert_eq!(fitting(text, 3, 4), "one\n\x1b[32mtwo\x1b[0m\n...\n");
+        assert_eq!(fitting(text, 0, 0), ".\n");
+    }
 }

@@ -44,15 +44,19 @@ pub async fn ask(command: RolloutCommand, client: &mut Client, out: &mut Output)
         }
         RolloutCommand::Status { service, watch: true, interval, .. } => {
             let mut reports = client.watch_rollout(&service, interval).await?;
-            let mut last = Outcome::Done;
+            let mut last = None;
+            let mut interrupt = super::interrupts()?;
             loop {
                 let report = tokio::select! {
                     report = reports.next() => report,
-                    interrupted = tokio::signal::ctrl_c() => return Ok(interrupted.map(|()| Outcome::Done)?),
+                    _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
-                let Some(report) = report.transpose()? else { return Ok(last) };
+                let Some(report) = report.transpose()? else {
+                    // It ends with the rollout, or with the agent.
+                    return last.ok_or_else(|| ClientError::Broke("it stops".to_owned()).into());
+                };
                 out.redraw(&report, status)?;
-                last = outcome(&report);
+                last = report.over().then(|| outcome(&report));
             }
         }
         RolloutCommand::Status { service, wait, .. } => {
@@ -172,7 +176,7 @@ async fn shown(
                 return Ok(());
             }
         }
-        Err(ClientError::Lost("it stops".to_owned()).into())
+        Err(ClientError::Broke("it stops".to_owned()).into())
     };
     let waited = match wait.timeout {
         Some(timeout) => tokio::time::timeout(timeout, end).await.ok(),

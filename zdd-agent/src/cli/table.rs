@@ -200,7 +200,13 @@ fn service(service: &ServiceStatus, colours: bool) -> String {
             Some(version) => format!("new flows go to {version}"),
             None => "new flows go by the weights".to_owned(),
         };
-        let _ = writeln!(out, "  cohort {} ({} prefixes): {goes}", cohort.name, cohort.prefixes);
+        let _ = writeln!(
+            out,
+            "  cohort {} ({} {}): {goes}",
+            cohort.name,
+            cohort.prefixes,
+            prefixes(cohort.prefixes)
+        );
     }
     // The reason is that of all of them.
     if let Some(waits) = service.cohorts.iter().find_map(|cohort| cohort.waits.as_deref()) {
@@ -364,6 +370,19 @@ pub fn drain(report: &DrainReport, target: &str) -> String {
             report.left
         ),
     }
+}
+
+/// The word for so many.
+fn prefixes(many: u32) -> &'static str {
+    if many == 1 { "prefix" } else { "prefixes" }
+}
+
+/// What somebody who waits is told meanwhile.
+pub fn waits_for(report: &DrainReport, target: &str) -> String {
+    format!(
+        "{target} drains, {} flows are known; waiting until none is left (Ctrl-C ends the waiting, not the drain)",
+        report.left
+    )
 }
 
 /// `zdd apply`.

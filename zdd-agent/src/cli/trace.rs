@@ -93,17 +93,18 @@ pub async fn run(args: TraceArgs, mut client: Client, out: &mut Output) -> anyho
     let mut packets = client.trace(&filter).await?;
     let mut sink = Sink::open(args.write.as_ref(), args.snap)?;
     let (mut shown, mut missed) = (0, 0);
+    let mut interrupt = super::interrupts()?;
     let ended = loop {
         if args.count.is_some_and(|count| shown >= count) {
             break Ok(());
         }
         let packet = tokio::select! {
             packet = packets.next() => packet,
-            interrupted = tokio::signal::ctrl_c() => break Ok(interrupted?),
+            _ = interrupt.recv() => break Ok(()),
         };
         let packet = match packet {
             Some(packet) => packet?,
-            None => break Err(ClientError::Lost("it stops".to_owned())),
+            None => break Err(ClientError::Broke("it stops".to_owned())),
         };
         (shown, missed) = (shown + 1, missed + packet.missed);
         sink.take(&packet, out)?;

@@ -1,6 +1,7 @@
 //! The machine: kernel, rights, file system, clock, connection tracking.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Finding, sysctl};
@@ -212,6 +213,10 @@ pub(super) fn bpffs(dir: &Path) -> Finding {
 /// What is pinned.
 pub(super) fn pins(dir: &Path, pinned: &Pinned) -> Finding {
     let (shown, detach) = (dir.display(), format!("zdd detach --pin-dir {}", dir.display()));
+    if fs::read_dir(dir).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+        let what = format!("{shown} is not this user's to read: what is pinned there is not known");
+        return Finding::warning("pins", what, "run it as root");
+    }
     if let Some(strange) = &pinned.strange {
         return Finding::problem(
             "pins",

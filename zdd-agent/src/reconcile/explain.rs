@@ -73,7 +73,9 @@ impl Reconciler {
         let denied = admission::look_up(&vip.sources.1, from.ip())
             .filter(|(_, source)| source.flags & Source::DENIED != 0)
             .map(|(prefix, _)| prefix);
-        let chosen = if denied.is_some() { 0 } else { chosen };
+        // Asked before anything else, by the packets, too.
+        let martian = zdd_common::net::Addr::from(from.ip()).is_martian();
+        let chosen = if denied.is_some() || martian { 0 } else { chosen };
         Ok(Explain {
             service: name.to_owned(),
             from,
@@ -91,6 +93,13 @@ impl Reconciler {
                 last_seen_ms: (u64::from(now.since(word.seen())) << TICK_SHIFT) / 1_000_000,
             }),
             why: match denied {
+                _ if martian => {
+                    format!(
+                        "every packet from {} is dropped ({}): nothing is forwarded from such an address",
+                        from.ip(),
+                        Reason::DropMartian.name()
+                    )
+                }
                 Some(prefix) => {
                     format!("its access list denies {prefix}: every packet from there is dropped")
                 }

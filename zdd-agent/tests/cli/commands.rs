@@ -302,10 +302,12 @@ async fn drain_answers_at_once_or_waits_with_an_exit_code() {
     insta::assert_snapshot!(agent.run(&["drain", "v1", "--wait"]).await.all(), @"
     exit 0
     v1: drained after 2.3 s
+    note: v1 drains, 3 flows are known; waiting until none is left (Ctrl-C ends the waiting, not the drain)
     ");
     insta::assert_snapshot!(agent.run(&["drain", "v2", "--wait", "--deadline", "5s"]).await.all(), @"
     exit 3
     v2: the deadline passed after 5.0 s, 2 flows were left
+    note: v2 drains, 3 flows are known; waiting until none is left (Ctrl-C ends the waiting, not the drain)
     ");
     insta::assert_snapshot!(agent.run(&["drain", "v2", "--wait", "--json"]).await.all(), @r#"
     exit 3
@@ -313,6 +315,7 @@ async fn drain_answers_at_once_or_waits_with_an_exit_code() {
     "#);
     insta::assert_snapshot!(agent.run(&["drain", "v3", "--wait"]).await.all(), @"
     exit 1
+    note: v3 drains, 3 flows are known; waiting until none is left (Ctrl-C ends the waiting, not the drain)
     error: the drain of v3 was undone, or the agent stops
     help: look at `zdd status`, then drain again
     ");

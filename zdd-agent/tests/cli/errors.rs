@@ -320,3 +320,36 @@ async fn with_json_every_error_is_one_object_on_standard_error() {
     let said = agent.run(&["drain", "--node", "n1", "--if-file", file.to_str().unwrap(), "--json"]).await;
     assert_eq!(said.all(), "exit 0\n{\"skipped\":\"DIR/leaving is not there: nothing is drained\"}\n");
 }
+
+#[tokio::test]
+async fn a_doctor_without_rights_says_that_it_cannot_look() {
+    // SAFETY: getuid has no preconditions and cannot fail.
+    if unsafe { libc::getuid() } != 0 {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let agent = Agent::start(agreeing(Asked::default()));
+    let copy = agent.dir.0.join("zdd");
+    let copied =
+        tokio::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_zdd")).arg(&copy).status().await.unwrap();
+    assert!(copied.success());
+    let closed = agent.dir.0.join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let text = format!("[agent]\ninterfaces = [\"lo\"]\npin_dir = \"{}/zdd\"\n", closed.display());
+    let file = agent.dir.file("zdd.toml", &text);
+    let mut command = tokio::process::Command::new(&copy);
+    command.env_clear().env("ZDD_SOCKET", &agent.socket).args(["doctor", "--json", "--config"]).arg(file);
+    let output = command.uid(65_534).kill_on_drop(true).output().await.unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |check: &str| {
+        let findings = report["findings"].as_array().unwrap().iter();
+        let found: Vec<_> = findings.filter(|finding| finding["check"] == check).collect();
+        assert_eq!(found.len(), 1, "{report:#}");
+        format!("{} {} {}", found[0]["level"], found[0]["what"], found[0]["fix"])
+    };
+    for check in ["agent", "pins"] {
+        let said = of(check);
+        assert!(said.contains("warning") && said.contains("not known") && said.contains("as root"), "{said}");
+    }
+}

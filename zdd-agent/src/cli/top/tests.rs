@@ -126,7 +126,7 @@ fn shift(points: u32) -> Action {
 fn everything_is_on_one_screen() {
     insta::assert_snapshot!(screen(&model(), 118, 16), @r"
     zdd 0.1.0  pid 42  connected
-    flows 60 of 262144 (2 half-open)  syn filter 1.2% full
+    flows 60 of 262144 (2 half-open)  syn filter 1.2%
       SERVICE              ROLE      ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
     > web                  gen 7                                 100     1000    60      ▁████ 20.0/s turned away, 1638 ce
         v1                 stable    90.00%   90.00%   90.00%    90.0    900     30      2/2
@@ -165,7 +165,7 @@ fn a_shift_is_typed_asked_about_and_only_then_done() {
     model.prospect(&shift(200), "2.00% of new clients get another version".to_owned());
     insta::assert_snapshot!(screen(&model, 90, 14), @r"
     zdd 0.1.0  pid 42  connected
-    flows 60 of 262144 (2 half-open)  syn filter 1.2% full
+    flows 60 of 262144 (2 half-open)  syn filter 1.2%
       SERVICE   ASKED    TABLE    OBSERVED  NEW/s   LIVE    HEALTH
       web                                   100     60      ▁████ 20.0/s turned away, 1638 cel
         v1      90.00%   90┌ sure? ───────────────────────────────────┐
@@ -173,9 +173,9 @@ fn a_shift_is_typed_asked_about_and_only_then_done() {
                            │ 2.00% of new clients get another version │
                            │ y does it, n gives up                    │
                            └──────────────────────────────────────────┘
-    PACKETS                         /s        TOTAL                                   /s
-    base                           900         3600   pass_not_vip                     0
-    new                            100          400
+    PACKETS                  /s      TOTAL                           /s      TOTAL
+    base                    900       3600  pass_not_vip              0          7
+    new                     100        400
     web/v2: 0/1 10.1.0.3:8080: HTTP 503
     q quit  up/down choose  s shift  d drain  u undrain  r rollback  ? help
     ");
@@ -329,7 +329,7 @@ fn the_chosen_services_rollout_is_a_tree_with_its_handshakes_below() {
     model.rollout_of("web", Some(rollout()));
     insta::assert_snapshot!(screen(&model, 100, 30), @r"
     zdd 0.1.0  pid 42  connected
-    flows 60 of 262144 (2 half-open)  syn filter 1.2% full
+    flows 60 of 262144 (2 half-open)  syn filter 1.2%
       SERVICE   ASKED    TABLE    OBSERVED  NEW/s   PKT/s   LIVE    HEALTH
     > web                                   100     1000    60      ▁████ 20.0/s turned away, 1638 cells
         v1      90.00%   90.00%   90.00%    90.0    900     30      2/2

@@ -44,7 +44,8 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
     let area = frame.area();
     let roomy = area.height >= ROOM;
     let reasons = model.status().map_or(0, |status| status.reasons.values().filter(|n| **n > 0).count());
-    let counted = if roomy { (reasons.div_ceil(2) as u16 + 1).min(area.height / 4) } else { 0 };
+    let lines = if area.width < TWO_REASONS { reasons } else { reasons.div_ceil(2) };
+    let counted = if roomy { (lines as u16 + 1).min(area.height / 4) } else { 0 };
     let details = if roomy { details::lines(model, usize::from(area.height / 3)) } else { Vec::new() };
     let edge = if roomy { 2 } else { 1 };
     let [head, main, told, counts, foot] = Layout::vertical([
@@ -58,7 +59,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(header(model)), head);
     services(model, frame, main);
     frame.render_widget(Paragraph::new(details), told);
-    frame.render_widget(Paragraph::new(packets(model, usize::from(counted))), counts);
+    frame.render_widget(Paragraph::new(packets(model, usize::from(counted), area.width)), counts);
     frame.render_widget(Paragraph::new(footer(model, roomy, area.width)), foot);
     if let Some(dialog) = &model.dialog {
         popup(dialog, frame);
@@ -80,22 +81,23 @@ fn header(model: &Model) -> Vec<Line<'static>> {
     let second = model.status().map(|status| {
         let (table, filter) = (&status.flow_table, &status.syn_filter);
         let off = status.interfaces.iter().filter(|interface| !interface.attached).count();
-        let interfaces = if off == 0 { String::new() } else { format!("  INTERFACES NOT ATTACHED: {off}") };
-        let snat: Vec<String> = status
-            .snat
-            .iter()
-            .map(|pool| format!("  snat {} of {}", pool.live + pool.finished, pool.capacity))
-            .collect();
-        format!(
-            "flows {} of {} ({} half-open)  syn filter {:.1}% full{}{interfaces}",
+        // Before what may be cut off.
+        let interfaces = if off == 0 { String::new() } else { format!("INTERFACES NOT ATTACHED: {off}  ") };
+        let snat = status.snat.iter().map(|pool| {
+            let family = if pool.sources.iter().any(|source| source.contains(':')) { "6" } else { "" };
+            format!("  snat{family} {}/{}", pool.live + pool.finished, pool.capacity)
+        });
+        let rest = format!(
+            "flows {} of {} ({} half-open)  syn filter {:.1}%{}",
             table.entries,
             table.capacity,
             table.half,
             filter.fill * 100.0,
-            snat.concat()
-        )
+            snat.collect::<String>()
+        );
+        Line::from(vec![Span::styled(interfaces, coloured(Color::Red)), rest.into()])
     });
-    vec![Line::from(first), Line::from(second.unwrap_or_default())]
+    vec![Line::from(first), second.unwrap_or_default()]
 }
 
 pub(super) fn percent(fraction: f64) -> String {
@@ -253,8 +255,11 @@ fn health(version: &VersionStatus) -> (String, Color) {
     }
 }
 
-/// Reasons that packets have ended with, those that come fastest first, in two columns.
-fn packets(model: &Model, height: usize) -> Vec<Line<'static>> {
+/// The narrowest terminal on which two reasons stand beside each other with their numbers.
+const TWO_REASONS: u16 = 78;
+
+/// Reasons that packets have ended with, those that come fastest first, in two columns where there is room for both.
+fn packets(model: &Model, height: usize, width: u16) -> Vec<Line<'static>> {
     let Some(status) = model.status() else { return Vec::new() };
     let mut all: Vec<(f64, u64, &str)> = status
         .reasons
@@ -265,15 +270,17 @@ fn packets(model: &Model, height: usize) -> Vec<Line<'static>> {
         })
         .collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(a.2.cmp(b.2)));
-    let mut lines = vec![Line::styled(
-        format!("{:<26} {:>7} {:>12}   {:<26} {:>7} {:>12}", "PACKETS", "/s", "TOTAL", "", "/s", "TOTAL"),
-        bold(),
-    )];
+    let two = width >= TWO_REASONS;
+    let (name, total, gap) = if width < 100 { (19, 10, "  ") } else { (26, 12, "   ") };
+    let cells = |first: &str, rate: &str, all: &str| format!("{first:<name$} {rate:>7} {all:>total$}");
+    let second = if two { cells("", "/s", "TOTAL") } else { String::new() };
+    let head = format!("{}{gap}{second}", cells("PACKETS", "/s", "TOTAL"));
+    let mut lines = vec![Line::styled(head, bold())];
     let left = height.saturating_sub(1).max(1);
-    let text = |(rate, total, name): &(f64, u64, &str)| format!("{name:<26} {:>7} {total:>12}", short(*rate));
+    let text = |(rate, total, name): &(f64, u64, &str)| cells(name, &short(*rate), &total.to_string());
     for at in 0..left.min(all.len()) {
-        let second = all.get(at + left).map(text).unwrap_or_default();
-        lines.push(Line::from(format!("{}   {second}", text(&all[at]))));
+        let second = all.get(at + left).filter(|_| two).map(text).unwrap_or_default();
+        lines.push(Line::from(format!("{}{gap}{second}", text(&all[at]))));
     }
     lines
 }

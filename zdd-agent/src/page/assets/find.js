@@ -44,8 +44,8 @@ export function index({ listed, open }, rates, colours) {
   if (listed.length === 0) return h("p", {}, "No service is like that.");
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Services that were found" },
     h("table", {},
-      h("thead", {}, h("tr", {}, ["Service", "Split asked", "New flows/s", "Healthy", "State"]
-        .map((title, at) => h("th", { scope: "col", class: at < 2 || at === 4 ? "left" : null }, title)))),
+      h("thead", {}, h("tr", {}, ["Service", "Healthy", "State", "Split asked", "New flows/s"]
+        .map((title, at) => h("th", { scope: "col", class: at === 1 || at === 4 ? null : "left" }, title)))),
       h("tbody", {}, listed.map(({ row, told }) => line(row, told, open.includes(row), rates, colours.get(row.name))))));
 }
 
@@ -56,12 +56,12 @@ function line(row, told, open, rates, colours) {
   return h("tr", { "data-key": key, "data-index": row.name },
     h("th", { scope: "row", class: "left" },
       h("a", { href: open ? "#" : `#s-${row.name}`, "aria-expanded": String(open) }, row.name), " ", h("span", { class: "quiet wide" }, row.vips.join(", "))),
-    h("td", { class: "left" }, row.versions.filter((version) => version.asked > 0 || version.draining).map((version) => [
-      h("span", { class: `swatch k${colours.get(version.name)}`, "aria-hidden": "true" }),
-      `${version.name} `, h("span", { "data-num": `${key}/${version.name}/asked`, "data-value": version.asked }, percent(version.asked)), " "])),
-    h("td", {}, rate(rates(`${row.name}/counters/new_flows`, row.counters.new_flows))),
     h("td", { class: healthy < backends.length ? "bad" : null },
       h("span", { "data-num": `${key}/healthy`, "data-value": healthy }, `${healthy} of ${backends.length}`)),
     h("td", { class: "left why" }, told.length === 0 ? h("span", { class: "quiet" }, "settled")
-      : told.map(([kind, text], at) => [at > 0 && ", ", h("span", { class: kind }, text)])));
+      : told.map(([kind, text], at) => [at > 0 && ", ", h("span", { class: kind }, text)])),
+    h("td", { class: "left" }, row.versions.filter((version) => version.asked > 0 || version.draining).map((version) => [
+      h("span", { class: `swatch k${colours.get(version.name)}`, "aria-hidden": "true" }),
+      `${version.name} `, h("span", { "data-num": `${key}/${version.name}/asked`, "data-value": version.asked }, percent(version.asked)), " "])),
+    h("td", {}, rate(rates(`${row.name}/counters/new_flows`, row.counters.new_flows))));
 }

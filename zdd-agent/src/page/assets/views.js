@@ -51,8 +51,8 @@ export function service(row, c) {
     h("p", { class: "key" }, "Solid: what came in the last half minute; dashed: what was asked; dotted: events of the rollout."),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Versions of ${row.name}` },
       h("table", {},
-        h("thead", {}, h("tr", {}, ["Version", "Asked", "In table", "Came", "New flows/s", "Flows", "Packets/s", "New flows", "Healthy"]
-          .map((title, at) => h("th", { scope: "col", class: at === 0 ? "left" : at === 6 || at === 7 ? "wide" : null }, title)))),
+        h("thead", {}, h("tr", {}, ["Version", "Healthy", "Asked", "In table", "Came", "New flows/s", "Flows", "Packets/s", "New flows"]
+          .map((title, at) => h("th", { scope: "col", class: at === 0 ? "left" : at > 6 ? "wide" : null }, title)))),
         h("tbody", {}, row.versions.map((version, place) => versionRow(row, version, recent ? recent[place] : null, c))))),
     h("details", {},
       h("summary", {}, `Backends (${row.versions.reduce((n, version) => n + version.backends.length, 0)}) and counters`),
@@ -67,14 +67,14 @@ function versionRow(row, version, came, c) {
   return h("tr", { "data-key": key },
     h("th", { scope: "row", class: "left" }, h("span", { class: `swatch k${c.colours.get(version.name)}`, "aria-hidden": "true" }),
       version.name, " ", h("span", { class: "quiet" }, version.role), version.draining && h("span", { class: "tag warn" }, "draining")),
+    h("td", { class: ill ? "bad" : null }, `${healthy} of ${version.backends.length}`),
     cell(`${key}/asked`, version.asked, percent(version.asked)),
     cell(`${key}/share`, version.share, percent(version.share)),
     h("td", {}, came === null ? "–" : percent(came)),
     h("td", {}, rate(c.rates(`${key}/new_flows`, version.new_flows))),
     cell(`${key}/flows`, version.flows, count(version.flows)),
     h("td", { class: "wide" }, rate(c.rates(`${key}/packets`, version.packets))),
-    cell(`${key}/new_flows`, version.new_flows, count(version.new_flows), "wide"),
-    h("td", { class: ill ? "bad" : null }, `${healthy} of ${version.backends.length}`));
+    cell(`${key}/new_flows`, version.new_flows, count(version.new_flows), "wide"));
 }
 
 function backends(row, c) {
@@ -119,7 +119,7 @@ function cohorts(row) {
   const waits = row.cohorts.find((cohort) => cohort.waits)?.waits;
   return row.cohorts.length > 0 && h("ul", { "data-key": "cohorts", "aria-label": `Cohorts of ${row.name}` },
     row.cohorts.map((cohort) => h("li", { "data-key": cohort.name, class: cohort.version ? null : "quiet" },
-      `Cohort ${cohort.name} (${count(cohort.prefixes)} prefixes): new flows go `,
+      `Cohort ${cohort.name} (${count(cohort.prefixes)} ${cohort.prefixes === 1 ? "prefix" : "prefixes"}): new flows go `,
       num(`${row.name}/cohorts/${cohort.name}`, cohort.version ?? "", cohort.version ? `to ${cohort.version}` : "by the weights"))),
     waits && h("li", { class: "warn" }, `Members of cohorts wait: ${waits}`));
 }
