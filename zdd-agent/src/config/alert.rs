@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::problems::Sink;
 use super::reader::{Table, wrong_type};
+use super::rollout::web;
 use super::value;
 use crate::alert::{AlertSpec, Channel, Kind};
 use crate::redact::Url;
@@ -95,18 +96,7 @@ fn one(mut table: Table<'_, '_>, sink: &mut Sink<'_>) -> Option<AlertSpec> {
 
 /// An address that is never repeated in a message: what follows its host may be a secret.
 fn url(text: &str) -> Result<Url, Unreadable> {
-    let uri = text.parse::<hyper::Uri>().ok();
-    let uri = uri.filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
-    match uri
-        .as_ref()
-        .map(|uri| (uri.scheme_str(), uri.authority().is_some_and(|a| a.as_str().contains('@'))))
-    {
-        Some((Some("http" | "https"), false)) => Ok(Url(text.to_owned())),
-        Some((Some("http" | "https"), true)) => Err(Unreadable(
-            "names and passwords are not sent; put a secret into the path, as webhooks do".to_owned(),
-        )),
-        _ => Err(Unreadable("it is no address; write \"https://host:port/path\"".to_owned())),
-    }
+    web(text, "https://host:port/path").map(Url)
 }
 
 fn labels(table: &mut Table<'_, '_>, sink: &mut Sink<'_>) -> BTreeMap<String, String> {

@@ -188,12 +188,20 @@ pub(super) fn timeout(table: &mut Table<'_, '_>, default_s: u64, sink: &mut Sink
 
 /// An address that the agent can ask.
 pub(super) fn http(text: &str) -> Result<String, Unreadable> {
+    web(text, "http://host:port/path")
+}
+
+/// An address of HTTP. It is not repeated in a message: paths of webhooks are secrets, and this is logged.
+pub(in crate::config) fn web(text: &str, example: &str) -> Result<String, Unreadable> {
     let uri = text.parse::<hyper::Uri>().ok();
     let uri = uri.filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
-    match uri.as_ref().map(|uri| uri.scheme_str()) {
-        Some(Some("http" | "https")) => Ok(text.to_owned()),
-        // It is not repeated: paths of webhooks are secrets, and this is logged.
-        _ => Err(Unreadable("it is no address; write \"http://host:port/path\"".to_owned())),
+    let named = |uri: &hyper::Uri| uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    match uri.as_ref().map(|uri| (uri.scheme_str(), named(uri))) {
+        Some((Some("http" | "https"), false)) => Ok(text.to_owned()),
+        Some((Some("http" | "https"), true)) => Err(Unreadable(
+            "names and passwords are not sent; put a secret into the path, as webhooks do".to_owned(),
+        )),
+        _ => Err(Unreadable(format!("it is no address; write \"{example}\""))),
     }
 }
 

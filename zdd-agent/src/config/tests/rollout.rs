@@ -395,6 +395,10 @@ fn analyses() {
     zdd.toml:18:15: `url`: it is no address
     help: write "http://host:port/path"
     "#);
+    insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "http://me:hush@10.0.0.9/stats"), @r#"
+    zdd.toml:18:15: `url`: names and passwords are not sent
+    help: put a secret into the path, as webhooks do
+    "#);
     insta::assert_snapshot!(replaced("http://10.0.0.9/stats", "10.0.0.9"), @r#"
     zdd.toml:18:15: `url`: it is no address
     help: write "http://host:port/path"
