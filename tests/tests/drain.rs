@@ -125,6 +125,8 @@ fn a_backend_can_be_drained_alone() -> Result<()> {
     let mut world = World::running(even())?;
     let load = world.load(40)?;
     let b3 = world.address(3);
+    world.refused(&["drain", "web"])?.says(1, &["`web` is a service", "help: write one of web/v1, web/v2"]);
+    world.refused(&["drain", "nothing"])?.says(1, &["no service has", "`nothing`", "help: "]);
     let text = world.zdd().run(&["drain", &b3])?;
     assert!(text.contains(&b3) && text.contains("drains"), "{text}");
     let status = world.status()?;

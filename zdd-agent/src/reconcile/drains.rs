@@ -63,9 +63,26 @@ impl Reconciler {
         let all: Vec<usize> = (0..self.services.len()).filter(has).collect();
         match all.as_slice() {
             [index] => Ok(*index),
-            [] => Err(Refused::not_found(format!(
-                "no service has a version or backend `{what}`\nhelp: `zdd backend list` shows those that there are"
-            ))),
+            [] => {
+                Err(Refused::not_found(match self.services.iter().find(|service| service.name() == what) {
+                    Some(service) => {
+                        let versions: Vec<_> = service
+                            .saved
+                            .spec
+                            .versions
+                            .iter()
+                            .map(|v| format!("{what}/{}", v.name))
+                            .collect();
+                        format!(
+                            "`{what}` is a service, and a drain is of one of its versions or backends\nhelp: write one of {}, or a backend's address",
+                            versions.join(", ")
+                        )
+                    }
+                    None => format!(
+                        "no service has a version or backend `{what}`\nhelp: `zdd backend list` shows those that there are"
+                    ),
+                }))
+            }
             several => {
                 let names: Vec<String> =
                     several.iter().map(|i| format!("{}/{what}", self.services[*i].name())).collect();
