@@ -11,7 +11,7 @@ use crate::entries::{BackendId, EndKind};
 use crate::limits::FRAGMENT_LIFE_NS;
 use crate::net::{Addr, End, TCP, UDP};
 use crate::packet::L3;
-use crate::process::{self, Fate, Next};
+use crate::process::{self, Action, Fate, Next};
 use crate::reason::Reason;
 use crate::steer::Steered;
 use crate::tables::Tables;
@@ -72,6 +72,9 @@ impl Trail {
     pub const UNMAPPED: u16 = 5;
 }
 
+/// No trail.
+const NOWHERE: u16 = 0;
+
 #[inline(always)]
 fn key(odd: &Odd) -> DatagramKey {
     let packet = &odd.work.packet;
@@ -86,18 +89,23 @@ pub(super) fn covered(odd: &Odd) -> u16 {
     (L3 as u16).wrapping_add(packet.ip_length).wrapping_sub(packet.l4 as u16)
 }
 
-/// Leaves the trail of a first fragment.
+/// Leaves the trail of a first fragment. Of one that leads nowhere, an older datagram's of the same number must not stay.
 // A function of its own: see `steer`'s query.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn lead<T: Tables>(tables: &mut T, odd: &mut Odd) -> super::Done {
     // A service that was never committed has no backend to follow to: the first fragment passes.
     let passes = odd.work.steered.reason as u32 == Reason::PassNoService as u32;
     let (to, port) = match odd.work.next {
+        _ if matches!(odd.work.fate.action, Action::Drop) => (NOWHERE, 0),
         Next::Steer if !passes => (to_backend(tables, odd), 0),
         Next::Reply => (Trail::REPLY, odd.work.packet.src_port),
         _ if is_vip_address(tables, odd.work.packet.dst) => (Trail::PASSED, 0),
-        _ => return super::done(),
+        _ => (NOWHERE, 0),
     };
+    if to == NOWHERE {
+        tables.forget_trail(&key(odd));
+        return super::done();
+    }
     let trail = Trail {
         to,
         service: odd.work.end.service,

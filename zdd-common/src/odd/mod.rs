@@ -16,7 +16,7 @@ mod view;
 use crate::entries::EndKind;
 use crate::frame::Frame;
 use crate::net::{Addr, End};
-use crate::process::{self, Action, Fate, Next, Verdict, Work};
+use crate::process::{self, Fate, Next, Verdict, Work};
 use crate::reason::Reason;
 use crate::signals::Rate;
 use crate::snat::Kind;
@@ -137,7 +137,7 @@ pub fn process<F: Frame, T: Tables>(frame: F, tables: &mut T, odd: &mut Odd) -> 
         Shape::Whole | Shape::First => {
             whole(tables, odd);
             steps |= follow(&mut frame, tables, odd);
-            if matches!(odd.shape, Shape::First) && !matches!(odd.work.fate.action, Action::Drop) {
+            if matches!(odd.shape, Shape::First) {
                 steps |= fragment::lead(tables, odd);
             }
         }

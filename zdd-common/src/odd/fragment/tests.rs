@@ -2,13 +2,14 @@
 
 use crate::entries::{Affinity, Backend, Cell, Commit, EndEntry, EndKind, Mode, NextHop, Port, Service};
 use crate::model::Model;
-use crate::net::{Addr, End, UDP};
+use crate::net::{Addr, DirectKey, End, UDP};
 use crate::process::{Verdict, process};
 use crate::reason::Reason;
 
 const OLD: u16 = 1;
 const NEW: u16 = 2;
 const VIP: [u8; 4] = [10, 0, 9, 1];
+const BACKEND: [u8; 4] = [10, 0, 9, 2];
 
 /// A service over UDP, settled on the old backend.
 fn model() -> Model {
@@ -42,6 +43,35 @@ fn fragment(later: bool) -> Vec<u8> {
     frame.extend([0x9c, 0x40, 0, 53, 0, 24, 0, 0]);
     frame.extend([0x6a; 8]);
     frame
+}
+
+/// The same from a backend's port 53 to the client.
+fn answer(later: bool) -> Vec<u8> {
+    let mut frame = fragment(later);
+    frame[26..34].copy_from_slice(&[BACKEND, [10, 0, 9, 10]].concat());
+    frame[34..38].copy_from_slice(&[0, 53, 0x9c, 0x40]);
+    frame
+}
+
+#[test]
+fn what_a_backend_says_by_itself_is_not_led_by_an_older_answer_of_its() {
+    let mut model = model();
+    let backend = End::new(Addr::v4(BACKEND), 53u16.to_be(), UDP);
+    let nat = EndEntry {
+        kind: EndKind::NatBackend as u16,
+        vip: Addr::v4(VIP),
+        vip_port: 53u16.to_be(),
+        ..EndEntry::default()
+    };
+    model.ends.insert(backend, nat);
+    let says = |model: &mut Model, later| process(&mut answer(later), model);
+    let answered = says(&mut model, false);
+    assert!(matches!(answered, Verdict::Pass(Reason::ReplyStackRouted)), "{answered:?}");
+    assert_eq!(says(&mut model, true), answered);
+    let (peer, peer_port) = (Addr::v4([10, 0, 9, 10]), 0x9c40u16.to_be());
+    model.direct.insert(DirectKey { backend, peer, peer_port, zero: [0; 6] });
+    assert_eq!(says(&mut model, false), Verdict::Pass(Reason::PassDirect));
+    assert_eq!(says(&mut model, true), Verdict::Pass(Reason::PassFragment));
 }
 
 #[test]
