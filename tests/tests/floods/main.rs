@@ -232,8 +232,10 @@ fn every_kind(forward: Forward) -> Result<()> {
     }
     load.open_long(20);
     for kind in [Kind::Syn, Kind::Ack, Kind::Rst, Kind::Udp, Kind::Noise] {
-        let pair = flooded(&world, &load, kind, frames())?;
-        if forward == Forward::Snat && kind == Kind::Ack {
+        let takes_ports = forward == Forward::Snat && kind == Kind::Ack;
+        // Twice as many where they shall use up the ports of either family, which come back while they are sent.
+        let pair = flooded(&world, &load, kind, frames() * if takes_ports { 2 } else { 1 })?;
+        if takes_ports {
             // Each forged flow gets a port of ours, and there are none left: it is told, and what has one goes on.
             assert!(more(&pair, "drop_no_port") > 0, "{}", pair.1["reasons"]);
         }
