@@ -35,6 +35,7 @@ pub struct Way {
     /// Of a bucket's first way: [`Beyond`]; of others 0.
     pub beyond: u64,
 }
+
 impl Way {
     /// Key of an occupied way.
     pub const fn key(&self) -> FlowKey {
