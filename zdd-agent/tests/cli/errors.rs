@@ -205,6 +205,16 @@ async fn an_agent_that_goes_away_before_it_answers_is_not_a_refusal() {
     }
 }
 
+/// The build directory may be closed to other users; a copy of the program beside the socket is not.
+async fn copy_for_others(agent: &Agent) -> std::path::PathBuf {
+    let copy = agent.dir.0.join("zdd");
+    // By another process: a child that this one starts meanwhile would inherit the open file, and it could not be executed.
+    let copied =
+        tokio::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_zdd")).arg(&copy).status().await.unwrap();
+    assert!(copied.success());
+    copy
+}
+
 #[tokio::test]
 async fn another_user_is_refused_even_if_somebody_opened_the_sockets_mode() {
     // SAFETY: getuid has no preconditions and cannot fail.
@@ -213,12 +223,7 @@ async fn another_user_is_refused_even_if_somebody_opened_the_sockets_mode() {
         return;
     }
     let agent = Agent::start(agreeing(Asked::default()));
-    // The build directory may be closed to others; a copy beside the socket is not.
-    let copy = agent.dir.0.join("zdd");
-    // By another process: a child that this one starts meanwhile would inherit the open file, and it could not be executed.
-    let copied =
-        tokio::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_zdd")).arg(&copy).status().await.unwrap();
-    assert!(copied.success());
+    let copy = copy_for_others(&agent).await;
     let command = || {
         let mut command = tokio::process::Command::new(&copy);
         command.env_clear().env("ZDD_SOCKET", &agent.socket).args(["backend", "list"]).kill_on_drop(true);
@@ -329,10 +334,7 @@ async fn a_doctor_without_rights_says_that_it_cannot_look() {
         return;
     }
     let agent = Agent::start(agreeing(Asked::default()));
-    let copy = agent.dir.0.join("zdd");
-    let copied =
-        tokio::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_zdd")).arg(&copy).status().await.unwrap();
-    assert!(copied.success());
+    let copy = copy_for_others(&agent).await;
     let closed = agent.dir.0.join("closed");
     std::fs::create_dir(&closed).unwrap();
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
