@@ -174,7 +174,7 @@ fn no_secret_is_in_bundle_log_or_status() -> Result<()> {
         "[service.rollout]\nstrategy = \"canary\"\nsteps = [{ weight = 20 }, { pause = \"until-promoted\" }]\n\
          [[service.rollout.analysis]]\nname = \"errors\"\ninterval = \"200ms\"\nfailure_limit = 100\n\
          consecutive_error_limit = 1000\n\
-         prometheus = { address = \"http://reader:planted-1@127.0.0.1:9\", query = \"up\", success = \"<= 0\" }\n\
+         prometheus = { address = \"http://127.0.0.1:9/planted-1\", query = \"up\", success = \"<= 0\" }\n\
          [[service.rollout.analysis]]\nname = \"page\"\ninterval = \"200ms\"\nfailure_limit = 100\n\
          consecutive_error_limit = 1000\n\
          web = { url = \"http://127.0.0.1:9/x?token=planted-2\", json = \"$.x\", success = \"== 1\" }\n\

@@ -117,21 +117,22 @@ impl Secrets {
         }
     }
 
-    /// An address without what only its owner knows: of a webhook and a collector all behind the host, which is the usual place of their
-    /// tokens; of other addresses the query.
+    /// An address without what only its owner knows: all behind the host. Names and passwords are refused in addresses, so paths and
+    /// queries are where tokens stand.
     fn behind_the_host(&mut self, key: &str, text: &str) -> String {
         let Some(host) = text.find("://").map(|at| at + 3) else { return text.to_owned() };
-        let end = match key {
-            "webhook" | "otlp" => text[host..].find(['/', '?']),
-            "url" | "address" | "alertmanager" => text[host..].find('?'),
-            _ => None,
-        };
-        let Some(end) = end.map(|at| host + at + 1).filter(|end| *end < text.len()) else {
+        if !matches!(key, "webhook" | "otlp" | "url" | "address" | "alertmanager") {
+            return text.to_owned();
+        }
+        let end = text[host..].find(['/', '?']).map(|at| host + at + 1);
+        let Some(end) = end.filter(|end| *end < text.len()) else {
             return text.to_owned();
         };
-        // What is short would be taken out of texts that have nothing to do with it.
-        if text.len() - end >= 2 * LEAST {
-            self.add(&text[end..]);
+        // What is short would be taken out of texts that have nothing to do with it, and so would a plain word without its slash.
+        let path = &text[end..];
+        let word = path.bytes().all(|byte| byte.is_ascii_lowercase());
+        if path.len() >= 2 * LEAST {
+            self.add(if word { &text[end - 1..] } else { path });
         }
         format!("{}{HIDDEN}", &text[..end])
     }
@@ -268,13 +269,14 @@ mod tests {
             [[service]]
             health = { udp = "sesame-10" }
             [[service.rollout.analysis]]
-            prometheus = { address = "http://reader:sesame-2@10.0.0.9:9090/x", query = "up{job=\"web\"}" }
+            prometheus = { address = "http://reader:sesame-2@10.0.0.9:9090/sesame-11", query = "up{job=\"web\"}" }
             [[service.rollout.analysis]]
             exec = { argv = ["/bin/check", "--with", "sesame-3"] }
             [[service.rollout.hook]]
             webhook = "https://hooks.example.com/services/T0/sesame-4"
             otlp = "http://collector.example.com:4318/sesame-7/intake"
             url = "http://10.0.0.8/stats?k=sesame-8"
+            alertmanager = "http://10.0.0.8/alertmanager"
             exec = ["/bin/tell", "sesame-5"]
             password = "sesame-6"
         "#;
@@ -285,12 +287,12 @@ mod tests {
             "/etc/zdd/key",
             "eth0",
             "10.0.0.10:80/tcp",
-            "@10.0.0.9:9090/x",
+            "@10.0.0.9:9090/",
             "up{job=",
             "/bin/check",
             "hooks.example.com/",
             "collector.example.com:4318/",
-            "10.0.0.8/stats?",
+            "10.0.0.8/",
             "udp = \"stick\"",
             "x-ready: yes",
         ] {
@@ -303,6 +305,8 @@ mod tests {
             let said = secrets.text(&format!("it said {said}, twice: {said}"));
             assert!(!said.contains("sesame"), "{said}");
         }
+        let said = "job alertmanager: no answer from http://10.0.0.8/alertmanager/api";
+        assert_eq!(secrets.text(said), "job alertmanager: no answer from http://10.0.0.8[redacted]/api");
     }
 
     #[test]
