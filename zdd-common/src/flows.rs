@@ -14,6 +14,8 @@ mod sweep;
 #[cfg(any(test, feature = "std"))]
 pub use sweep::{Place, Recount, apply, beyond, ways};
 
+use core::hint::black_box;
+
 use crate::atomic::Atomics;
 use crate::entries::{FlowKey, Positions, State, Word};
 use crate::limits::WAYS;
@@ -218,6 +220,51 @@ pub unsafe fn find<A: Atomics>(buckets: &[*mut Bucket; 2], key: &FlowKey, table_
         LIVE => Found::Live(hit.slot, Word(hit.word), Positions(hit.positions)),
         DEAD => Found::Dead(hit.slot, Word(hit.word)),
         _ => Found::Busy,
+    }
+}
+
+/// Looks where most entries lie: at one of the first two ways of the key's first bucket. What is found there, if word and positions belong
+/// together; else a word that is FREE, which says nothing about the key.
+///
+/// # Safety
+/// Both pointers are valid.
+#[inline(always)]
+pub unsafe fn glance<A: Atomics>(
+    [first, second]: &[*mut Bucket; 2],
+    key: &FlowKey,
+    table_hash: u64,
+) -> (Slot, Word, Positions) {
+    let ports = tagged(key, table_hash);
+    let (first, second) = (*first, *second);
+    // SAFETY: the caller's promise; the way is 0 or 1.
+    unsafe {
+        let none = (Slot::default(), Word::default(), Positions::default());
+        let [one, other] = [0, 1].map(|way| A::load(&raw const (*first).ways[way].ports) ^ ports);
+        // What follows may lie in the next line.
+        if one != 0 && other != 0 {
+            // Where it lies then, for find: loads whose values nobody wants.
+            let beyond = Beyond::of::<A>(first);
+            if beyond.far() != 0 {
+                A::load(&raw const (*first).ways[NEAR].ports);
+            }
+            if beyond.spilled() != 0 {
+                A::load(&raw const (*second).ways[0].ports);
+            }
+            return none;
+        }
+        // By arithmetic: the verifier would follow all that comes after once for each way.
+        let way = (black_box(one | one.wrapping_neg()) >> 63) as usize;
+        let slot = Slot::of(first, way);
+        let mut word = Word(A::load(slot.0));
+        let at = slot.way();
+        let its = A::load(&raw const (*at).ports) ^ ports
+            | A::load(&raw const (*at).client.lo) ^ key.client.lo
+            | A::load(&raw const (*at).client.hi) ^ key.client.hi;
+        let positions = Positions(A::load(slot.positions()));
+        if its | A::load(slot.0) ^ word.0 != 0 {
+            word = Word::default();
+        }
+        (slot, word, positions)
     }
 }
 

@@ -202,6 +202,12 @@ impl<W> SteerTables for Model<W> {
         }
     }
 
+    fn glance(&mut self, key: &FlowKey, hash: u64) -> (Slot, Word, Positions) {
+        let homes = self.homes(hash);
+        // SAFETY: homes returns valid buckets.
+        unsafe { flows::glance::<Host>(&homes, key, hash) }
+    }
+
     fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Slot> {
         let homes = self.homes(hash);
         // SAFETY: homes returns valid buckets.

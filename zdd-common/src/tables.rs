@@ -96,6 +96,12 @@ pub trait SteerTables {
         true
     }
 
+    /// A quick look for a flow's entry: where it lies, its word and positions, or a word that is FREE, which says nothing. `hash` as for
+    /// [`SteerTables::find`].
+    #[inline(always)]
+    fn glance(&mut self, _key: &FlowKey, _hash: u64) -> (Self::Slot, Word, Positions) {
+        (Self::Slot::default(), Word::default(), Positions::default())
+    }
     /// Looks a flow up. `hash` is the flow's table hash.
     fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Self::Slot>;
     /// Makes an entry for a key that [`SteerTables::find`] answered [`Found::None`] for; false if there is no room or a

@@ -172,6 +172,15 @@ impl SteerTables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn glance(&mut self, key: &FlowKey, hash: u64) -> (Slot, Word, Positions) {
+        match homes(hash) {
+            // SAFETY: map values.
+            Some(homes) => unsafe { flows::glance::<Bpf>(&homes, key, hash) },
+            None => (Slot::default(), Word::default(), Positions::default()),
+        }
+    }
+
+    #[inline(always)]
     fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Slot> {
         match homes(hash) {
             // SAFETY: map values.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::{Bucket, Slot, find, insert, replace, update};
+use super::{Bucket, Slot, find, glance, insert, replace, update};
 use crate::atomic::Host;
 use crate::atomic::interrupted::{Interrupted, with};
 use crate::entries::{Class, FlowKey, Positions, State, Word};
@@ -159,6 +159,18 @@ fn word_and_positions_that_are_read_belong_together() {
             break;
         }
     }
+    for step in 0.. {
+        let (homes, slot) = made();
+        // SAFETY: a slot of a valid bucket.
+        let other = move || assert!(unsafe { replace::<Host>(slot, old, new, NEW) });
+        // SAFETY: valid buckets.
+        let (found, met) = with(step, other, || unsafe { glance::<Interrupted>(&homes, &key(1), HASH) });
+        let nothing = found.1 == Word::default();
+        assert!(nothing || together(&Found::Live(found.0, found.1, found.2), old, new), "step {step}");
+        if !met {
+            break;
+        }
+    }
 }
 
 #[test]
@@ -197,6 +209,25 @@ fn a_packet_that_comes_while_an_entry_is_replaced_changes_nothing() {
         assert!(replaced != updated.get(), "step {step}: one of the two, whichever was first");
         let Found::Live(_, word, _) = look(&homes, &key(1)) else { panic!("it is there") };
         assert_eq!(word, if replaced { new } else { old.with_fin() });
+        if !met {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_glance_takes_no_flow_for_another_that_gets_its_way_meanwhile() {
+    let another = FlowKey { ports: key(1).ports ^ 1, ..key(1) };
+    for step in 0.. {
+        let (homes, slot) = made();
+        // SAFETY: a slot of a valid bucket, and valid buckets.
+        let other = move || unsafe {
+            assert!(update::<Host>(slot, word(1), Word::default()));
+            assert!(insert::<Host>(&homes, &another, HASH, word(2), OLD));
+        };
+        // SAFETY: as above.
+        let (found, met) = with(step, other, || unsafe { glance::<Interrupted>(&homes, &key(1), HASH) });
+        assert!(found.1 == Word::default() || found.1 == word(1), "step {step}: {:?}", found.1);
         if !met {
             break;
         }

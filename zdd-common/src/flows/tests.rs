@@ -39,6 +39,12 @@ impl Table {
         unsafe { find::<Host>(&self.homes(hash), &key, hash) }
     }
 
+    fn glance(&mut self, n: u32) -> (Slot, Word, Positions) {
+        let (key, hash) = Self::key(n);
+        // SAFETY: as above.
+        unsafe { glance::<Host>(&self.homes(hash), &key, hash) }
+    }
+
     /// Which line of its first bucket a look at an entry ends in; none: it lies in its second bucket.
     fn line(&mut self, n: u32) -> Option<usize> {
         let [first, _] = self.homes(Self::key(n).1);
@@ -79,7 +85,11 @@ fn an_entry_is_found_by_all_of_its_key() {
     let (key, hash) = Table::key(1);
     let homes = table.homes(hash);
     // SAFETY: buckets of a vector that does not grow.
-    let known = |key: &FlowKey| matches!(unsafe { find::<Host>(&homes, key, hash) }, Found::Live(..));
+    let known = |key: &FlowKey| unsafe {
+        let seen = glance::<Host>(&homes, key, hash).1.live();
+        assert_eq!(seen, matches!(find::<Host>(&homes, key, hash), Found::Live(..)));
+        seen
+    };
     let Addr { hi, lo } = key.client;
     assert!(known(&key));
     assert!(!known(&FlowKey { client: Addr { hi: hi | 1, lo }, ..key }));
@@ -98,6 +108,37 @@ fn most_entries_of_a_table_that_is_not_full_cost_one_line() {
         let lines: Vec<_> = (0..some).map(|n| table.line(n)).collect();
         let within = |line| lines.iter().filter(|at| at.is_some_and(|at| at <= line)).count() as u32 * 100;
         assert!(within(0) >= some * one && within(1) >= some * two, "{} {} of {some}", within(0), within(1));
+    }
+}
+
+#[test]
+fn a_glance_sees_what_lies_in_the_first_two_ways_and_nothing_else() {
+    let entries = 1 << 10;
+    let mut table = Table::new(entries);
+    let there: Vec<u32> = (0..entries).filter(|n| table.insert(*n)).collect();
+    let near = |table: &mut Table, n| {
+        let [first, _] = table.homes(Table::key(n).1);
+        let Found::Live(slot, ..) = table.find(n) else { panic!("entry {n} is there") };
+        slot.0.addr().wrapping_sub(first.addr()) < NEAR * size_of::<Way>()
+    };
+    let mut seen = 0;
+    for n in there.iter().copied() {
+        let (slot, word, positions) = table.glance(n);
+        assert_eq!(!word.is(State::Free), near(&mut table, n), "entry {n}");
+        if !word.is(State::Free) {
+            seen += 1;
+            assert_eq!(Found::Live(slot, word, positions), table.find(n));
+        }
+    }
+    assert!(seen > 0 && seen < there.len(), "{seen} of {}", there.len());
+    assert!((entries..2 * entries).all(|n| table.glance(n).1.is(State::Free)), "of nobody");
+    // Of a dead entry, and of one that is being written, it says so.
+    let n = there.into_iter().find(|n| near(&mut table, *n)).expect("one lies near");
+    let (slot, word, _) = table.glance(n);
+    for state in [State::Dead, State::Busy, State::Pending] {
+        // SAFETY: a slot of the table's.
+        unsafe { *slot.0 = word.with_state(state).0 };
+        assert!(table.glance(n).1.is(state));
     }
 }
 

@@ -3,7 +3,8 @@
 //! All of it is one function of its own: what is found out about the packet stays in registers, and no helper of the kernel is
 //! called but for room in front of the frame and, by a SYN, for the clock. It changes nothing, neither the frame nor a table, before it is sure to finish,
 //! but for the SYN filter; then what it knows is left in [`Work`], and the other steps go on from there. It calls what they
-//! call: there is one set of rules. A packet of a changing cell, once decided, comes back for the rest: [`finish`].
+//! call: there is one set of rules. A packet of a changing cell is decided here if its entry tells at a glance; others, once decided, come
+//! back for the rest: [`finish`].
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use crate::net::{End, TCP};
 use crate::packet::{self, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Outside, Packet};
 use crate::reason::Reason;
 use crate::signals::{self, Rate};
-use crate::steer::{self, Query, Steered, Transport};
+use crate::steer::{self, Query, Segment, Steered, Transport};
 use crate::tables::Tables;
 
 /// Goes as far as it is simple. `work`: its `next` says what is left to do, its `fate` what became of the packet if
@@ -106,7 +107,8 @@ fn find_way<F: Frame + ?Sized, T: Tables, const SYN: bool>(
     let transport = if SYN { Transport::Tcp(outside.segment()) } else { Transport::Udp };
     query.ask(vip.service(), &key, transport);
     steer::settle(tables, &mut query, &service, commit);
-    if query.open() {
+    let told = if packet.proto == TCP { outside.segment() } else { Segment::default() };
+    if query.open() && (SYN || !steer::glance(tables, &mut query, told)) {
         work.query = query;
         tell(work.query.transport(), seen);
         return Next::Decide;

@@ -8,6 +8,7 @@
 mod contended;
 #[cfg(test)]
 mod copies;
+mod glance;
 mod peek;
 mod position;
 mod tcp;
@@ -22,6 +23,7 @@ use crate::pace::PaceKey;
 use crate::reason::Reason;
 use crate::tables::{Rule, SteerTables};
 
+pub(crate) use glance::glance;
 pub use peek::peek;
 pub use position::{belongs, follow, near, own_syn};
 

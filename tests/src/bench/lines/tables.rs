@@ -158,6 +158,12 @@ impl SteerTables for Lined {
         self.0.note_failure(service, now_ns, udp);
     }
 
+    fn glance(&mut self, key: &FlowKey, hash: u64) -> (Slot, Word, Positions) {
+        let homes = self.homes(hash);
+        // SAFETY: buckets of the model's, which live as long as this.
+        unsafe { flows::glance::<Words>(&homes, key, hash) }
+    }
+
     fn find(&mut self, key: &FlowKey, hash: u64) -> Found<Slot> {
         let homes = self.homes(hash);
         // SAFETY: buckets of the model's, which live as long as this.
