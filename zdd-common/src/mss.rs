@@ -38,25 +38,54 @@ pub fn has_options<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
     frame.read::<u8>(packet.l4 as usize + WORDS).unwrap_or_default() >> 4 > (HEADER / 4) as u8
 }
 
-/// Whether the option stands first in a TCP header that has options, as most systems send it.
-#[inline(always)]
-pub(crate) fn leads<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> bool {
-    let l4 = packet.l4 as usize;
-    let end = (frame.read::<u8>(l4 + WORDS).unwrap_or_default() >> 4) as usize * 4;
-    // See [`find`].
-    end >= HEADER + MSS_LENGTH as usize
-        && l4 + end <= L3 + packet.ip_length as usize
-        && frame.read::<[u8; 2]>(l4 + HEADER) == Some([MSS, MSS_LENGTH])
-}
+/// A TCP header from its data offset to the end of a first option of four bytes, in words as they stand in the frame: data offset, flags and
+/// window; checksum and urgent pointer; the option. Read in one go, for each look is checked against the frame's end.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Start([u32; 3]);
 
-/// [`clamp`] for an option that [`leads`].
-#[inline(always)]
-pub(crate) fn clamp_first<F: Frame + ?Sized>(frame: &mut F, packet: &Packet, most: u32) {
-    let (l4, at) = (packet.l4 as usize, HEADER + 2);
-    if let Some(told) = frame.read::<u16>(l4 + at).map(u16::from_be)
-        && told as u32 > most
-    {
-        lower(frame, l4, at, told, most as u16);
+impl Start {
+    /// Of a packet. Of a frame that ends before, nothing: no options.
+    #[inline(always)]
+    pub(crate) fn of<F: Frame + ?Sized>(frame: &F, packet: &Packet) -> Self {
+        Self(frame.read(packet.l4 as usize + WORDS).unwrap_or_default())
+    }
+
+    /// Bytes of the header.
+    #[inline(always)]
+    const fn header(self) -> usize {
+        (self.0[0].to_ne_bytes()[0] >> 4) as usize * 4
+    }
+
+    #[inline(always)]
+    pub(crate) const fn has_options(self) -> bool {
+        self.header() > HEADER
+    }
+
+    /// Whether the MSS stands first among the options, as most systems send it.
+    #[inline(always)]
+    pub(crate) const fn leads(self, packet: &Packet) -> bool {
+        let [kind, length, ..] = self.0[2].to_ne_bytes();
+        // See [`find`].
+        self.header() >= HEADER + MSS_LENGTH as usize
+            && packet.l4 as usize + self.header() <= L3 + packet.ip_length as usize
+            && kind == MSS
+            && length == MSS_LENGTH
+    }
+
+    /// [`clamp`] for an option that [`Start::leads`].
+    #[inline(always)]
+    pub(crate) fn clamp<F: Frame + ?Sized>(self, frame: &mut F, packet: &Packet, most: u32) {
+        let [kind, length, high, low] = self.0[2].to_ne_bytes();
+        if u16::from_be_bytes([high, low]) as u32 <= most {
+            return;
+        }
+        let [a, b, urgent @ ..] = self.0[1].to_ne_bytes();
+        let (was, is) = (u16::from_ne_bytes([high, low]), (most as u16).to_be());
+        let [c, d] = Delta::new().word(was, is).apply(u16::from_ne_bytes([a, b])).to_ne_bytes();
+        let [new_high, new_low] = is.to_ne_bytes();
+        let words =
+            [[c, d, urgent[0], urgent[1]], [kind, length, new_high, new_low]].map(u32::from_ne_bytes);
+        frame.write(packet.l4 as usize + TCP_CHECKSUM, words);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::encap;
 use crate::entries::{Backend, FlowKey, Mode, NextHop, Port, VipWord};
 use crate::forward::{self, Side};
 use crate::frame::Frame;
-use crate::mss;
+use crate::mss::{self, Start};
 use crate::net::{End, TCP};
 use crate::packet::{self, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Outside, Packet};
 use crate::reason::Reason;
@@ -154,8 +154,11 @@ fn carry<F: Frame + ?Sized, T: Tables>(
     if signals::follows(tables, seen.packet, answer.backend, rate) {
         return None;
     }
-    let port = way(frame, tables, seen, &backend, syn)?;
-    let fate = send(frame, tables, seen, (&backend, &port), answer, syn);
+    // What its options tell may have to be changed.
+    let start =
+        if syn && backend.mode != Mode::L2 as u16 { Start::of(frame, seen.packet) } else { Start::default() };
+    let port = way(frame, tables, seen, &backend, (syn, start))?;
+    let fate = send(frame, tables, seen, (&backend, &port), answer, start);
     if fate.goes_as(answer.reason) {
         tables.count_flow(service, answer.backend, seen.bytes, answer.reason, answer.new_flow);
     }
@@ -207,7 +210,7 @@ fn way<F: Frame + ?Sized, T: Tables>(
     tables: &mut T,
     Seen { packet, outside, .. }: &Seen<'_>,
     backend: &Backend,
-    syn: bool,
+    (syn, start): (bool, Start),
 ) -> Option<Port> {
     let port = super::port_of(tables, NextHop(backend.next_hop))?;
     if port.flags & Port::STACK != 0 || port.tags != 0 {
@@ -216,19 +219,22 @@ fn way<F: Frame + ?Sized, T: Tables>(
     if backend.mode == Mode::L2 as u16 {
         return (port.mtu == 0 || packet.ip_length as u32 <= port.mtu).then_some(port);
     }
-    // What its options tell may have to be changed. Unless that stands first, as most systems send it, see the steps that send.
-    let (header, told) = match backend.mode {
-        mode if mode == Mode::Ipip as u16 => (encap::overhead(&backend.addr) as u32, syn),
-        mode if mode == Mode::Nat as u16 => (0, packet.proto == TCP && mss::any_syn(frame, packet)),
+    // Unless what may have to be changed stands first, as most systems send it, see the steps that send.
+    let (header, simple) = match backend.mode {
+        mode if mode == Mode::Ipip as u16 => (encap::overhead(&backend.addr) as u32, true),
+        mode if mode == Mode::Nat as u16 => {
+            let answers = !syn && packet.proto == TCP && mss::any_syn(frame, packet);
+            (0, !(answers && mss::has_options(frame, packet)))
+        }
         _ => return None,
     };
+    let simple = simple && (!start.has_options() || start.leads(packet));
     // A backend that is its own client gets a port of ours; see the steps that send.
     if backend.mode == Mode::Nat as u16 && backend.addr == packet.src {
         return None;
     }
     let fits = port.mtu == 0 || packet.ip_length as u32 + header <= port.mtu;
-    let told = told && mss::has_options(frame, packet) && !(syn && mss::leads(frame, packet));
-    (fits && !told && outside.hops > 1).then_some(port)
+    (fits && simple && outside.hops > 1).then_some(port)
 }
 
 /// Sends what [`way`] let through.
@@ -239,13 +245,13 @@ fn send<F: Frame + ?Sized, T: Tables>(
     Seen { packet, outside, .. }: &Seen<'_>,
     (backend, port): (&Backend, &Port),
     steered: Steered,
-    syn: bool,
+    start: Start,
 ) -> Fate {
     let (dst, src) = (NextHop(backend.next_hop).mac(), port.mac);
-    if syn && backend.mode != Mode::L2 as u16 && port.mtu != 0 && mss::has_options(frame, packet) {
+    if start.has_options() && port.mtu != 0 {
         let header =
             if backend.mode == Mode::Ipip as u16 { encap::overhead(&backend.addr) as u32 } else { 0 };
-        mss::clamp_first(frame, packet, mss::most(packet, port.mtu.saturating_sub(header)));
+        start.clamp(frame, packet, mss::most(packet, port.mtu.saturating_sub(header)));
     }
     if backend.mode != Mode::L2 as u16 && forward::lower_hops(frame, packet, **outside).is_none() {
         return Fate::drop(Reason::DropMalformed);
