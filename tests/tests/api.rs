@@ -439,5 +439,28 @@ fn events_come_in_order_and_are_resumed_by_number() -> Result<()> {
         Ok::<_, Error>((text.contains("rollback web") && !text.contains("interface")).then_some(()))
     })?;
     follow.terminate(PATIENCE)?;
+    // A number that there is not, and a state directory that has begun anew: a person is told, a program gets what there is.
+    let last = |events: &[Value]| seq(events.last().expect("events"));
+    let before = last(&lines(&world, &[])?);
+    let beyond = world.zdd().output(&["events", "--after", "99999"])?;
+    assert!(
+        beyond.status.success() && beyond.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&beyond.stdout)
+    );
+    let told = stderr(&beyond);
+    let number =
+        told.strip_prefix("note: there is no event after 99999: the last one is ").unwrap_or_default();
+    let number = number.trim_end().parse::<u64>().unwrap_or(0);
+    let all = lines(&world, &["--after", "99999"])?;
+    assert!((before..=last(&all)).contains(&number), "{told}");
+    assert!(all[0]["missed"] == true && all.len() > 1, "{all:?}");
+    // One line each, whatever somebody gave as a reason, and bounded.
+    let reason = format!("two\nlines, \x1b[31mred {}", "x".repeat(5000));
+    world.zdd().run(&["shift", "web", "v2=15%", "--reason", &reason])?;
+    let text = world.zdd().run(&["events", "--service", "web"])?;
+    let told = text.lines().find(|line| line.contains("two lines,  [31mred")).expect("the shift");
+    assert!(told.contains("uid 0") && told.len() < 1200, "{told}");
+    assert!(text.lines().all(|line| line.starts_with(|first: char| first.is_ascii_digit())), "{text}");
     Ok(())
 }

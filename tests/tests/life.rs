@@ -155,6 +155,40 @@ fn a_state_that_has_vanished_beside_live_maps_is_no_fresh_start() -> Result<()> 
     Ok(())
 }
 
+/// Two agents that write into one state directory would each lose what the other has promised.
+#[test]
+fn two_agents_do_not_share_a_state_directory() -> Result<()> {
+    let world = World::running(Setup::default())?;
+    let text = std::fs::read_to_string(world.config()).expect("the configuration");
+    let text = text.replace("bpf/zdd\"", "bpf/zdd-2\"").replace("zdd.sock\"", "zdd-2.sock\"");
+    let second = world.write("second.toml", &text)?;
+    let before = std::fs::read(world.rig.scratch().path("state/state.json")).expect("the state");
+    let said = world.refused_start(&second)?;
+    said.says(1, &["another zdd agent uses", "/state", "help: stop it first", "agent.state_dir"]);
+    assert_eq!(std::fs::read(world.rig.scratch().path("state/state.json")).expect("it"), before);
+    assert!(world.status().is_ok());
+    Ok(())
+}
+
+/// Whoever clears up what another agent has left does not take this one's program away.
+#[test]
+fn a_detach_that_names_other_pins_leaves_a_running_agent_alone() -> Result<()> {
+    let mut world = World::running(Setup::default())?;
+    let other = world.write(
+        "other.toml",
+        &std::fs::read_to_string(world.config()).expect("it").replace("/zdd\"", "/zdd-2\""),
+    )?;
+    let other_dir = world.pin_dir().with_file_name("zdd-2");
+    let said = world.refused(&["detach", "--pin-dir", &other_dir.display().to_string()])?;
+    said.says(1, &["has its maps in", "zdd-2", "nothing was detached", "--socket"]);
+    world.refused(&["detach", "--config", &other.display().to_string()])?.says(1, &["nothing was detached"]);
+    assert!(world.status()?["interfaces"][0]["attached"].as_bool().unwrap_or(false), "{}", world.status()?);
+    // Its own, by another name for it.
+    let own = world.pin_dir().join("..").join("zdd");
+    world.zdd().run(&["detach", "--pin-dir", &own.display().to_string()])?;
+    world.agent_ends()
+}
+
 /// What cannot change under traffic can when there is none: after a reboot somebody must serve.
 #[test]
 fn without_maps_a_file_is_taken_that_would_have_moved_live_connections() -> Result<()> {

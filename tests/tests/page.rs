@@ -62,6 +62,19 @@ fn health_is_in_sight(browser: &Browser, within: &str) -> Result<()> {
     Ok(())
 }
 
+/// And why a backend is ill: each reason, or next hop, that is shown at all.
+fn whys_are_in_sight(browser: &Browser) -> Result<()> {
+    let shown = "[...document.querySelectorAll('article details[open] .why')].filter((why) => why.getClientRects().length > 0)";
+    let hidden = browser.script(&format!(
+        "return {shown}.filter((why) =>\
+           why.getBoundingClientRect().right > why.closest('.scroll').getBoundingClientRect().right + 1).length"
+    ))?;
+    assert_eq!(hidden, 0);
+    let told = browser.script(&format!("return {shown}.map((why) => why.textContent).join('; ')"))?;
+    assert!(told.as_str().is_some_and(|told| told.contains("503")), "{told}");
+    Ok(())
+}
+
 /// How many lines with at least two places the chart of `web` has.
 const LINES: &str = "return [...document.querySelectorAll('[data-service=web] path.seen')]\
     .filter((path) => path.getAttribute('d').includes('L')).length";
@@ -139,6 +152,7 @@ fn the_page_shows_the_split_health_and_rollout_as_they_happen() -> Result<()> {
     )?;
     fits(&browser)?;
     health_is_in_sight(&browser, "article")?;
+    whys_are_in_sight(&browser)?;
     browser.picture(&picture(&world, "page-narrow.png"))?;
 
     // It only shows: there is nothing to press that changes something, and nobody who asks is heard.

@@ -7,6 +7,7 @@ mod change;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ pub use change::{Change, Generations, Made, SpentKey};
 
 use crate::desired::{BasisPoints, Desired};
 use crate::report::{
-    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, NodeReport, ShiftReport, Snapshot, Status,
-    WhoMoves,
+    ApplyReport, ChangeReport, DetachReport, DrainReport, Explain, NodeReport, ShiftReport, Snapshot, Splits,
+    Status, WhoMoves,
 };
 use crate::rollout::report::{RolloutHistory, RolloutPlan, RolloutReport, StoppedLine, TrainReport};
 use crate::text::{Unreadable, parse_socket};
@@ -169,6 +170,9 @@ pub enum Request {
     Snapshot {
         reply: Reply<Snapshot>,
     },
+    Splits {
+        reply: Reply<Splits>,
+    },
     Trace {
         filter: TraceFilter,
         reply: Reply<mpsc::Receiver<TracedPacket>>,
@@ -259,6 +263,7 @@ pub enum Request {
         reply: Reply<StoppedLine>,
     },
     Detach {
+        pin_dir: Option<PathBuf>,
         reply: Reply<DetachReport>,
     },
     WhoMoves {
@@ -355,6 +360,7 @@ impl Request {
         match self {
             Request::Status { reply } => drop(reply.send(Err(refused))),
             Request::Snapshot { reply } => drop(reply.send(Err(refused))),
+            Request::Splits { reply } => drop(reply.send(Err(refused))),
             Request::Trace { reply, .. } => drop(reply.send(Err(refused))),
             Request::Troubles { reply } => drop(reply.send(Err(refused))),
             Request::Shift { reply, .. } | Request::Rollback { reply, .. } => drop(reply.send(Err(refused))),
@@ -373,7 +379,7 @@ impl Request {
             Request::Gate { reply, .. } => drop(reply.send(Err(refused))),
             Request::Line { reply, .. } => drop(reply.send(Err(refused))),
             Request::Train { reply, .. } => drop(reply.send(Err(refused))),
-            Request::Detach { reply } => drop(reply.send(Err(refused))),
+            Request::Detach { reply, .. } => drop(reply.send(Err(refused))),
             Request::WhoMoves { reply, .. } => drop(reply.send(Err(refused))),
             Request::DrainNode { reply, .. } | Request::UndrainNode { reply, .. } => {
                 drop(reply.send(Err(refused)))
@@ -419,6 +425,11 @@ impl Handle {
     /// The same, and the rollouts.
     pub async fn snapshot(&self) -> Result<Snapshot, Refused> {
         self.ask(|reply| Request::Snapshot { reply }).await
+    }
+
+    /// The splits alone, as in a snapshot.
+    pub async fn splits(&self) -> Result<Splits, Refused> {
+        self.ask(|reply| Request::Splits { reply }).await
     }
 
     /// Packets as they come, with what becomes of each, until the receiver is dropped.
@@ -552,9 +563,10 @@ impl Handle {
         self.ask(|reply| Request::Line { stopped, reply }).await
     }
 
-    /// Detaches the program and removes every pin; the agent ends after the answer.
-    pub async fn detach(&self) -> Result<DetachReport, Refused> {
-        self.ask(|reply| Request::Detach { reply }).await
+    /// Detaches the program and removes every pin; the agent ends after the answer. Refused if the pins are not in `pin_dir`, which the
+    /// caller has named.
+    pub async fn detach(&self, pin_dir: Option<PathBuf>) -> Result<DetachReport, Refused> {
+        self.ask(|reply| Request::Detach { pin_dir, reply }).await
     }
 
     /// What [`Handle::shift`] to these weights would move, worked out by the same code and not made. `clients` are told one by one,
@@ -599,6 +611,6 @@ mod tests {
     async fn an_ended_loop_is_an_answer() {
         let (handle, requests) = channel(1);
         drop(requests);
-        assert_eq!(handle.detach().await.unwrap_err().code, RefusedCode::Internal);
+        assert_eq!(handle.detach(None).await.unwrap_err().code, RefusedCode::Internal);
     }
 }

@@ -77,6 +77,30 @@ struct Shared {
     seq: u64,
     /// `None`: kept in memory only.
     journal: Option<Journal>,
+    /// The last that is in the file.
+    written: u64,
+}
+
+impl Shared {
+    /// Writes down what is not yet: the last event, and those before it for which there was no room. Without them their numbers would be
+    /// given out again after a restart.
+    fn write(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        let waited = self.written + 1 < self.seq;
+        let missing = self.kept.iter().rev().take_while(|event| event.seq > self.written).count();
+        for event in self.kept.iter().skip(self.kept.len() - missing) {
+            if let Err(error) = journal.append(event) {
+                if !waited {
+                    tracing::error!(%error, "events are not written down until there is room: events.jsonl");
+                }
+                return;
+            }
+            self.written = event.seq;
+        }
+        if waited {
+            tracing::info!("events are written down again, those of meanwhile too: events.jsonl");
+        }
+    }
 }
 
 impl Default for EventLog {
@@ -90,7 +114,7 @@ impl EventLog {
         let mut kept: VecDeque<Event> = journal.as_ref().map(Journal::lines).unwrap_or_default().into();
         kept.drain(..kept.len().saturating_sub(KEPT));
         let seq = kept.back().map_or(0, |event| event.seq);
-        let shared = Arc::new(Mutex::new(Shared { kept, seq, journal }));
+        let shared = Arc::new(Mutex::new(Shared { kept, seq, journal, written: seq }));
         EventLog { shared, last: Arc::new(watch::Sender::new(seq)) }
     }
 
@@ -106,7 +130,7 @@ impl EventLog {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Numbers an event and keeps it. A file that cannot be written is told, and the event kept in memory.
+    /// Numbers an event and keeps it. A file that cannot be written is told, and the event kept in memory until it can.
     pub fn note(&self, kind: EventKind, service: Option<(&str, u64)>, text: String, by: Option<String>) {
         let mut shared = self.shared();
         shared.seq += 1;
@@ -120,13 +144,8 @@ impl EventLog {
             by,
             missed: false,
         };
-        if let Some(journal) = &mut shared.journal
-            && let Err(error) = journal.append(&event)
-        {
-            tracing::error!(%error, "events are not written down any more: events.jsonl");
-            shared.journal = None;
-        }
         shared.kept.push_back(event);
+        shared.write();
         if shared.kept.len() > KEPT {
             shared.kept.pop_front();
         }
@@ -191,6 +210,26 @@ mod tests {
         log.note(EventKind::Change, Some(("web", 9)), "shift".to_owned(), Some("uid 0".to_owned()));
         assert_eq!(seqs(&log.since(5)), [6]);
         assert!(log.since(6).is_empty() && log.last() == 6);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_found_no_room_is_written_down_when_there_is() {
+        let dir = std::env::temp_dir().join(format!("zdd-events-full-{}", std::process::id()));
+        // The file can neither grow nor be put aside.
+        let (file, aside) = (dir.join("events.jsonl"), dir.join("events.jsonl.1"));
+        std::fs::create_dir_all(aside.join("in-the-way")).unwrap();
+        let log = EventLog::new(Some(Journal::open(&file, 300).unwrap()));
+        let note = |n: u64| log.note(EventKind::Health, None, format!("event {n}"), None);
+        (1..=6).for_each(note);
+        assert_eq!(log.last(), 6);
+        let size = std::fs::metadata(&file).unwrap().len();
+        assert!(size <= 300, "{size}");
+        std::fs::remove_dir_all(&aside).unwrap();
+        note(7);
+        assert_eq!(seqs(&log.since(4)), [5, 6, 7]);
+        let again = EventLog::new(Some(Journal::open(&file, 300).unwrap()));
+        assert_eq!(seqs(&again.since(4)), [5, 6, 7], "and no number is given out twice");
         std::fs::remove_dir_all(dir).unwrap();
     }
 

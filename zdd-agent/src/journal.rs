@@ -55,7 +55,7 @@ impl Journal {
     /// Appends one line.
     ///
     /// # Errors
-    /// When the file system refuses; the file may then hold a part of the line, which is never read.
+    /// When the file system refuses; the file is then as it was.
     pub fn append<T: Serialize>(&mut self, line: &T) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
@@ -65,8 +65,14 @@ impl Journal {
             self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
             self.bytes = 0;
         }
+        if let Err(error) = self.file.write_all(&text) {
+            // The disk is full, say. What of the line got there must not become the beginning of the next one, and a file can be made shorter
+            // where there is no room.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
         self.bytes += text.len() as u64;
-        self.file.write_all(&text)
+        Ok(())
     }
 
     /// Waits until everything appended is on the disk.
@@ -116,6 +122,51 @@ mod tests {
         assert!((34..=100).contains(&lines.len()), "one file of 100 bytes and a part: {}", lines.len());
         assert!(fs::metadata(&path).unwrap().len() <= 100);
         drop((fs::remove_file(&path), fs::remove_file(format!("{}.1", path.display()))));
+    }
+
+    /// Run again by the test below, in a process that may write no file above 10 bytes: as on a disk that is full, a part of the line gets
+    /// there.
+    #[test]
+    fn full() {
+        let Some(path) = std::env::var_os("ZDD_JOURNAL_FULL").map(PathBuf::from) else { return };
+        let mut journal = Journal::open(&path, 1000).unwrap();
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid limit to fill; this process is the test's own, and what the signal says the error says as well.
+        unsafe {
+            libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit);
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        }
+        let room = |bytes: Option<u64>| {
+            let limit = libc::rlimit { rlim_cur: bytes.unwrap_or(limit.rlim_max), ..limit };
+            // SAFETY: a valid limit.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
+        };
+        room(Some(10));
+        journal.append(&"first").unwrap();
+        let refused = journal.append(&"second").unwrap_err();
+        let size = fs::metadata(&path).unwrap().len();
+        // There is room again, and nobody has started anew.
+        room(None);
+        journal.append(&"third").unwrap();
+        assert_eq!((size, refused.raw_os_error()), (8, Some(libc::EFBIG)));
+        assert_eq!(journal.lines::<String>(), ["first", "third"]);
+    }
+
+    #[test]
+    fn a_line_that_finds_no_room_leaves_nothing_behind() {
+        let path = path("full");
+        let done = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "journal::tests::full"])
+            .env("ZDD_JOURNAL_FULL", &path)
+            .output()
+            .unwrap();
+        drop(fs::remove_file(&path));
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            done.status.success() && said.contains("1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
 
     #[test]

@@ -20,6 +20,18 @@ pub struct Snapshot {
     pub rollouts: Vec<crate::rollout::report::RolloutReport>,
 }
 
+/// Of a [`Snapshot`] what the page's chart keeps: cheap to take, also when nobody looks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Splits {
+    /// When they were taken, as in the snapshot.
+    pub unix_ms: u64,
+    /// By service and version, in the order of the configuration.
+    pub services: Vec<(String, Vec<VersionSplit>)>,
+}
+
+/// Name of a version, share asked for, share in the table, flows begun since the maps were made.
+pub type VersionSplit = (String, f64, f64, u64);
+
 /// `zdd status`: everything at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {

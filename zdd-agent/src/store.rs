@@ -80,6 +80,14 @@ pub enum StoreError {
         /// Its layout.
         found: u32,
     },
+    /// Another agent runs on it.
+    #[error(
+        "another zdd agent uses {}\nhelp: stop it first (its traffic goes on), or give this one its own agent.state_dir", dir.display()
+    )]
+    Locked {
+        /// The state directory.
+        dir: PathBuf,
+    },
     /// There is no state, but there was one.
     #[error(
         "{path} is missing, but {path}.bak is there\nhelp: restore it with `cp {path}.bak {path}`, or remove it too to start afresh",
@@ -96,7 +104,7 @@ pub enum StoreError {
     Encode(serde_json::Error),
 }
 
-/// The state file of one agent. One writer at a time: the agent that holds the pin directory.
+/// The state file of one agent. One writer at a time: the agent that holds [`Store::lock`].
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
@@ -169,6 +177,18 @@ impl Store {
             settled: AtomicU64::new(0),
             settling: Mutex::new(()),
         })
+    }
+
+    /// Keeps other agents away from the directory for as long as the answer lives: with pins of their own nothing else would.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another one has it; [`StoreError::Io`] when it cannot be opened. A file system without locks keeps nobody away.
+    pub fn lock(&self) -> Result<File, StoreError> {
+        let dir = File::open(&self.dir).map_err(|error| Self::io("open", self.dir.clone(), error))?;
+        match dir.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked { dir: self.dir.clone() }),
+            Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(dir),
+        }
     }
 
     /// The state file's path, for messages.

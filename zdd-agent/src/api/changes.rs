@@ -498,7 +498,8 @@ impl Changing for pb::DetachRequest {
     }
 
     async fn make(self, handle: Handle) -> Result<pb::DetachReport, Status> {
-        handle.detach().await.map(Wire::into_pb).map_err(status)
+        let pin_dir = (!self.pin_dir.is_empty()).then(|| self.pin_dir.into());
+        handle.detach(pin_dir).await.map(Wire::into_pb).map_err(status)
     }
 
     async fn made(self, handle: Handle) -> Result<pb::DetachReport, Status> {

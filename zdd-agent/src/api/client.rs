@@ -521,9 +521,10 @@ impl Client {
     }
 
     /// See [`Handle::detach`](crate::control::Handle::detach).
-    pub async fn detach(&mut self) -> Result<DetachReport, ClientError> {
+    pub async fn detach(&mut self, pin_dir: Option<&Path>) -> Result<DetachReport, ClientError> {
         let options = self.options();
-        report(self.inner.detach(pb::DetachRequest { options }).await)
+        let pin_dir = pin_dir.map_or(String::new(), |dir| dir.display().to_string());
+        report(self.inner.detach(pb::DetachRequest { pin_dir, options }).await)
     }
 
     /// See [`Handle::who_moves`](crate::control::Handle::who_moves).

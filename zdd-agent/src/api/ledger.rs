@@ -72,7 +72,8 @@ impl Ledger {
     ) -> Result<Vec<u8>, Status> {
         let options = request.options();
         let who = caller.to_string();
-        let reason = if options.reason.is_empty() { request.why().to_owned() } else { options.reason };
+        let reason = if options.reason.is_empty() { request.why() } else { &options.reason };
+        let reason: String = reason.chars().take(REASON_MOST).collect();
         let key = match options.idempotency_key.as_str() {
             "" => None,
             key => Some(scoped(caller, key)?),
@@ -129,6 +130,9 @@ impl Ledger {
         answer
     }
 }
+
+/// Letters of a reason that are kept: it is shown with the change it was given for, on lines with others.
+const REASON_MOST: usize = 1000;
 
 /// Somebody looks; dropping it ends the record.
 pub(super) struct Looking {

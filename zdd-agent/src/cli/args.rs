@@ -260,10 +260,10 @@ pub enum Command {
     },
     /// Detach the XDP program and remove everything that is pinned. Flows break.
     Detach {
-        /// Where maps and links are pinned, if no agent runs.
+        /// Where maps and links are pinned: needed if no agent runs; one that has its own elsewhere refuses.
         #[arg(long, value_name = "DIR", conflicts_with = "config")]
         pin_dir: Option<PathBuf>,
-        /// The configuration that names the pin directory, if no agent runs.
+        /// The configuration that names the pin directory.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },

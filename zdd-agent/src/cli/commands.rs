@@ -194,16 +194,24 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
             }
             let mut events = client.watch_events(after, &service, !follow).await?;
             let mut interrupt = super::interrupts()?;
+            // The agent tells all that it has to whoever asks for what comes after a number that its log has not come to: the state may
+            // have been wiped, and a program that resumes must miss nothing. A person has mistyped.
+            let mut beyond = None;
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
                     _ = interrupt.recv() => return Ok(Outcome::Done),
                 };
-                match event {
-                    Some(event) => out.print(&event?, table::event)?,
+                match event.transpose()? {
+                    Some(event) if event.seq <= after && !out.is_json() => beyond = Some(event.seq),
+                    Some(event) => out.print(&event, table::event)?,
                     None if follow => return Err(ClientError::Broke("it stops".to_owned()).into()),
                     None => break,
                 }
+            }
+            if let Some(last) = beyond {
+                let whose = if service.is_empty() { String::new() } else { format!(" of {service}") };
+                remark("note", &format!("there is no event{whose} after {after}: the last one is {last}"));
             }
         }
         Command::Explain { service, from, port, preview } => {
@@ -226,7 +234,10 @@ pub async fn ask(command: Command, mut client: Client, out: &mut Output) -> anyh
         Command::WhoMoves { service, weights, from, port } => {
             out.print(&client.who_moves(&service, &weights, &from, port).await?, who_moves::text)?;
         }
-        Command::Detach { .. } => out.print(&client.detach().await?, table::detached)?,
+        Command::Detach { pin_dir, config } => {
+            let named = super::detach::named(pin_dir.as_deref(), config.as_deref())?;
+            out.print(&client.detach(named.as_deref()).await?, table::detached)?;
+        }
     }
     Ok(Outcome::Done)
 }

@@ -1,6 +1,6 @@
-//! `zdd detach` when no agent runs.
+//! `zdd detach`: what it is about, and doing it when no agent runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Outcome;
 use super::output::Output;
@@ -13,14 +13,21 @@ pub fn without_agent(
     config: Option<&Path>,
     out: &mut Output,
 ) -> anyhow::Result<Outcome> {
-    let pin_dir = match (pin_dir, config) {
-        (Some(pin_dir), _) => pin_dir.to_owned(),
-        (None, Some(config)) => Config::load(config)?.0.agent.pin_dir,
-        (None, None) => anyhow::bail!("no pin directory is named\nhelp: use --pin-dir DIR or --config FILE"),
+    let Some(pin_dir) = named(pin_dir, config)? else {
+        anyhow::bail!("no pin directory is named\nhelp: use --pin-dir DIR or --config FILE")
     };
     let report = detach_offline(&pin_dir)?;
     out.print(&report, super::table::detached)?;
     Ok(Outcome::Done)
+}
+
+/// The pin directory that the command line names, if it does.
+pub fn named(pin_dir: Option<&Path>, config: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    Ok(match (pin_dir, config) {
+        (Some(pin_dir), _) => Some(std::path::absolute(pin_dir)?),
+        (None, Some(config)) => Some(Config::load(config)?.0.agent.pin_dir),
+        (None, None) => None,
+    })
 }
 
 /// Detaches the program and removes the pins below `pin_dir`.

@@ -471,5 +471,7 @@ pub fn event(event: &Event) -> String {
         None => String::new(),
     };
     let by = event.by.as_ref().map_or(String::new(), |by| format!(" [{by}]"));
-    format!("{missed}{} {at}{whose}: {}{by}\n", event.seq, event.text)
+    // One event is one line, whatever somebody gave as a reason.
+    let text = event.text.replace(char::is_control, " ");
+    format!("{missed}{} {at}{whose}: {text}{by}\n", event.seq)
 }

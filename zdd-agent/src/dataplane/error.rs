@@ -75,7 +75,7 @@ pub enum DataplaneError {
     },
     /// Somebody else's XDP program is there.
     #[error(
-        "{interface} already has an XDP program that is not zdd's: {program} (id {id})\nhelp: detach it (`ip link set dev {interface} xdp off`, or stop its owner), or leave {interface} out (of agent.interfaces); zdd never replaces it"
+        "{interface} already has an XDP program that is not zdd's: {program} (id {id})\nhelp: detach it (`ip link set dev {interface} xdp off`, or stop its owner; if that is another zdd agent, `zdd detach` with its --socket or --pin-dir), or leave {interface} out (of agent.interfaces); zdd never replaces it"
     )]
     Foreign {
         /// The interface.

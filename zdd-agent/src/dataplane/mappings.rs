@@ -137,6 +137,11 @@ impl Dataplane {
         [false, true].map(|v6| u64::from(self.pool.table_of(v6)) * SNAT_WAYS as u64)
     }
 
+    /// Takes the mappings out of this process's memory, which is counted with it; the next sweep brings them back.
+    pub fn let_mappings_go(&mut self) {
+        self.mappings.let_go();
+    }
+
     /// Looks at every mapping, IPv4 and IPv6, and does with it what `rule` says, by compare-and-swap: whatever a packet did meanwhile wins, and
     /// the next sweep looks again.
     pub fn sweep_mappings(&self, mut rule: impl FnMut(Mapping) -> Fate) -> [MappingTotals; 2] {

@@ -75,7 +75,8 @@ pub struct Dataplane {
     pub(super) tx: DevMapHash<MapData>,
     pub(super) wanted: HashMap<MapData, Plain<Addr>, u32>,
     pub(super) locals: HashMap<MapData, Plain<Addr>, u32>,
-    pub(super) reasons: PerCpuArray<MapData, u64>,
+    /// Packets by reason: a per-CPU array of `u64`.
+    pub(super) reasons: OwnedFd,
     pub(super) service_count: PerCpuArray<MapData, Plain<Counters>>,
     pub(super) refused_count: PerCpuArray<MapData, Plain<Refusals>>,
     pub(super) backend_count: PerCpuArray<MapData, Plain<Counters>>,
@@ -228,7 +229,7 @@ impl Dataplane {
             tx: take(&mut ebpf, "TX")?,
             wanted: take(&mut ebpf, "WANTED")?,
             locals: take(&mut ebpf, "LOCALS")?,
-            reasons: take(&mut ebpf, "REASON_COUNT")?,
+            reasons: descriptor(&ebpf, "REASON_COUNT")?,
             service_count: take(&mut ebpf, "SERVICE_COUNT")?,
             refused_count: take(&mut ebpf, "REFUSED_COUNT")?,
             backend_count_fd: descriptor(&ebpf, "BACKEND_COUNT")?,

@@ -40,10 +40,27 @@ const ROOM: usize = 4096;
 
 /// Sums over `cpus` CPUs of the first `count` values of a per-CPU array of [`Counters`], by index. Linux 5.13.
 pub(super) fn sums(map: BorrowedFd<'_>, count: u32, cpus: usize) -> io::Result<Vec<Counters>> {
+    all(map, count, cpus, |each: &[Counters]| Counters::sum(each.iter().copied()))
+}
+
+/// The same of an array of plain numbers.
+pub(super) fn totals(map: BorrowedFd<'_>, count: u32, cpus: usize) -> io::Result<Vec<u64>> {
+    all(map, count, cpus, |each: &[u64]| each.iter().sum())
+}
+
+/// The first `count` values of a per-CPU array, by index, each as `sum` makes one of what `cpus` CPUs have. `T` is what the map holds: its
+/// size is a multiple of 8 bytes, to which the kernel rounds.
+fn all<T: Copy + Default, S: Clone + Default>(
+    map: BorrowedFd<'_>,
+    count: u32,
+    cpus: usize,
+    sum: impl Fn(&[T]) -> S,
+) -> io::Result<Vec<S>> {
+    const { assert!(size_of::<T>().is_multiple_of(8), "the kernel rounds values up to 8 bytes") };
     let mut sums = Vec::with_capacity(count as usize);
     let room = ROOM.min(count as usize);
     let mut keys = vec![0u32; room];
-    let mut values = vec![Counters::default(); room * cpus];
+    let mut values = vec![T::default(); room * cpus];
     let mut at = 0u32;
     while sums.len() < count as usize {
         let mut next = 0u32;
@@ -64,13 +81,13 @@ pub(super) fn sums(map: BorrowedFd<'_>, count: u32, cpus: usize) -> io::Result<V
             Err(error) => return Err(error),
         };
         let read = (batch.count as usize).min(room);
-        sums.extend(values[..read * cpus].chunks(cpus).map(|each| Counters::sum(each.iter().copied())));
+        sums.extend(values[..read * cpus].chunks(cpus).map(&sum));
         if last || read == 0 {
             break;
         }
         at = next;
     }
-    sums.resize(count as usize, Counters::default());
+    sums.resize(count as usize, S::default());
     Ok(sums)
 }
 

@@ -14,7 +14,7 @@ use zdd_common::limits::WAYS;
 use zdd_common::maps::{Counters, Quotas, Refusals, Repliers};
 use zdd_common::net::{Addr, End};
 use zdd_common::pace::Pace;
-use zdd_common::reason::{REASONS, Reason};
+use zdd_common::reason::REASONS;
 use zdd_common::rules::Sweep;
 use zdd_common::syn_filter;
 
@@ -381,17 +381,10 @@ impl Dataplane {
         (bytes as u64, syn_filter::fill(ones))
     }
 
-    /// Packets that ended with this reason.
-    pub fn packets(&self, reason: Reason) -> u64 {
-        let at = REASONS.iter().position(|known| *known == reason).unwrap_or(0) as u32;
-        self.reasons.get(&at, 0).map_or(0, |values| values.iter().sum())
-    }
-
-    /// Packets by reason, in the order of the reasons' numbers.
-    pub fn reasons(&self) -> Vec<u64> {
-        (0..REASONS.len() as u32)
-            .map(|index| self.reasons.get(&index, 0).map_or(0, |values| values.iter().sum()))
-            .collect()
+    /// Packets by reason, in the order of [`REASONS`]. In one system call: it is asked every second.
+    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
+        per_cpu::totals(self.reasons.as_fd(), REASONS.len() as u32, self.cpus)
+            .map_err(|error| DataplaneError::kernel("cannot read the reasons' counters", error))
     }
 
     /// A service's counters.

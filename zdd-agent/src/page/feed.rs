@@ -1,4 +1,5 @@
-//! Snapshots for those who look, and the history of every split for those who come later.
+//! Snapshots for those who look, and the history of every split for those who come later: while nobody looks, the splits are all that is
+//! asked for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::control::Handle;
-use crate::report::Snapshot;
+use crate::report::{Snapshot, Splits, VersionSplit};
 use crate::shutdown::Shutdown;
 
 /// Between two snapshots while somebody looks.
@@ -24,11 +25,14 @@ const POINTS: usize = 180;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Point {
     unix_ms: u64,
-    services: Vec<(String, Vec<VersionPoint>)>,
+    services: Vec<(String, Vec<VersionSplit>)>,
 }
 
-/// Name, share asked for, share in the table, flows begun since the maps were made.
-type VersionPoint = (String, f64, f64, u64);
+impl From<Splits> for Point {
+    fn from(Splits { unix_ms, services }: Splits) -> Self {
+        Point { unix_ms, services }
+    }
+}
 
 impl Point {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
@@ -85,14 +89,17 @@ impl Feed {
             if !point && !seen {
                 continue;
             }
-            // The loop has ended: so will this.
+            // Where it is not answered, the loop has ended: so will this.
+            if !seen {
+                let Ok(splits) = handle.splits().await else { return };
+                self.keep(splits.into());
+                continue;
+            }
             let Ok(snapshot) = handle.snapshot().await else { return };
             if point {
                 self.keep(Point::of(&snapshot));
             }
-            if seen {
-                self.latest.send_replace(event("snapshot", &snapshot));
-            }
+            self.latest.send_replace(event("snapshot", &snapshot));
         }
     }
 }
@@ -106,6 +113,7 @@ pub(super) fn event<T: Serialize>(name: &str, data: &T) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Request;
 
     #[test]
     fn the_history_is_bounded_and_ordered() {
@@ -118,28 +126,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn snapshots_are_taken_each_second_only_while_somebody_looks() {
+    async fn snapshots_are_taken_only_while_somebody_looks() {
         let (handle, mut requests) = crate::control::channel(1);
         let (trigger, shutdown) = Shutdown::new();
         let feed = Feed::new();
         let running = tokio::spawn(feed.clone().run(handle, shutdown));
-        let asked = Arc::new(Mutex::new(0));
+        // Snapshots, and splits alone.
+        let asked = Arc::new(Mutex::new((0, 0)));
         let counted = asked.clone();
         let answering = tokio::spawn(async move {
-            while let Some(crate::control::Request::Snapshot { reply }) = requests.recv().await {
-                *counted.lock().unwrap() += 1;
-                drop(reply.send(Ok(Snapshot::default())));
+            while let Some(request) = requests.recv().await {
+                let mut counted = counted.lock().unwrap();
+                match request {
+                    Request::Snapshot { reply } => {
+                        counted.0 += 1;
+                        drop(reply.send(Ok(Snapshot::default())));
+                    }
+                    Request::Splits { reply } => {
+                        counted.1 += 1;
+                        drop(reply.send(Ok(Splits::default())));
+                    }
+                    other => panic!("{other:?}"),
+                }
             }
         });
         tokio::time::sleep(Duration::from_millis(10_500)).await;
-        assert_eq!((*asked.lock().unwrap(), feed.history().len()), (3, 3), "at 0, 5 and 10 s");
+        assert_eq!((*asked.lock().unwrap(), feed.history().len()), ((0, 3), 3), "at 0, 5 and 10 s");
         let mut looking = feed.subscribe();
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!((*asked.lock().unwrap(), feed.history().len()), (13, 5));
+        assert_eq!((*asked.lock().unwrap(), feed.history().len()), ((10, 3), 5));
         assert!(looking.borrow_and_update().starts_with(b"event: snapshot\ndata: {\"unix_ms\":0,"));
         drop(looking);
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!(*asked.lock().unwrap(), 15);
+        assert_eq!(*asked.lock().unwrap(), (10, 5));
         trigger.start();
         running.await.unwrap();
         answering.await.unwrap();

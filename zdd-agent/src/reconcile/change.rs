@@ -1,6 +1,7 @@
 //! Changes on somebody's behalf: expected generation, key, and what is told of it afterwards.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::time::Duration;
 
 use super::Reconciler;
@@ -69,10 +70,11 @@ impl Reconciler {
     /// Does what is asked; a detach, which ends the loop, is handed back.
     pub(super) fn take(&mut self, request: Request) -> Option<Reply<DetachReport>> {
         match request {
-            Request::Detach { reply } => Some(reply),
+            Request::Detach { pin_dir, reply } => self.ours(pin_dir.as_deref(), reply),
             Request::Change { change, then, made } => match *then {
-                Request::Detach { reply } => {
+                Request::Detach { pin_dir, reply } => {
                     drop(made.send(Vec::new()));
+                    let reply = self.ours(pin_dir.as_deref(), reply)?;
                     self.events.note(EventKind::Agent, None, change.what, Some(change.by));
                     Some(reply)
                 }
@@ -86,6 +88,19 @@ impl Reconciler {
                 None
             }
         }
+    }
+
+    /// Whether it is this agent that a detach is about. Another one's pins may be meant, and then this one's traffic must go on.
+    fn ours(&self, named: Option<&Path>, reply: Reply<DetachReport>) -> Option<Reply<DetachReport>> {
+        let own = &self.desired.agent.pin_dir;
+        let real = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let Some(named) = named.filter(|named| real(named) != real(own)) else { return Some(reply) };
+        drop(reply.send(Err(Refused::refused(format!(
+            "the agent that answers here has its maps in {}, not in {}\nhelp: nothing was detached; name the other agent's socket with --socket, or one on which nobody answers if it does not run",
+            own.display(),
+            named.display()
+        )))));
+        None
     }
 
     pub(super) fn change(&mut self, change: Change, then: Request, made: Made) {

@@ -23,6 +23,7 @@ impl Reconciler {
             Request::Status { reply } => drop(reply.send(Ok(self.status()))),
             Request::Trace { filter, reply } => drop(reply.send(self.trace(filter))),
             Request::Snapshot { reply } => drop(reply.send(Ok(self.snapshot()))),
+            Request::Splits { reply } => drop(reply.send(Ok(self.splits()))),
             Request::Troubles { reply } => drop(reply.send(Ok(self.troubles()))),
             Request::Shift { service, weights, force, reply } => {
                 drop(reply.send(self.shift(&service, &weights, force)));
@@ -56,7 +57,7 @@ impl Reconciler {
                 TrainAct::Status => self.train_status(&train),
             })),
             Request::Line { stopped, reply } => drop(reply.send(self.set_line(stopped))),
-            Request::Detach { reply } => {
+            Request::Detach { reply, .. } => {
                 drop(reply.send(Err(Refused::internal("detach is handled where the loop ends"))));
             }
             Request::WhoMoves { service, weights, clients, port, reply } => {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use zdd_common::entries::BackendId;
-use zdd_common::reason::Reason;
+use zdd_common::reason::{REASONS, Reason};
 use zdd_common::snat::mapping::{self, Fate, Timeouts};
 
 use super::Reconciler;
@@ -44,6 +44,50 @@ impl Starved {
     }
 }
 
+/// Whether a packet that ended so can have mapped a flow: not one that is for no VIP, nor what is spoken with a backend's own address. These
+/// are what an idle host sees, the agent's own probes among them.
+fn may_map(reason: Reason) -> bool {
+    !matches!(reason, Reason::PassNotIp | Reason::PassNotVip | Reason::PassLocal | Reason::PassDirect)
+}
+
+fn count(reasons: &[u64], of: impl Fn(Reason) -> bool) -> u64 {
+    REASONS.iter().zip(reasons).filter(|(reason, _)| of(**reason)).map(|(_, packets)| packets).sum()
+}
+
+/// Nothing is mapped, and no packet has come that could have changed that: nobody needs to look.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    /// Packets that may have mapped a flow, as counted before the table was last looked at. A packet is counted when it is done: one that
+    /// maps a flow behind the sweep's back is counted later than this, and then there is a look again.
+    packets: u64,
+    /// The look found nothing.
+    empty: bool,
+    /// When that began (ns since boot).
+    since: u64,
+}
+
+/// A table that nothing has been in for so long is not kept in the agent's memory.
+const QUIET_NS: u64 = 10_000_000_000;
+
+impl Quiet {
+    /// Takes the present count; whether the table is still as it was found: empty.
+    fn still(&mut self, packets: u64, now: u64) -> bool {
+        if self.empty && packets == self.packets {
+            return true;
+        }
+        *self = Quiet { packets, empty: false, since: now };
+        false
+    }
+
+    fn swept(&mut self, empty: bool) {
+        self.empty = empty;
+    }
+
+    fn long(&self, now: u64) -> bool {
+        now.saturating_sub(self.since) > QUIET_NS
+    }
+}
+
 impl Reconciler {
     /// What to say while new flows find no port.
     pub(super) fn starved(&self) -> Option<String> {
@@ -73,7 +117,19 @@ impl Reconciler {
         if capacity == [0, 0] {
             return;
         }
-        self.starved.look(self.dataplane.packets(Reason::DropNoPort), now);
+        match self.dataplane.reasons() {
+            Ok(reasons) => {
+                self.starved.look(count(&reasons, |reason| reason == Reason::DropNoPort), now);
+                if self.quiet.still(count(&reasons, may_map), now) {
+                    if self.quiet.long(now) {
+                        self.dataplane.let_mappings_go();
+                    }
+                    return;
+                }
+            }
+            // Then it is looked at.
+            Err(error) => tracing::error!("{error}"),
+        }
         let mut known: HashMap<BackendId, (usize, Timeouts, bool)> = HashMap::new();
         for (index, service) in self.services.iter().enumerate() {
             let times = timeouts(service);
@@ -111,6 +167,7 @@ impl Reconciler {
             fate
         });
         self.mapped = mapped;
+        self.quiet.swept(mapped == [MappingTotals::default(); 2]);
         for (id, flows) in flows {
             let (index, ..) = known[&id];
             let seen = self.services[index].flows.entry(id).or_default();
@@ -158,7 +215,45 @@ fn timeouts(service: &Service) -> Timeouts {
 
 #[cfg(test)]
 mod tests {
-    use super::{STARVED_NS, Starved};
+    use zdd_common::reason::Reason;
+
+    use super::{QUIET_NS, Quiet, REASONS, STARVED_NS, Starved, count, may_map};
+
+    #[test]
+    fn an_empty_table_is_looked_at_again_when_a_packet_may_have_mapped_a_flow() {
+        let mut quiet = Quiet::default();
+        assert!(!quiet.still(0, 1), "nobody has looked yet");
+        quiet.swept(false);
+        assert!(!quiet.still(0, 2), "something was there");
+        quiet.swept(true);
+        assert!(quiet.still(0, 3) && quiet.still(0, 4));
+        assert!(!quiet.long(2 + QUIET_NS) && quiet.long(3 + QUIET_NS), "since the look that found nothing");
+        assert!(!quiet.still(1, 5), "a packet came");
+        quiet.swept(true);
+        assert!(quiet.still(1, 6) && !quiet.still(2, 7));
+        // A look that failed proves nothing.
+        assert!(!quiet.still(2, 8));
+    }
+
+    #[test]
+    fn what_an_idle_host_sees_maps_nothing_and_what_is_for_a_vip_may() {
+        let each: Vec<u64> = (0..REASONS.len() as u32).map(|n| 1 << n.min(63)).collect();
+        let idle = [Reason::PassNotIp, Reason::PassNotVip, Reason::PassLocal, Reason::PassDirect];
+        let all: u64 = each.iter().sum();
+        let without = count(&each, |reason| idle.contains(&reason));
+        assert_eq!(count(&each, may_map) + without, all);
+        assert!(REASONS.iter().filter(|reason| reason.forwarded()).all(|reason| may_map(*reason)));
+        // What drops or leaves to the stack a packet whose flow has just been mapped.
+        for reason in [
+            Reason::DropNoNextHop,
+            Reason::StackRouted,
+            Reason::DropTtl,
+            Reason::TooBig,
+            Reason::DropMalformed,
+        ] {
+            assert!(may_map(reason), "{}", reason.name());
+        }
+    }
 
     #[test]
     fn only_drops_that_are_seen_to_come_are_news_and_for_a_minute() {

@@ -119,6 +119,9 @@ pub struct Reconciler {
     /// Mappings of `snat`, IPv4 and IPv6, of the last sweep.
     mapped: [MappingTotals; 2],
     starved: mapped::Starved,
+    quiet: mapped::Quiet,
+    /// No other agent writes into the state directory.
+    _state_lock: std::fs::File,
     /// Difference between counted and seen entries per class, of the last sweep.
     drift: [i64; 3],
     /// Whether flows were followed at the last look.

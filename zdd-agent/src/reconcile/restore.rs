@@ -34,6 +34,7 @@ use zdd_common::hash::HashKey;
 /// Whatever keeps the agent from working; traffic goes on as it was in every case.
 pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconciler> {
     let store = Arc::new(Store::open(&desired.agent.state_dir)?);
+    let state_lock = store.lock()?;
     let events = EventLog::open(&desired.agent.state_dir).with_context(|| {
         format!(
             "events.jsonl in {} cannot be opened\nhelp: see agent.state_dir",
@@ -144,6 +145,8 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
         flows_seen: crate::clock::now_ns(),
         mapped: Default::default(),
         starved: Default::default(),
+        quiet: Default::default(),
+        _state_lock: state_lock,
         drift: [0; 3],
         signals_swept: true,
         events,

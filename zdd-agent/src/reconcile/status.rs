@@ -33,16 +33,38 @@ impl Reconciler {
         }
     }
 
+    pub(super) fn splits(&self) -> report::Splits {
+        let counters = self.backend_counters();
+        let services = self.services.iter().map(|service| {
+            let departed = departed(&service.saved);
+            let versions = service.saved.spec.versions.iter().chain(&departed);
+            let split = |version: &VersionSpec| {
+                let name = version.name.as_str();
+                let new_flows = version_counters(service, name, &counters).new_flows;
+                (name.to_owned(), asked(version), service.share(&service.ids_of(name)), new_flows)
+            };
+            (service.name().to_owned(), versions.map(split).collect())
+        });
+        report::Splits { unix_ms: super::drains::unix_ms(), services: services.collect() }
+    }
+
+    fn backend_counters(&self) -> Vec<Counters> {
+        self.dataplane.all_backend_counters().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Vec::new()
+        })
+    }
+
     pub(super) fn status(&self) -> Status {
         let quotas = self.dataplane.quotas();
         let quota = |class: usize| Quota { used: quotas.used[class], limit: quotas.limit[class] };
         let totals = self.totals;
         let (bytes, fill) = self.dataplane.filter_fill();
-        let reasons = self.dataplane.reasons();
-        let counters = self.dataplane.all_backend_counters().unwrap_or_else(|error| {
+        let reasons = self.dataplane.reasons().unwrap_or_else(|error| {
             tracing::error!("{error}");
-            Vec::new()
+            vec![0; REASONS.len()]
         });
+        let counters = self.backend_counters();
         let mut interfaces: Vec<InterfaceStatus> = self
             .interfaces
             .iter()
@@ -188,7 +210,7 @@ impl Reconciler {
         stable: bool,
         counters_of: &[Counters],
     ) -> VersionStatus {
-        let (name, weight) = (version.name.as_str(), version.weight);
+        let name = version.name.as_str();
         let members: Vec<&SavedBackend> =
             service.saved.backends.iter().filter(|b| b.version == name).collect();
         let of = |b: &SavedBackend| counters_of.get(usize::from(b.id)).copied().unwrap_or_default();
@@ -198,13 +220,11 @@ impl Reconciler {
             self.backend_status(service, b, weight, of(b))
         };
         let backends: Vec<BackendStatus> = members.iter().map(backend).collect();
-        let retired = service.saved.retired.get(name).copied().unwrap_or_default().counters();
-        let counted = members.iter().map(|b| of(b)).chain([retired]);
-        let total = Counters::sum(counted);
+        let total = version_counters(service, name, counters_of);
         VersionStatus {
             name: name.to_owned(),
             role: if stable { Role::Stable } else { Role::Candidate },
-            asked: f64::from(weight) / f64::from(FULL),
+            asked: asked(version),
             share: service.share(&service.ids_of(name)),
             draining: service.saved.draining.iter().any(|drain| drain.version == name)
                 || service.saved.spec.versions.iter().all(|version| version.name != name),
@@ -266,6 +286,18 @@ impl Reconciler {
             depends: depends.collect(),
         }
     }
+}
+
+fn asked(version: &VersionSpec) -> f64 {
+    f64::from(version.weight) / f64::from(FULL)
+}
+
+/// What a version's backends have counted, those that are gone included.
+fn version_counters(service: &Service, name: &str, counters_of: &[Counters]) -> Counters {
+    let members = service.saved.backends.iter().filter(|b| b.version == name);
+    let each = members.map(|b| counters_of.get(usize::from(b.id)).copied().unwrap_or_default());
+    let retired = service.saved.retired.get(name).copied().unwrap_or_default().counters();
+    Counters::sum(each.chain([retired]))
 }
 
 /// Its preview VIPs, and where they lead.

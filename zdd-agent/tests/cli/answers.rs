@@ -188,6 +188,7 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
             Request::Snapshot { reply } => {
                 drop(reply.send(Ok(Snapshot { status: status(), ..Snapshot::default() })));
             }
+            Request::Splits { reply } => drop(reply.send(Ok(Default::default()))),
             Request::Shift { service, weights, force, reply } => {
                 note(format!("shift {service} {weights:?} force={force}"));
                 drop(reply.send(Ok(shifted(&service, &[("v1", 0.9), ("v2", 0.1)]))));
@@ -312,7 +313,7 @@ pub fn agreeing(asked: Asked) -> impl FnMut(Request) + Send + 'static {
                 };
                 drop(reply.send(Ok(answer)));
             }
-            Request::Detach { reply } => {
+            Request::Detach { reply, .. } => {
                 let removed = vec!["link on eth0".to_owned(), "map cells".to_owned()];
                 drop(reply.send(Ok(DetachReport { removed })));
             }

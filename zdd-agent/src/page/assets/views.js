@@ -80,20 +80,22 @@ function versionRow(row, version, came, c) {
 function backends(row, c) {
   const lines = row.versions.flatMap((version) => version.backends.map((backend) => {
     const key = `${row.name}/${version.name}/${backend.address}`;
+    const why = backend.reason ?? backend.next_hop;
     const kind = backend.health === "healthy" ? "good" : backend.health === "unhealthy" ? "bad" : "quiet";
     return h("tr", { "data-key": key },
-      h("th", { scope: "row", class: "left" }, h("span", { class: `swatch k${c.colours.get(version.name)}`, "aria-hidden": "true" }), `${version.name} `, backend.address),
+      h("th", { scope: "row", class: "left" }, h("span", { class: `swatch k${c.colours.get(version.name)}`, "aria-hidden": "true" }), `${version.name} `, backend.address,
+        h("div", { class: "narrow why" }, why)),
       h("td", { class: `left ${kind}` }, num(`${key}/health`, backend.health, backend.health), backend.state === "active" ? "" : `, ${backend.state}`),
       cell(`${key}/flows`, backend.flows, count(backend.flows)),
       cell(`${key}/new_flows`, backend.new_flows, count(backend.new_flows)),
       cell(`${key}/packets`, backend.packets, count(backend.packets)),
       h("td", { class: "wide" }, backend.weight),
-      h("td", { class: "why" }, backend.reason ?? backend.next_hop));
+      h("td", { class: "wide why" }, why));
   }));
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Backends of ${row.name}` },
     h("table", {},
       h("thead", {}, h("tr", {}, ["Backend", "Health", "Flows", "New flows", "Packets", "Weight", "Reason, or next hop"]
-        .map((title, at) => h("th", { scope: "col", class: at === 0 || at === 1 || at === 6 ? "left" : at === 5 ? "wide" : null }, title)))),
+        .map((title, at) => h("th", { scope: "col", class: at < 2 ? "left" : at === 6 ? "wide left" : at === 5 ? "wide" : null }, title)))),
       h("tbody", {}, lines)));
 }
 
