@@ -37,7 +37,12 @@ pub(super) fn owns(pin: &Path) -> Option<bool> {
     let map = MapData::from_pin(pin).ok()?;
     let fd = map.fd().as_fd().as_raw_fd() as u64;
     let program = [0x1118 | fd << 32, 0, 0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-    probe::loads(&program, BPF_F_XDP_HAS_FRAGS).ok()
+    let takes = |flags| probe::loads(&program, flags).ok();
+    match (takes(BPF_F_XDP_HAS_FRAGS)?, takes(0)?) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    }
 }
 
 #[cfg(test)]

@@ -69,10 +69,14 @@ struct ProgLoad {
     log: [u32; 4],
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 /// The program takes frames in several buffers (Linux 5.18).
 pub(super) const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
@@ -98,6 +102,10 @@ pub(super) fn loads(program: &[u64], flags: u32) -> io::Result<bool> {
         log: [0; 4],
         kern_version: 0,
         prog_flags: flags,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        // As of the object's: programs that name one array must agree in it.
+        expected_attach_type: BPF_XDP,
     };
     // SAFETY: a live repr(C) prefix of union bpf_attr of the given size; what it points to outlives the call.
     let fd = unsafe {
