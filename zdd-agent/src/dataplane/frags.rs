@@ -14,7 +14,7 @@ const SECTION: &[u8] = b"xdp.frags\0";
 const PLAIN: &[u8] = b"xdp\0";
 
 /// Which of the two the objects' programs were built as has a say only by the name of their section: it is shortened for a load without.
-pub(super) fn object(object: &'static [u8], frags: bool) -> Cow<'static, [u8]> {
+pub(super) fn object(object: &[u8], frags: bool) -> Cow<'_, [u8]> {
     if frags {
         return Cow::Borrowed(object);
     }

@@ -47,6 +47,11 @@ pub mod raw {
         super::frags::object(super::object::OBJECT, false)
     }
 
+    /// Any object of ours, for such programs: only they can be called by others that are so.
+    pub fn plain(object: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+        super::frags::object(object, false)
+    }
+
     /// Whether frames in several buffers are redirected here.
     pub fn redirects_frags() -> bool {
         super::object::redirects_frags()
