@@ -6,8 +6,9 @@
 use crate::checksum::Delta;
 use crate::encap::{IPV4, IPV6};
 use crate::frame::Frame;
+use crate::limits::EXTENSIONS_MAX;
 use crate::net::Addr;
-use crate::odd::{DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
+use crate::odd::{FRAGMENT, LIMIT, is_extension};
 use crate::packet::{ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, ipv4, ipv6};
 
 /// What became of a frame, and why: each in one counter.
@@ -121,9 +122,12 @@ pub fn unwrap<F: Frame + ?Sized, K: Known>(frame: &mut F, known: &mut K) -> Outc
         }
         Some(ETHERTYPE_IPV6) => {
             let Some(head) = frame.read::<[u8; 8]>(L3) else { return Outcome::Other };
-            // Behind an extension header too: a stranger's tunnel is no less one for a fragment header, or an option that limits how deep.
-            let extended = matches!(head[6], HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION);
-            let next = if extended { frame.read::<u8>(L3 + ipv6::LEN).unwrap_or(0) } else { head[6] };
+            // Behind extension headers too: a stranger's tunnel is no less one for a fragment header, or an option that limits how deep.
+            let extended = is_extension(head[6]);
+            let Behind { next, fragment, beyond } = behind(frame, head[6]);
+            if beyond {
+                return Outcome::Malformed;
+            }
             if next != IPV4 && next != IPV6 {
                 return Outcome::Other;
             }
@@ -132,7 +136,7 @@ pub fn unwrap<F: Frame + ?Sized, K: Known>(frame: &mut F, known: &mut K) -> Outc
             if source.is_v4() || !known.balancer(&source) {
                 return Outcome::Foreign;
             }
-            if head[6] == FRAGMENT {
+            if fragment {
                 return Outcome::Fragment;
             }
             if extended || head[0] >> 4 != 6 {
@@ -144,6 +148,48 @@ pub fn unwrap<F: Frame + ?Sized, K: Known>(frame: &mut F, known: &mut K) -> Outc
         }
         _ => Outcome::Other,
     }
+}
+
+/// What is behind the extension headers of an outer IPv6 header.
+struct Behind {
+    next: u8,
+    /// One of them is a fragment header.
+    fragment: bool,
+    /// There are more than anybody looks behind: they might hide a tunnel.
+    beyond: bool,
+}
+
+#[inline(always)]
+fn behind<F: Frame + ?Sized>(frame: &F, first: u8) -> Behind {
+    let mut behind = Behind { next: first, fragment: false, beyond: false };
+    let mut at = (L3 + ipv6::LEN) as u8;
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_extension(behind.next) {
+            return behind;
+        }
+        // Cut short, it is nothing that a stack makes anything of.
+        let Some(head) = frame.read::<[u8; 8]>(at as usize) else { return behind };
+        let mut length = (head[1] as usize + 1) * 8;
+        let mut later = false;
+        if behind.next == FRAGMENT {
+            length = 8;
+            behind.fragment = true;
+            later = u16::from_be_bytes([head[2], head[3]]) & !7 != 0;
+        }
+        behind.next = head[0];
+        let end = at as usize + length;
+        if later {
+            // What follows is no header: the first fragment has been judged by what it held.
+            return behind;
+        }
+        if end > LIMIT {
+            behind.beyond = true;
+            return behind;
+        }
+        at = end as u8;
+    }
+    behind.beyond = is_extension(behind.next);
+    behind
 }
 
 #[inline(always)]

@@ -6,6 +6,12 @@ use crate::wire::Wire;
 pub trait Frame {
     /// Bytes of the frame.
     fn length(&self) -> usize;
+    /// Bytes of it that lie in one piece, from the first on: all, unless a driver keeps the frame in several buffers. No others can be read
+    /// or written.
+    #[inline(always)]
+    fn linear(&self) -> usize {
+        self.length()
+    }
     /// Bytes of all of it, also of tags that are left out of sight.
     #[inline(always)]
     fn size(&self) -> usize {
@@ -81,6 +87,11 @@ impl<F: Frame + ?Sized> Frame for &mut F {
     #[inline(always)]
     fn length(&self) -> usize {
         (**self).length()
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> usize {
+        (**self).linear()
     }
 
     #[inline(always)]

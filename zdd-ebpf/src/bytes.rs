@@ -3,10 +3,15 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use zdd_common::frame::Frame;
 use zdd_common::wire::Wire;
+
+/// Whether frames may come in several buffers: the program is loaded with BPF_F_XDP_HAS_FRAGS. Where it is not, the verifier does not look at
+/// what asks for their length, which Linux before 5.18 does not know.
+#[unsafe(no_mangle)]
+static FRAGS: u32 = 0;
 
 /// Reads 32 bits of the context in an instruction that the compiler does not look into. For it they are a number of 32 bits, which
 /// it moves in half a register, and whose sums cannot overflow, so that it compares a byte's place instead of the one behind
@@ -95,6 +100,16 @@ unsafe fn copy<T>(from: *const u8, to: *mut u8, word: impl Fn(*const u8, *mut u8
 impl Frame for Bytes {
     #[inline(always)]
     fn length(&self) -> usize {
+        // SAFETY: a static is valid; read volatile, because the agent writes it before it loads the program.
+        if unsafe { (&raw const FRAGS).read_volatile() } != 0 {
+            // SAFETY: the context of the packet at hand.
+            return unsafe { bpf_xdp_get_buff_len(self.ctx) } as usize;
+        }
+        self.linear()
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> usize {
         // Opaque: a comparison with the length would let the compiler leave out checks against the end, which alone count
         // for the verifier.
         let (mut length, start) = (self.end(), self.start());

@@ -42,7 +42,7 @@ mod program {
         }
     }
 
-    #[xdp]
+    #[xdp(frags)]
     fn zdd_decap(ctx: XdpContext) -> u32 {
         let outcome = unwrap(&mut Bytes::of(&ctx), &mut Maps);
         if let Some(count) = OUTCOME_COUNT.get_ptr_mut(outcome as u32) {

@@ -11,7 +11,7 @@ use crate::bytes::Bytes;
 use crate::tables::Maps;
 use crate::{alarm, maps, stats, trace};
 
-#[xdp]
+#[xdp(frags)]
 fn zdd(ctx: XdpContext) -> u32 {
     let mut frame = Bytes::of(&ctx);
     let mut found: *const Work = core::ptr::null();
@@ -44,7 +44,7 @@ fn zdd(ctx: XdpContext) -> u32 {
 }
 
 /// Frames that are not plain; see `maps::PROGRAMS`.
-#[xdp]
+#[xdp(frags)]
 fn zdd_odd(ctx: XdpContext) -> u32 {
     let mut found: *const Work = core::ptr::null();
     let verdict = match maps::ODD_WORK.get_ptr_mut(0) {
@@ -64,7 +64,7 @@ fn zdd_odd(ctx: XdpContext) -> u32 {
 }
 
 /// Packets to and from `snat` backends; see `maps::PROGRAMS`.
-#[xdp]
+#[xdp(frags)]
 fn zdd_snat(ctx: XdpContext) -> u32 {
     let mut ordered: *const Order = core::ptr::null();
     let verdict = match (maps::HANDED.get_ptr_mut(0), maps::SNAT_WORK.get_ptr_mut(0)) {

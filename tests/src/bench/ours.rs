@@ -113,7 +113,8 @@ impl Ours {
         // Not there yet in older revisions, as is the other.
         loader.override_global("HASH_START", &KEY.k0, false);
         loader.override_global("VIP_LINES", &VIP_LINES, false);
-        let mut ebpf = loader.load(object).context("the XDP object does not load")?;
+        let mut ebpf =
+            loader.load(&zdd_agent::dataplane::raw::plain(object)).context("the XDP object does not load")?;
         let program: &mut Xdp = ebpf.program_mut("zdd").context("no program zdd")?.try_into()?;
         program.load().context("the kernel refused the XDP program")?;
         let snat: &mut Xdp = ebpf.program_mut("zdd_snat").context("no program zdd_snat")?.try_into()?;

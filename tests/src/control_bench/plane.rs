@@ -89,7 +89,7 @@ impl Plane {
             probe_budget: Default::default(),
             alerts: Vec::new(),
         };
-        let (mut plane, _) = Dataplane::open(&spec, KEY)?;
+        let (mut plane, _) = Dataplane::open(&spec, KEY, false)?;
         let program = plane.program().context("the object has no program")?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut plane = Self { plane, program, pins };

@@ -280,6 +280,58 @@ fn broken(name: &str, inner: &[u8], from: IpAddr) -> Vec<Row> {
             ]);
         }
     }
+    if !from.is_ipv4() {
+        rows.extend(chains(name, &frame, &wrap(inner, addr("fd7a:6464:0:1::1"), 0)));
+    }
+    rows
+}
+
+/// Several extension headers before the inner packet, or before something else.
+fn chains(name: &str, frame: &[u8], foreign: &[u8]) -> Vec<Row> {
+    let tcp = vip6().bytes();
+    let mut rows = vec![];
+    type Headers = &'static [(u8, usize)];
+    let kinds: [(&str, Headers, Outcome); 5] = [
+        ("two", &[(HOP_BY_HOP, 8), (DESTINATION, 8)], Outcome::Malformed),
+        ("three", &[(HOP_BY_HOP, 16), (ROUTING, 8), (DESTINATION, 8)], Outcome::Malformed),
+        (
+            "four",
+            &[(DESTINATION, 8), (DESTINATION, 8), (DESTINATION, 8), (DESTINATION, 8)],
+            Outcome::Malformed,
+        ),
+        ("a fragment's and another", &[(FRAGMENT, 8), (DESTINATION, 8)], Outcome::Fragment),
+        (
+            "as long as may be, four",
+            &[(HOP_BY_HOP, 96), (ROUTING, 8), (FRAGMENT, 8), (DESTINATION, 16)],
+            Outcome::Fragment,
+        ),
+    ];
+    for (what, headers, outcome) in kinds {
+        let say = |whose: &str| format!("{name}: extension headers, {what}, {whose}");
+        rows.extend([
+            row(say("a balancer's"), extended(frame, headers), outcome),
+            row(say("a stranger's"), extended(foreign, headers), Outcome::Foreign),
+            row(say("before TCP"), extended(&tcp, headers), Outcome::Other),
+        ]);
+    }
+    let kinds: [(&str, Headers); 3] = [
+        ("five", &[(DESTINATION, 8); 5]),
+        ("longer than may be", &[(DESTINATION, 136)]),
+        ("two longer than may be", &[(HOP_BY_HOP, 64), (DESTINATION, 72)]),
+    ];
+    for (what, headers) in kinds {
+        let say = |whose: &str| format!("{name}: extension headers, {what}, {whose}");
+        for (whose, frame) in [("a balancer's", frame), ("a stranger's", foreign), ("before TCP", &tcp[..])] {
+            rows.push(row(say(whose), extended(frame, headers), Outcome::Malformed));
+        }
+    }
+    let mut later = extended(foreign, &[(FRAGMENT, 8), (DESTINATION, 8)]);
+    later[L3 + 42..L3 + 44].copy_from_slice(&[0, 8]);
+    rows.push(row(
+        format!("{name}: a stranger's later fragment that begins with another header"),
+        later,
+        Outcome::Other,
+    ));
     rows
 }
 

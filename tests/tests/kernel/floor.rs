@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use aya::EbpfLoader;
 use aya::programs::{ProgramError, Xdp};
 use zdd_agent::dataplane::probe;
-use zdd_agent::dataplane::raw::OBJECT;
+use zdd_agent::dataplane::raw;
 
 use crate::rig;
 
@@ -43,7 +43,7 @@ fn programs() -> Vec<(String, Result<(), String>)> {
     fs::create_dir(dir).expect("a directory for pins");
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(dir)
-        .load(OBJECT)
+        .load(&raw::object())
         .unwrap_or_else(|error| panic!("the maps are refused: {error:?}"));
     println!("{}: takes all {} maps", release(), ebpf.maps().count());
     let mut said = vec![];

@@ -17,6 +17,7 @@ pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
+pub const URG: u8 = 32;
 pub const ECE: u8 = 64;
 pub const CWR: u8 = 128;
 
@@ -137,6 +138,8 @@ impl Pkt {
                 tcp.rst = flags & RST != 0;
                 tcp.psh = flags & PSH != 0;
                 tcp.ack = flags & ACK != 0;
+                tcp.urg = flags & URG != 0;
+                tcp.urgent_pointer = if tcp.urg { 1 } else { 0 };
                 tcp.ece = flags & ECE != 0;
                 tcp.cwr = flags & CWR != 0;
                 tcp.set_options_raw(&self.tcp_options).expect("they fit");

@@ -145,16 +145,28 @@ pub struct Rig {
     netns: File,
 }
 
-static RIG: LazyLock<Mutex<Rig>> = LazyLock::new(|| {
-    let made = std::thread::Builder::new().name("rig".into()).spawn(make).and_then(|thread| {
+static RIG: LazyLock<Mutex<Rig>> = LazyLock::new(|| made(false));
+static JUMBO: LazyLock<Mutex<Rig>> = LazyLock::new(|| made(true));
+
+fn made(jumbo: bool) -> Mutex<Rig> {
+    let made = std::thread::Builder::new().name("rig".into()).spawn(move || make(jumbo)).and_then(|thread| {
         thread.join().map_err(|_| io::Error::other("the rig could not be made, see above"))
     });
     Mutex::new(made.expect("a rig; it needs root"))
-});
+}
 
 /// Runs a test with the rig, empty, to itself, on a thread in its namespace.
 pub fn with<R>(test: impl FnOnce(&mut Rig) -> R) -> R {
-    let mut rig = RIG.lock().unwrap_or_else(PoisonError::into_inner);
+    with_one(&RIG, test)
+}
+
+/// The same with programs that take frames in several buffers (Linux 6.3).
+pub fn with_jumbo<R>(test: impl FnOnce(&mut Rig) -> R) -> R {
+    with_one(&JUMBO, test)
+}
+
+fn with_one<R>(rig: &LazyLock<Mutex<Rig>>, test: impl FnOnce(&mut Rig) -> R) -> R {
+    let mut rig = rig.lock().unwrap_or_else(PoisonError::into_inner);
     rig.enter();
     rig.reset();
     test(&mut rig)
@@ -176,7 +188,7 @@ pub fn alone() {
     }
 }
 
-fn make() -> Rig {
+fn make(jumbo: bool) -> Rig {
     alone();
     network();
     let dir = Path::new("/tmp/zdd");
@@ -214,7 +226,7 @@ fn make() -> Rig {
         probe_budget: Default::default(),
         alerts: Vec::new(),
     };
-    let (mut plane, _) = Dataplane::open(&spec, KEY).unwrap_or_else(|error| panic!("{error}"));
+    let (mut plane, _) = Dataplane::open(&spec, KEY, jumbo).unwrap_or_else(|error| panic!("{error}"));
     let info = plane.program().expect("the program").info().expect("its info");
     let map = |name: &str| MapData::from_pin(dir.join(name)).expect("a pinned map");
     fn mapped<T: Copy + Default>(map: MapData, values: usize) -> Mapped<T> {

@@ -12,6 +12,7 @@ use zdd_common::net::Addr;
 
 use super::DataplaneError;
 use super::attach::{Attached, Links};
+use super::frags;
 use super::object::{Plain, kernel_is_new_enough, missing, take};
 use super::pins::{self, Pins};
 use crate::desired::AttachMode;
@@ -51,9 +52,13 @@ impl Decap {
     pub fn open(dir: &Path, spec: &DecapSpec) -> Result<Self, DataplaneError> {
         kernel_is_new_enough(FLOOR, "pinned XDP links (5.9)")?;
         let (pins, adopted) = Pins::open(dir)?;
+        // It redirects nothing, and shares no map with any other program: whatever comes from the wire may come in several buffers.
+        let frags = frags::known();
+        let fragmented = u32::from(frags);
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins.dir)
-            .load(OBJECT)
+            .override_global("FRAGS", &fragmented, true)
+            .load(&frags::object(OBJECT, frags))
             .map_err(|error| super::object::load_error(dir, error))?;
         let mut balancers: LpmTrie<MapData, [u8; 16], u32> = take(&mut ebpf, "BALANCERS")?;
         let mut vips: HashMap<MapData, Plain<Addr>, u32> = take(&mut ebpf, "VIPS")?;

@@ -7,6 +7,7 @@ mod attach;
 mod decap;
 mod error;
 mod fault;
+mod frags;
 mod grace;
 mod inventory;
 mod mapped;
@@ -41,5 +42,18 @@ pub use trace::TraceRing;
 #[doc(hidden)]
 pub mod raw {
     //! For tests that run the program on frames.
-    pub use super::object::OBJECT;
+    /// The balancer's object, for programs of frames in one piece.
+    pub fn object() -> std::borrow::Cow<'static, [u8]> {
+        super::frags::object(super::object::OBJECT, false)
+    }
+
+    /// Any object of ours, for such programs: only they can be called by others that are so.
+    pub fn plain(object: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+        super::frags::object(object, false)
+    }
+
+    /// Whether frames in several buffers are redirected here.
+    pub fn redirects_frags() -> bool {
+        super::object::redirects_frags()
+    }
 }

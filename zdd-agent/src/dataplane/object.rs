@@ -28,6 +28,7 @@ use zdd_common::vips::lines_for;
 use super::DataplaneError;
 use super::attach::{Attached, Links};
 use super::fault::{self, Write};
+use super::frags;
 use super::grace::GraceWaiter;
 use super::mapped::Mapped;
 use super::mappings;
@@ -158,10 +159,13 @@ impl Dataplane {
     ///
     /// `key` is that of all services, and chooses the flows that are followed. It must be the same for as long as the maps live: else
     /// every client is mapped anew, and those under way are not found again.
-    pub fn open(agent: &AgentSpec, key: HashKey) -> Result<(Self, Opened), DataplaneError> {
+    ///
+    /// `jumbo`: frames may be larger than a page. Maps that are there already go on as they were made.
+    pub fn open(agent: &AgentSpec, key: HashKey, jumbo: bool) -> Result<(Self, Opened), DataplaneError> {
         let signal_secret = Self::signal_secret_of(key);
         kernel_is_new_enough(FLOOR, "atomic compare-and-swap in BPF (5.12)")?;
         let (pins, adopted) = Pins::open(&agent.pin_dir)?;
+        let frags = takes_frags(&pins.dir, adopted, jumbo);
         let config = config_of(agent);
         let signal_buckets = signal_buckets(agent);
         let limits = &agent.limits;
@@ -197,7 +201,10 @@ impl Dataplane {
         loader.override_global("SIGNAL_CONFIG", &signals, true);
         loader.override_global("HASH_START", &key.k0, true);
         loader.override_global("VIP_LINES", &vip_lines, true);
-        let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&agent.pin_dir, error))?;
+        let fragmented = u32::from(frags);
+        loader.override_global("FRAGS", &fragmented, true);
+        let mut ebpf =
+            loader.load(&frags::object(OBJECT, frags)).map_err(|error| load_error(&agent.pin_dir, error))?;
         for name in [MAIN, ODD, SNAT] {
             program(&mut ebpf, name)?.load().map_err(|error| {
                 DataplaneError::kernel(format!("the kernel refused the XDP program {name}"), error)
@@ -411,6 +418,32 @@ pub(super) fn load_error(dir: &Path, error: EbpfError) -> DataplaneError {
 
 /// The first Linux that the balancer's programs run on: their features (5.12), and the oldest series with all of them that is kept up.
 pub(super) const FLOOR: (u32, u32) = (5, 15);
+
+/// The pinned map that belongs to programs of one kind: those that it names.
+pub(super) const NEXT: &str = "PROGRAMS";
+
+/// From which Linux on frames in several buffers are redirected; before, they vanish.
+const REDIRECTS_FRAGS: (u32, u32) = (6, 3);
+
+/// Whether this kernel does.
+pub(super) fn redirects_frags() -> bool {
+    kernel_is_new_enough(REDIRECTS_FRAGS, "frames in several buffers").is_ok() && frags::known()
+}
+
+/// Whether the programs are loaded so that they take frames in several buffers.
+fn takes_frags(dir: &Path, adopted: bool, jumbo: bool) -> bool {
+    if !adopted {
+        return jumbo && redirects_frags();
+    }
+    let frags = frags::owns(&dir.join(NEXT)).unwrap_or(false);
+    if jumbo && !frags {
+        tracing::warn!(
+            "an interface has an MTU above a page, and the maps are of a start when none had: XDP does not attach to it in native mode; \
+             `zdd detach` in a quiet moment and start again"
+        );
+    }
+    frags
+}
 
 /// Refuses a kernel below `floor`; `needs` says what it lacks.
 pub(super) fn kernel_is_new_enough(floor: (u32, u32), needs: &'static str) -> Result<(), DataplaneError> {

@@ -12,7 +12,7 @@ use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_btf_supported, is_helper_supported, is_map_supported, is_program_supported};
 use zdd_common::limits::LAYOUT;
 
-use super::{attach, object, pins};
+use super::{attach, frags, object, pins};
 use crate::desired::AgentSpec;
 
 /// One thing that zdd asks of the kernel.
@@ -67,10 +67,18 @@ struct ProgLoad {
     insns: u64,
     license: u64,
     log: [u32; 4],
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
+/// The program takes frames in several buffers (Linux 5.18).
+pub(super) const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// Loads `*(u64 *)(r10 - 8) = 0; r0 = 0; r1 = 1; lock cmpxchg(*(u64 *)(r10 - 8), r0, r1); exit`. An old verifier does not know the opcode.
 fn compare_and_swap() -> io::Result<bool> {
@@ -81,12 +89,23 @@ fn compare_and_swap() -> io::Result<bool> {
         0x0000_00f1_fff8_1adb,
         0x0000_0000_0000_0095,
     ];
+    loads(&PROGRAM, 0)
+}
+
+/// Whether the kernel takes an XDP program of these instructions and flags.
+pub(super) fn loads(program: &[u64], flags: u32) -> io::Result<bool> {
     let attr = ProgLoad {
         prog_type: BPF_PROG_TYPE_XDP,
-        insn_cnt: PROGRAM.len() as u32,
-        insns: PROGRAM.as_ptr() as u64,
+        insn_cnt: program.len() as u32,
+        insns: program.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         log: [0; 4],
+        kern_version: 0,
+        prog_flags: flags,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        // As of the object's: programs that name one array must agree in it.
+        expected_attach_type: BPF_XDP,
     };
     // SAFETY: a live repr(C) prefix of union bpf_attr of the given size; what it points to outlives the call.
     let fd = unsafe {
@@ -106,6 +125,11 @@ fn compare_and_swap() -> io::Result<bool> {
 /// Whether a directory, or the nearest of its ancestors that exists, is on a BPF file system.
 pub fn on_bpffs(dir: &Path) -> bool {
     pins::on_bpffs(dir)
+}
+
+/// Whether the maps that are pinned in a directory belong to programs that take jumbo frames; `None`: there are none, or that cannot be told.
+pub fn takes_jumbo(dir: &Path) -> Option<bool> {
+    frags::owns(&dir.join(object::NEXT))
 }
 
 /// Whether a kernel release, as in `/proc/sys/kernel/osrelease`, is below what zdd needs.

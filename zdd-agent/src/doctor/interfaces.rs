@@ -6,11 +6,8 @@ use super::netns::{self, Offload};
 use super::{Finding, Level};
 use crate::dataplane::probe::{self, Pinned};
 use crate::desired::{AttachMode, Desired, Forward};
+use crate::links::xdp::MTU_OF_ONE_PAGE;
 use crate::links::{Link, matches, xdp};
-
-/// Bytes of an IP packet above which a driver whose frames are one page refuses XDP: 4096 less headroom (256), the kernel's tail
-/// (320), the Ethernet header (14) and a VLAN tag (4).
-const MTU_OF_ONE_PAGE: u32 = 3498;
 
 /// The interfaces that the agent would attach to.
 fn wanted<'a>(desired: &Desired, links: &'a BTreeMap<u32, Link>) -> Vec<&'a Link> {
@@ -37,7 +34,7 @@ pub(super) async fn look(desired: &Desired, links: &BTreeMap<u32, Link>, pinned:
     for (check, well) in [
         ("xdp", "the driver of every interface runs XDP programs"),
         ("foreign", "no interface has somebody else's XDP program"),
-        ("mtu", "the interfaces agree, and one page holds a frame"),
+        ("mtu", "the interfaces agree, and their drivers give XDP frames of that size"),
         ("redirect", "every interface takes frames that XDP sends to it"),
     ] {
         if !wanted(desired, links).is_empty() && findings.iter().all(|f| f.check != check) {
@@ -120,17 +117,36 @@ pub(super) fn mtu(desired: &Desired, links: &BTreeMap<u32, Link>) -> Vec<Finding
     let mut findings: Vec<Finding> = wanted
         .iter()
         .filter(|link| desired.agent.mode == AttachMode::Native && link.mtu > MTU_OF_ONE_PAGE)
-        .map(|link| {
-            Finding::warning(
+        .filter_map(|link| {
+            let (name, mtu) = (&link.name, link.mtu);
+            let why = match xdp::receives_frags(link.index) {
+                Some(true) => return None,
+                Some(false) => "its driver gives XDP no frames in several buffers, and refuses it",
+                None => "before Linux 6.3 XDP redirects no frames in several buffers, and zdd takes none: drivers refuse it",
+            };
+            Some(Finding::warning(
                 "mtu",
-                format!(
-                    "{} has an MTU of {}: most drivers refuse XDP above about {MTU_OF_ONE_PAGE}",
-                    link.name, link.mtu
-                ),
+                format!("{name} has an MTU of {mtu}: {why} above about {MTU_OF_ONE_PAGE}"),
                 format!("ip link set {} mtu {MTU_OF_ONE_PAGE}, or agent.mode = \"generic\"", link.name),
-            )
+            ))
         })
         .collect();
+    let jumbo = |link: &&&Link| link.mtu > MTU_OF_ONE_PAGE && xdp::receives_frags(link.index) == Some(true);
+    if desired.agent.mode == AttachMode::Native
+        && let Some(link) = wanted.iter().find(jumbo)
+        && probe::takes_jumbo(&desired.agent.pin_dir) == Some(false)
+    {
+        findings.push(Finding::warning(
+            "mtu",
+            format!(
+                "{} has an MTU of {}, and the maps in {} were made when no interface had jumbo frames: XDP does not attach to it in its driver",
+                link.name,
+                link.mtu,
+                desired.agent.pin_dir.display()
+            ),
+            "`zdd detach` in a quiet moment and start again: connections break once",
+        ));
+    }
     let (least, most) =
         (wanted.iter().min_by_key(|link| link.mtu), wanted.iter().max_by_key(|link| link.mtu));
     if let (Some(least), Some(most)) = (least, most)

@@ -14,6 +14,10 @@ const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 const NETDEV_XDP_ACT_BASIC: u64 = 1;
 /// The device transmits frames that are redirected to it.
 const NETDEV_XDP_ACT_NDO_XMIT: u64 = 4;
+/// The driver hands over frames in several buffers.
+const NETDEV_XDP_ACT_RX_SG: u64 = 32;
+/// The device transmits redirected frames that lie in several buffers.
+const NETDEV_XDP_ACT_NDO_XMIT_SG: u64 = 64;
 const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const HEADERS: usize = 16 + 4;
@@ -26,6 +30,16 @@ pub(super) fn redirect_target(ifindex: u32) -> Option<bool> {
 /// Whether a device's driver runs XDP programs; `None` when the kernel does not tell.
 pub(super) fn native(ifindex: u32) -> Option<bool> {
     Some(of(ifindex)? & NETDEV_XDP_ACT_BASIC != 0)
+}
+
+/// Whether a driver hands over frames in several buffers; `None` when the kernel does not tell.
+pub(super) fn receives_frags(ifindex: u32) -> Option<bool> {
+    Some(of(ifindex)? & NETDEV_XDP_ACT_RX_SG != 0)
+}
+
+/// Whether a device sends such frames; `None` when the kernel does not tell.
+pub(super) fn sends_frags(ifindex: u32) -> Option<bool> {
+    Some(of(ifindex)? & NETDEV_XDP_ACT_NDO_XMIT_SG != 0)
 }
 
 /// The device's feature bits.

@@ -232,7 +232,8 @@ impl Reconciler {
         } else if !veth {
             flags |= Port::TX;
         }
-        let mtu = link.map_or(0, |link| link.mtu);
+        let generic = self.desired.agent.mode == AttachMode::Generic;
+        let mtu = link.map_or(0, |link| xdp::sends(link.index, link.mtu, generic));
         let port = Port { ifindex, flags, mac, tags, mtu };
         if let Err(error) = self.dataplane.set_port(index as u16, port) {
             tracing::error!("{error}");
@@ -257,7 +258,7 @@ impl Reconciler {
                 true if xdp::takes_redirects(ifindex, Some("veth"), generic) => 0,
                 true => Port::STACK,
             };
-            let port = Port { ifindex, flags, mac, tags, mtu: link.mtu };
+            let port = Port { ifindex, flags, mac, tags, mtu: xdp::sends(ifindex, link.mtu, generic) };
             if now == port {
                 continue;
             }

@@ -16,10 +16,10 @@ use super::service::{Orders, Service};
 use crate::chance::random;
 use crate::clock;
 use crate::dataplane::{Dataplane, FlowTotals, Opened};
-use crate::desired::{Desired, ServiceSpec};
+use crate::desired::{AttachMode, Desired, ServiceSpec};
 use crate::events::EventLog;
 use crate::health::{Checker, CheckerOptions, Health, NetworkProber};
-use crate::links::LinkWatcher;
+use crate::links::{LinkWatcher, matches, xdp};
 use crate::neighbour::{Resolver, ResolverOptions};
 use crate::otlp::Tracer;
 use crate::plan;
@@ -67,7 +67,13 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
     }
     let fresh_key = given.unwrap_or_else(|| (random(), random()));
     let key = given.or(saved.as_ref().map(|state| state.key)).unwrap_or(fresh_key);
-    let (mut dataplane, opened) = Dataplane::open(&desired.agent, HashKey { k0: key.0, k1: key.1 })?;
+    let (links, link_events) = LinkWatcher::start().await?;
+    let jumbo = desired.agent.mode == AttachMode::Native
+        && links.links().values().any(|link| {
+            link.mtu > xdp::MTU_OF_ONE_PAGE
+                && desired.agent.interfaces.iter().any(|pattern| matches(pattern, &link.name))
+        });
+    let (mut dataplane, opened) = Dataplane::open(&desired.agent, HashKey { k0: key.0, k1: key.1 }, jumbo)?;
     if opened == Opened::Adopted && saved.is_none() {
         anyhow::bail!(
             "maps are pinned in {pins}, but {state} is not there: without it their numbers mean nothing\nhelp: traffic goes on as it is; put state.json back, or `zdd detach --pin-dir {pins}` in a quiet moment and start again",
@@ -105,7 +111,6 @@ pub async fn start(desired: Desired, tracer: Tracer) -> anyhow::Result<Reconcile
             "the maps are new (a reboot, or a detach): the intent of state.json is put in force again"
         );
     }
-    let (links, link_events) = LinkWatcher::start().await?;
     let (resolver, hop_changes) = Resolver::start(ResolverOptions::default())?;
     let gateways = crate::neighbour::watch_gateways().await;
     let (transitions_in, transitions) = mpsc::channel(256);

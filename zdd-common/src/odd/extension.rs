@@ -6,10 +6,10 @@ use crate::frame::Frame;
 use crate::limits::{EXTENSION_BYTES_MAX, EXTENSIONS_MAX};
 use crate::packet::{L3, ipv6};
 
-pub(crate) const HOP_BY_HOP: u8 = 0;
-pub(crate) const ROUTING: u8 = 43;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
 pub(crate) const FRAGMENT: u8 = 44;
-pub(crate) const DESTINATION: u8 = 60;
+const DESTINATION: u8 = 60;
 
 /// Where a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,8 @@ impl Chain {
     }
 }
 
-const LIMIT: usize = L3 + ipv6::LEN + EXTENSION_BYTES_MAX;
+/// Where the headers end at the latest.
+pub(crate) const LIMIT: usize = L3 + ipv6::LEN + EXTENSION_BYTES_MAX;
 const _: () = assert!(LIMIT <= u8::MAX as usize, "offsets of transport headers are bytes");
 
 /// Follows the chain to its end.
@@ -96,6 +97,6 @@ fn follow<F: Frame>(frame: &mut View<F>, chain: &mut Chain) {
 }
 
 #[inline(always)]
-const fn is_extension(next: u8) -> bool {
+pub(crate) const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
 }

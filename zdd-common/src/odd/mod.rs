@@ -22,7 +22,7 @@ use crate::signals::Rate;
 use crate::snat::Kind;
 use crate::tables::Tables;
 
-pub(crate) use extension::{DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
+pub(crate) use extension::{FRAGMENT, LIMIT, is_extension};
 pub(crate) use fragment::leave as leave_trail;
 pub use fragment::{DatagramKey, Trail};
 pub(crate) use icmp::{Change, Quote, rewrite as rewrite_quote};

@@ -42,7 +42,8 @@ fn of_family<F: Frame + ?Sized, T: Tables, const V6: bool>(
     work: &mut Work,
 ) -> u64 {
     let (mut packet, mut outside) = (Packet::default(), Outside::default());
-    let bytes = frame.length();
+    // What lies in several buffers takes the other steps: only those ask the kernel how long it is.
+    let bytes = frame.linear();
     if packet::parse_most::<F, V6>(frame, bytes, &mut packet, &mut outside).is_some() {
         return go_on(work, Next::Read);
     }
@@ -124,7 +125,7 @@ fn find_way<F: Frame + ?Sized, T: Tables, const SYN: bool>(
 /// The rest of it, for a packet of a changing cell that has been decided: sends it, unless that is for the other steps.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(super) fn finish<F: Frame + ?Sized, T: Tables>(frame: &mut F, tables: &mut T, work: &mut Work) -> u64 {
-    let seen = Seen { packet: &work.packet, outside: &work.outside, bytes: frame.length() as u32 };
+    let seen = Seen { packet: &work.packet, outside: &work.outside, bytes: frame.linear() as u32 };
     let syn = matches!(seen.packet.transport, Transport::Tcp(segment) if segment.syn);
     let answer = work.query.answer;
     match carry(frame, tables, &seen, (work.end.service, work.end.rate()), answer, syn) {

@@ -10,7 +10,7 @@ use super::scene::{
     self, L2, L2_UDP, L2_V6, NAT, NAT_UDP, NAT_UDP_V6, NAT_V6, SNAT, SNAT_UDP, SNAT_UDP_V6, SNAT_V6, mac,
 };
 use super::{Row, patch, snat};
-use crate::frames::{L3, L4, Pkt, SYN};
+use crate::frames::{ACK, CWR, ECE, FIN, L3, L4, PSH, Pkt, RST, SYN, URG};
 use crate::odd_frames::{HOP_BY_HOP, VLAN, extended, tagged};
 use crate::rig::{MAC_B, neighbour4, neighbour6};
 
@@ -91,9 +91,14 @@ impl Way {
         }
     }
 
+    /// The frame that leaves for its backend.
+    pub(super) fn forwarded(self, pkt: &Pkt) -> Vec<u8> {
+        self.sent(pkt, &|frame| frame)
+    }
+
     /// Goes as any other packet does.
     fn goes_changed(self, what: &str, pkt: &Pkt, change: Change<'_>) -> Row {
-        let new_flow = matches!(pkt.l4, L4::Tcp(SYN, _));
+        let new_flow = matches!(pkt.l4, L4::Tcp(flags, _) if flags & (SYN | ACK) == SYN);
         self.row(what, change(pkt.bytes())).out(REDIRECT, self.sent(pkt, change), Reason::Settled).counts(
             self.number(),
             self.number(),
@@ -197,13 +202,41 @@ fn lengths(way: Way) -> Vec<Row> {
         ];
     }
     let syn = Pkt { l4: L4::Tcp(SYN, 1), ..pkt.clone() };
+    let mut rows = flags(way);
     let words = |value: u8| move |frame: Vec<u8>| patch(frame, l4 + 12, &[value << 4]);
-    vec![
+    rows.extend([
         way.goes_changed("TCP header of no length", &pkt, &words(0)),
         way.goes_changed("TCP header shorter than it is", &pkt, &words(4)),
         way.goes_changed("TCP header beyond the packet", &pkt, &words(15)),
         way.goes_changed("a SYN whose header is beyond the packet", &syn, &words(15)),
-    ]
+    ]);
+    rows
+}
+
+/// What scanners send, and urgent data: of a flow like all else, unchanged.
+fn flags(way: Way) -> Vec<Row> {
+    let tcp = |flags| Pkt { l4: L4::Tcp(flags, 1), ..way.packet() };
+    let mut rows = vec![
+        way.goes("no flags", &tcp(0)),
+        way.goes("FIN alone", &tcp(FIN)),
+        way.goes("RST with FIN", &tcp(RST | FIN)),
+        way.goes("all flags but SYN", &tcp(FIN | RST | PSH | ACK | URG | ECE | CWR)),
+        way.goes("FIN, PSH and URG", &tcp(FIN | PSH | URG)),
+        way.goes("urgent data", &tcp(ACK | PSH | URG).payload(b"!")),
+        way.goes("an urgent pointer beyond the data", &tcp(ACK | URG)),
+        way.goes("a SYN with urgent data", &tcp(SYN | URG).payload(b"!")),
+        way.goes("a SYN with data", &tcp(SYN).payload(&[7; 1200])),
+        way.goes("a SYN and ACK", &tcp(SYN | ACK)),
+    ];
+    for (what, flags) in [
+        ("SYN and FIN", SYN | FIN),
+        ("SYN and RST", SYN | RST),
+        ("all flags", 0xff),
+        ("SYN, RST and URG", SYN | RST | URG),
+    ] {
+        rows.push(way.row(what, tcp(flags).bytes()).drop(Reason::DropSynFin).untouched());
+    }
+    rows
 }
 
 fn not_transport4(way: Way) -> Vec<Row> {
@@ -211,7 +244,16 @@ fn not_transport4(way: Way) -> Vec<Row> {
     let frame = pkt.bytes();
     let reserved: Change<'_> = &|frame| super::ipip::summed(patch(frame, L3 + 6, &[0x80, 0]));
     let route = Pkt { ip_options: vec![131, 7, 4, 10, 9, 8, 7, 0], ..pkt.clone() };
+    let recorded = Pkt { ip_options: vec![7, 15, 8, 10, 9, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0], ..pkt.clone() };
+    let broken = Pkt { ip_options: vec![7, 40, 4, 0], ..pkt.clone() };
+    let sum: Change<'_> = &|mut frame| {
+        frame[L3 + 10] ^= 0x10;
+        frame
+    };
     let mut rows = vec![
+        way.goes("a route that is recorded", &recorded),
+        way.goes("an option longer than the header", &broken),
+        way.goes_changed("a wrong header checksum stays wrong", &pkt, sum),
         way.goes_changed("the reserved bit is no fragment", &pkt, reserved),
         way.goes("a source route goes along", &route),
     ];

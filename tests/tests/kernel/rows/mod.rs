@@ -7,6 +7,7 @@ mod fragment;
 mod hostile;
 mod icmp;
 mod ipip;
+mod jumbo;
 mod l2;
 mod martian;
 mod mtu;
@@ -240,8 +241,8 @@ fn epoch() -> u32 {
     Tick::from_ns(clock::now_ns()).0 >> syn_filter::epoch_shift(ticks(SYN_MEMORY.as_nanos() as u64))
 }
 
-#[test]
-fn every_row_holds() {
+/// Those of frames in one piece.
+fn rows() -> Vec<Row> {
     let mut rows = parse::rows();
     rows.extend(l2::rows());
     rows.extend(ipip::rows());
@@ -260,28 +261,54 @@ fn every_row_holds() {
     rows.extend(hostile::rows());
     rows.extend(martian::rows());
     rows.extend(admission::rows());
+    rows
+}
+
+/// Runs the rows in a rig; the names of those that fail.
+fn failing<'a>(rows: &'a [Row], rig: &mut Rig) -> Vec<&'a String> {
+    // A settled cell knows the SYNs of the filter's present epoch: a row whose frames came in two of them is tried again.
+    let mut fails = |row: &Row| {
+        for _ in 0..TRIES {
+            let began = epoch();
+            let row = std::panic::AssertUnwindSafe(|| row.check(rig));
+            if std::panic::catch_unwind(row).is_ok() {
+                return false;
+            }
+            if epoch() == began {
+                break;
+            }
+        }
+        true
+    };
+    rows.iter().filter(|row| fails(row)).map(|row| &row.name).collect()
+}
+
+#[test]
+fn every_row_holds() {
+    let rows = rows();
     let names: HashSet<_> = rows.iter().map(|row| &row.name).collect();
     assert_eq!(names.len(), rows.len(), "every row has a name of its own");
-    let failed = rig::with(|rig| {
-        // A settled cell knows the SYNs of the filter's present epoch: a row whose frames came in two of them is tried again.
-        let mut fails = |row: &Row| {
-            for _ in 0..TRIES {
-                let began = epoch();
-                let row = std::panic::AssertUnwindSafe(|| row.check(rig));
-                if std::panic::catch_unwind(row).is_ok() {
-                    return false;
-                }
-                if epoch() == began {
-                    break;
-                }
-            }
-            true
-        };
-        rows.iter().filter(|row| fails(row)).map(|row| &row.name).collect::<Vec<_>>()
-    });
+    let failed = rig::with(|rig| failing(&rows, rig));
     println!("{} rows", rows.len());
     assert!(failed.is_empty(), "{} of {} rows failed, see above: {failed:#?}", failed.len(), rows.len());
     let seen: HashSet<_> = rows.iter().map(|row| row.reason).collect();
     let missing: Vec<_> = REASONS.iter().filter(|reason| !seen.contains(reason)).collect();
     assert!(missing.is_empty(), "no row ends in {missing:?}");
+}
+
+/// The programs as they are loaded where an interface takes jumbo frames: all that holds of small ones, and frames in several buffers.
+#[test]
+fn every_row_holds_where_frames_may_come_in_several_buffers() {
+    if !zdd_agent::dataplane::raw::redirects_frags() {
+        println!(
+            "skipped: before Linux 6.3 frames in several buffers are not redirected, and the programs take none"
+        );
+        return;
+    }
+    let mut rows = rows();
+    let small = rows.len();
+    rows.extend(jumbo::rows());
+    let failed = rig::with_jumbo(|rig| failing(&rows, rig));
+    println!("{} rows, {} of them of frames in several buffers", rows.len(), rows.len() - small);
+    assert!(failed.is_empty(), "{} of {} rows failed, see above: {failed:#?}", failed.len(), rows.len());
 }

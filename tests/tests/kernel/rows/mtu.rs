@@ -131,6 +131,20 @@ fn sizes(t: Tunnel) -> Vec<Row> {
     ]
 }
 
+/// Of frames in several buffers: cut to what the error quotes.
+pub(super) fn jumbo() -> Vec<Row> {
+    let told = |t: Tunnel, length: usize| {
+        let frame = long(t, length, 64);
+        let error = error(t, &frame, 5000 - t.overhead() as u32);
+        t.row(&format!("{length} bytes, over a way of 5000"), frame).with(narrow(t, 5000)).out(
+            REDIRECT,
+            error,
+            Reason::TooBig,
+        )
+    };
+    TUNNELS.into_iter().flat_map(|t| [told(t, 9000), told(t, 4990)]).collect()
+}
+
 impl Row {
     fn last_hop(self, t: Tunnel, room: u32) -> Self {
         let frame = long(t, 1500, 1);

@@ -100,6 +100,21 @@ fn odd() -> Vec<Row> {
     let mut rows = vec![
         Row::new("three tags", tagged(&to_vip(L2).bytes(), &[(QINQ, 1), (VLAN, 2), (VLAN, 3)]))
             .pass(Reason::PassNotIp),
+        // The older numbers of an outer tag, which no standard has.
+        Row::new("an outer tag of 0x9100", tagged(&to_vip(L2).bytes(), &[(0x9100, 1), (VLAN, 2)]))
+            .pass(Reason::PassNotIp),
+        Row::new("an outer tag of 0x9200", tagged(&to_vip(L2).bytes(), &[(0x9200, 1), (VLAN, 2)]))
+            .pass(Reason::PassNotIp),
+        Row::new("QinQ with an inner tag of 0x9100", tagged(&to_vip(L2).bytes(), &[(QINQ, 1), (0x9100, 2)]))
+            .pass(Reason::PassNotIp),
+        Row::new("a service tag within another", tagged(&to_vip(L2).bytes(), &[(QINQ, 5), (QINQ, 6)]))
+            .with(in_vlans(scene::REDIRECT, 5 | 6 << 16))
+            .out(
+                REDIRECT,
+                tagged(&to_vip(L2).macs(mac(L2), MAC_B).bytes(), &[(QINQ, 5), (QINQ, 6)]),
+                Reason::Settled,
+            )
+            .counts(L2, L2, false),
         Row::new("tagged ARP", one(&arp)).pass(Reason::PassNotIp),
         Row::new("tagged SYN and FIN", one(&syn_fin.bytes())).drop(Reason::DropSynFin),
         Row::new("tagged, for a VIP's other port", one(&to_vip(L2).dst((vip(L2).0, 81)).bytes()))
