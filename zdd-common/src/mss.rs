@@ -83,8 +83,7 @@ impl Start {
         let (was, is) = (u16::from_ne_bytes([high, low]), (most as u16).to_be());
         let [c, d] = Delta::new().word(was, is).apply(u16::from_ne_bytes([a, b])).to_ne_bytes();
         let [new_high, new_low] = is.to_ne_bytes();
-        let words =
-            [[c, d, urgent[0], urgent[1]], [kind, length, new_high, new_low]].map(u32::from_ne_bytes);
+        let words = [[c, d, urgent[0], urgent[1]], [kind, length, new_high, new_low]].map(u32::from_ne_bytes);
         frame.write(packet.l4 as usize + TCP_CHECKSUM, words);
     }
 }
