@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Instant;
 
 use aya::maps::MapData;
-use pour::{Kind, NOBODY, NOBODY6, pour};
+use pour::{Kind, NOBODY, NOBODY6, live, pour};
 use serde_json::Value;
 use zdd_tests::rig::{Error, Families, Forward, Result, wait_for};
 use zdd_tests::traffic::{Counts, Ledger, Load};
@@ -96,18 +96,20 @@ fn nothing_live_broke(ledger: &Ledger) {
 
 /// Pours until `frames` more packets are counted, while the traffic goes on; the status before and after.
 fn flooded(world: &World, load: &Load, kind: Kind, frames: u64) -> Result<(Value, Value)> {
+    let live = if kind == Kind::Live { live(&world.rig)? } else { vec![] };
     let before = world.status()?;
     let memory = (resident(&before), map_memory(world));
     let begun = load.ledger().counts;
+    let families = world.setup.families;
     let mut after = before.clone();
     // A busy machine's wires drop some of them.
     let until = Instant::now() + 3 * PATIENCE;
     for round in 0.. {
         let missing = frames.saturating_sub(counted(&after) - counted(&before));
         if missing > 0 {
+            let seed = 0x5eed + round;
             std::thread::scope(|scope| {
-                let flood =
-                    scope.spawn(|| pour(&world.rig, kind, world.setup.families, missing, 0x5eed + round));
+                let flood = scope.spawn(|| pour(&world.rig, kind, families, &live, missing, seed));
                 // While it pours: lines are exchanged, and new connections begin and end.
                 let goes = goes_on(load);
                 flood.join().expect("no panic").and(goes)
@@ -188,6 +190,25 @@ fn forged_acks_resets_datagrams_and_noise_during_a_change_break_nothing() -> Res
     for name in ["pass_not_ip", "pass_not_transport", "pass_not_vip", "drop_malformed"] {
         assert!(more(&noise, name) > 100, "{name}: {}", noise.1["reasons"]);
     }
+    held(&load.finish());
+    Ok(())
+}
+
+/// Whoever knows a connection's ends can give its entry a second identity, and cannot draw its packets away.
+#[test]
+fn forged_packets_of_live_connections_during_a_change_break_none() -> Result<()> {
+    let world = world(16_384, 600_000)?;
+    let load = world.load(10)?;
+    load.open_long(20);
+    world.zdd().run(&["shift", "web", "v2=50%"])?;
+    goes_on(&load)?;
+    let pair = flooded(&world, &load, Kind::Live, 200_000)?;
+    // The connections' own packets are told from those of what the SYNs began.
+    assert!(more(&pair, "alt") > 1000, "{}", pair.1["reasons"]);
+    goes_on(&load)?;
+    // And to the end: all of it settles, with nobody moved.
+    world.zdd().run(&["shift", "web", "v2=100%"])?;
+    goes_on(&load)?;
     held(&load.finish());
     Ok(())
 }

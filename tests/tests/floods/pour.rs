@@ -1,7 +1,7 @@
 //! Forged packets, poured from the clients' namespace through a packet socket.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub enum Kind {
     Udp,
     /// Random bytes behind an Ethernet header, half of them with an IP header to the VIP.
     Noise,
+    /// SYNs, ACKs, FINs and RSTs of connections that live, by somebody who knows their ends but not their sequence numbers.
+    Live,
 }
 
 /// A small generator of even spread (splitmix64); the same seed gives the same flood.
@@ -106,7 +108,11 @@ fn header6(source: Ipv6Addr, proto: u8, payload: usize) -> Vec<u8> {
 }
 
 fn tcp(flags: u8, random: u64, source: IpAddr) -> (u16, Vec<u8>) {
-    let port = ((random >> 48) as u16 | 1024).to_be_bytes();
+    tcp_of(flags, random, source, (random >> 48) as u16 | 1024)
+}
+
+fn tcp_of(flags: u8, random: u64, source: IpAddr, port: u16) -> (u16, Vec<u8>) {
+    let port = port.to_be_bytes();
     let (seq, ack) = ((random as u32).to_be_bytes(), ((random >> 13) as u32).to_be_bytes());
     let ack = if flags & 0x10 == 0 { [0; 4] } else { ack };
     let mut header = [
@@ -118,7 +124,7 @@ fn tcp(flags: u8, random: u64, source: IpAddr) -> (u16, Vec<u8>) {
 
 impl Kind {
     /// What follows the Ethernet header, and its type.
-    fn forge(self, random: &mut Random, families: Families) -> (u16, Vec<u8>) {
+    fn forge(self, random: &mut Random, families: Families, live: &[SocketAddr]) -> (u16, Vec<u8>) {
         let r = random.next();
         let v6 = match families {
             Families::Both => r >> 41 & 1 != 0,
@@ -129,6 +135,11 @@ impl Kind {
             Kind::Ack => tcp(0x10, r, nobody(r, v6)),
             Kind::Rst if r & 1 == 0 => tcp(0x04, r, nobody(r, v6)),
             Kind::Rst => tcp(0x04, r, client((r >> 32) as usize % 100, v6)),
+            Kind::Live => {
+                let flags = [0x02, 0x10, 0x11, 0x04][(r >> 44) as usize % 4];
+                let victim = live[(r >> 8) as usize % live.len()];
+                tcp_of(flags, random.next(), victim.ip(), victim.port())
+            }
             Kind::Udp => {
                 let port = ((r >> 48) as u16 | 1024).to_be_bytes();
                 let to = 5353u16.to_be_bytes();
@@ -159,7 +170,15 @@ fn mac(rig: &Rig, role: &str, device: &str) -> Result<[u8; 6]> {
 }
 
 /// Pours `count` frames of a kind towards the balancer. Bounded: a frame that the wire has no room for is not tried again.
-pub fn pour(rig: &Rig, kind: Kind, families: Families, count: u64, seed: u64) -> Result<()> {
+/// `live`: clients' ends of connections, for [`Kind::Live`].
+pub fn pour(
+    rig: &Rig,
+    kind: Kind,
+    families: Families,
+    live: &[SocketAddr],
+    count: u64,
+    seed: u64,
+) -> Result<()> {
     let ethernet = [mac(rig, "lb", "zlc")?, mac(rig, "c", "c0")?].concat();
     rig.in_ns("c", || {
         let socket = packet_socket("c0")?;
@@ -169,7 +188,7 @@ pub fn pour(rig: &Rig, kind: Kind, families: Families, count: u64, seed: u64) ->
         while sent < count {
             let mut frames: Vec<Vec<u8>> = (0..BATCH)
                 .map(|_| {
-                    let (ethertype, rest) = kind.forge(&mut random, families);
+                    let (ethertype, rest) = kind.forge(&mut random, families, live);
                     [&ethernet[..], &ethertype.to_be_bytes(), &rest].concat()
                 })
                 .collect();
@@ -246,4 +265,20 @@ fn send(socket: &OwnedFd, frames: &mut [Vec<u8>]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The clients' ends of all established connections to the VIP's port 80.
+pub fn live(rig: &Rig) -> Result<Vec<SocketAddr>> {
+    // Of the thread's own namespace: addresses are words as they lie in memory.
+    let table = rig.in_ns("c", || std::fs::read_to_string("/proc/thread-self/net/tcp"))?;
+    let table = table.map_err(Error::io("read the connections"))?;
+    let end = |text: &str| {
+        let (addr, port) = text.split_once(':')?;
+        let addr = Ipv4Addr::from(u32::from_str_radix(addr, 16).ok()?.to_ne_bytes());
+        Some(SocketAddr::from((addr, u16::from_str_radix(port, 16).ok()?)))
+    };
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let to_us =
+        lines.filter(|line| line.len() > 3 && line[3] == "01" && end(line[2]) == Some((VIP, 80).into()));
+    Ok(to_us.filter_map(|line| end(line[1])).collect())
 }
